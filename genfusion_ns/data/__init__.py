@@ -1,0 +1,1 @@
+"""L2: captures, splits, seed points, generated views and training clips."""

@@ -1,0 +1,1 @@
+"""L3: the only place where model, data and prior meet."""

@@ -1,0 +1,1 @@
+"""L2: the surfel scene model, its losses and its densification."""

@@ -1,0 +1,1 @@
+"""L2: video repairers, the generative priors of the loop."""

@@ -1,0 +1,61 @@
+"""What every repairer promises, and the repairer that repairs nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.depth import encode_disparity
+
+
+@runtime_checkable
+class VideoRepairer(Protocol):
+    """Turns an artifact clip into a plausible clean one, conditioned on real photos.
+
+    Shape-preserving, stateless between calls, deterministic under the generator; a plain object, not an nn.Module of
+    the scene, so that scene checkpoints stay small.
+    """
+
+    name: str
+    """Shown in logs and written beside each round."""
+    clip_length: int
+    """Frames per call."""
+    resolution: tuple[int, int]
+    """(width, height) at which clips should be rendered for it; any size is accepted."""
+
+    def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
+        """Repair one clip.
+
+        Args:
+            clip: artifact clip of any size, rgb in 0..1, depth in scene units.
+            references: at least one photo, in the scene frame of the clip.
+            generator: source of all randomness, on the CPU.
+
+        Returns:
+            A clip of the same T, H, W, on the clip's device.
+        """
+        ...
+
+    def release(self) -> None:
+        """Free device memory until the next call."""
+        ...
+
+
+class IdentityRepairer:
+    """Returns the artifact clip itself; the loop around it is the ``none`` baseline of every comparison."""
+
+    name = "none"
+    clip_length = 16
+
+    def __init__(self, resolution: tuple[int, int] = (256, 144)) -> None:
+        self.resolution = resolution
+
+    def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
+        """The clip unchanged, with its alpha as confidence; see `VideoRepairer.repair`."""
+        disparity = encode_disparity(clip.depth, clip.alpha > 0.5).disparity
+        return RepairedClip(rgb=clip.rgb.clamp(0, 1), disparity=disparity, confidence=clip.alpha.clamp(0, 1))
+
+    def release(self) -> None:
+        """Nothing to free."""
