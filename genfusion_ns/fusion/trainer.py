@@ -1,0 +1,86 @@
+"""`GenFusionTrainer`: nerfstudio's trainer on any device, with checkpoints that a kill cannot destroy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.models.optim import LogLinearDecayConfig
+
+
+@dataclass
+class GenFusionTrainerConfig(TrainerConfig):
+    """nerfstudio's trainer settings; --max-num-iterations is the length of the whole run, resumed or not."""
+
+    _target: type = field(default_factory=lambda: GenFusionTrainer)
+
+
+class GenFusionTrainer(Trainer):
+    """Trainer that falls back to the CPU when there is no GPU and writes checkpoints atomically."""
+
+    config: GenFusionTrainerConfig
+
+    def __init__(self, config: GenFusionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        if config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            CONSOLE.print("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
+            config.machine.device_type = "cpu"
+        for group in config.optimizers.values():
+            schedule = group["scheduler"]
+            if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
+                schedule.max_steps = config.max_num_iterations
+        super().__init__(config, local_rank, world_size)
+
+    def train(self) -> None:
+        """Train up to step ``max_num_iterations``, counting the steps of the run that is resumed."""
+        total = self.config.max_num_iterations
+        if self._start_step >= total:
+            raise ValueError(
+                f"the checkpoint is at step {self._start_step - 1} and --max-num-iterations is {total}: nothing is left "
+                f"to train. Give a larger --max-num-iterations to continue."
+            )
+        self.config.max_num_iterations = total - self._start_step
+        try:
+            super().train()
+        finally:
+            self.config.max_num_iterations = total
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint beside its final name, then rename it, and only then delete older ones."""
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        _write_atomically(self._state(step), path)
+        if self.config.save_only_latest_checkpoint:
+            for older in self.checkpoint_dir.glob("*.ckpt"):
+                if older != path:
+                    older.unlink()
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+
+
+def _write_atomically(state: dict[str, Any], path: Path) -> None:
+    # nerfstudio lists every name in the folder as a checkpoint, so the unfinished file lives one level up.
+    partial = path.parent.parent / f".{path.name}.partial"
+    try:
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write the checkpoint {path}: {error}; free disk space and resume with --load-dir") from error

@@ -1,0 +1,149 @@
+"""Image and geometry losses of the surfel model.
+
+Images are [H, W, C] in 0..1, as nerfstudio passes them. Reference for the terms and their constants: GenFusion
+(CVPR 2025) section 3.3 and 2DGS (SIGGRAPH 2024) section 5.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+_SSIM_WINDOW = 11
+_SSIM_SIGMA = 1.5
+_C1 = 0.01**2
+_C2 = 0.03**2
+
+
+def ssim_map(image: Float[Tensor, "H W C"], target: Float[Tensor, "H W C"]) -> Float[Tensor, "H W C"]:
+    """Structural similarity per pixel and channel (Wang et al. 2004), 11x11 Gaussian, sigma 1.5, zero padding.
+
+    The window is applied as two one-dimensional depthwise convolutions over all moments at once, which on a CPU is an
+    order of magnitude cheaper than the dense two-dimensional window of the metric libraries.
+
+    Args:
+        image: prediction in 0..1; gradients flow through it.
+        target: ground truth in 0..1, a constant.
+
+    Returns:
+        Similarity in -1..1.
+    """
+    channels = image.shape[-1]
+    x, y = image.permute(2, 0, 1), target.permute(2, 0, 1)
+    moments = _blur(torch.cat([x, y, x * x, y * y, x * y])[None])[0]
+    mu_x, mu_y, xx, yy, xy = moments.split(channels)
+    mu_xx, mu_yy, mu_xy = mu_x * mu_x, mu_y * mu_y, mu_x * mu_y
+    luminance = (2 * mu_xy + _C1) / (mu_xx + mu_yy + _C1)
+    structure = (2 * (xy - mu_xy) + _C2) / (xx - mu_xx + yy - mu_yy + _C2)
+    return (luminance * structure).permute(1, 2, 0)
+
+
+def photometric_loss(
+    image: Float[Tensor, "H W 3"],
+    target: Float[Tensor, "H W 3"],
+    ssim_weight: float,
+    weight: Float[Tensor, "H W 1"] | None = None,
+) -> Float[Tensor, ""]:
+    """(1 - ssim_weight) * L1 + ssim_weight * (1 - SSIM), optionally weighted per pixel.
+
+    Args:
+        image: rendered colours.
+        target: photo or repaired frame, in 0..1.
+        ssim_weight: share of the structural term, 0..1.
+        weight: trust per pixel in 0..1; the mean runs over all pixels, so that a frame of which little is trusted also
+            pulls little.
+    """
+    absolute = (image - target).abs()
+    if weight is None:
+        loss = (1 - ssim_weight) * absolute.mean()
+        return loss + ssim_weight * (1 - ssim_map(image, target).mean()) if ssim_weight > 0 else loss
+    loss = (1 - ssim_weight) * (absolute * weight).mean()
+    return loss + ssim_weight * ((1 - ssim_map(image, target)) * weight).mean() if ssim_weight > 0 else loss
+
+
+def disparity_loss(
+    depth: Float[Tensor, "H W 1"],
+    target: Float[Tensor, "H W 1"],
+    valid: Bool[Tensor, "H W 1"],
+    weight: Float[Tensor, "H W 1"] | None = None,
+    gradient_weight: float = 0.5,
+) -> Float[Tensor, ""]:
+    """Scale-and-shift-invariant loss in disparity (Ranftl et al. 2020), restricted to valid pixels.
+
+    The rendered disparity is fitted to the target by weighted least squares; scale and shift are constants for the
+    gradient, so that the fit cannot be improved by collapsing it. Differences of the residual between valid neighbours
+    are penalised as in the original, on the image grid.
+
+    Args:
+        depth: rendered depth in scene units, gradients flow through it.
+        target: relative disparity, any affine range.
+        valid: pixels with finite rendered depth and enough coverage.
+        weight: trust per pixel in 0..1.
+        gradient_weight: share of the neighbour term.
+
+    Returns:
+        0 when fewer than 16 pixels are valid, which leaves no meaningful fit.
+    """
+    if int(valid.sum()) < 16:
+        return depth.sum() * 0.0
+    trust = valid.to(depth.dtype) if weight is None else weight * valid
+    disparity = torch.where(valid, 1.0 / depth.clamp_min(1e-6), torch.zeros_like(depth))
+    scale, shift = _affine_fit(disparity.detach(), target, trust)
+    residual = (scale * disparity + shift - target) * valid
+    total = trust.sum().clamp_min(1e-6)
+    loss = (trust * residual.square()).sum() / total
+    for axis in (0, 1):
+        pair = torch.minimum(*_neighbours(trust, axis))
+        first, second = _neighbours(residual, axis)
+        loss = loss + gradient_weight * (pair * (second - first).abs()).sum() / total
+    return loss
+
+
+def normal_consistency_loss(
+    normals: Float[Tensor, "H W 3"], depth_normals: Float[Tensor, "H W 3"], alpha: Float[Tensor, "H W 1"]
+) -> Float[Tensor, ""]:
+    """Mean of alpha minus the cosine between blended surfel normals and normals of the depth map (2DGS eq. 14).
+
+    Args:
+        normals: blended surfel normals in the world frame, weighted by opacity, not normalised.
+        depth_normals: unit normals from the depth map, 0 where undefined.
+        alpha: coverage in 0..1, a constant here.
+    """
+    cosine = (normals * depth_normals).sum(-1, keepdim=True)
+    defined = (depth_normals.square().sum(-1, keepdim=True) > 0.5).to(alpha.dtype)
+    return (defined * alpha.detach() * (alpha.detach() - cosine)).mean()
+
+
+def _affine_fit(source: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    total = weight.sum().clamp_min(1e-8)
+    mean_source, mean_target = (weight * source).sum() / total, (weight * target).sum() / total
+    centred = source - mean_source
+    variance = (weight * centred.square()).sum() / total
+    covariance = (weight * centred * (target - mean_target)).sum() / total
+    scale = covariance / variance.clamp_min(1e-12)
+    return scale, mean_target - scale * mean_source
+
+
+def _neighbours(image: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    size = image.shape[axis]
+    return image.narrow(axis, 0, size - 1), image.narrow(axis, 1, size - 1)
+
+
+@lru_cache(maxsize=8)
+def _gaussian_window(dtype: torch.dtype, device: torch.device) -> Tensor:
+    offsets = torch.arange(_SSIM_WINDOW, dtype=dtype, device=device) - _SSIM_WINDOW // 2
+    window = torch.exp(-offsets.square() / (2 * _SSIM_SIGMA**2))
+    return window / window.sum()
+
+
+def _blur(planes: Tensor) -> Tensor:
+    channels = planes.shape[1]
+    window = _gaussian_window(planes.dtype, planes.device)
+    rows = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    columns = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    half = _SSIM_WINDOW // 2
+    return F.conv2d(F.conv2d(planes, rows, padding=(half, 0), groups=channels), columns, padding=(0, half), groups=channels)

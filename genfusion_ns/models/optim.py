@@ -1,0 +1,52 @@
+"""Optimisers and learning-rate schedules whose state survives a safe checkpoint reload."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class FusedAdamConfig(AdamOptimizerConfig):
+    """Adam in one pass over memory per parameter, several times faster on CPUs; eps as in 3D Gaussian Splatting."""
+
+    eps: float = 1e-15
+    """Added to the root of the second moment."""
+    fused: bool = True
+    """Use the fused kernel of torch (CPU and CUDA)."""
+
+
+@dataclass
+class LogLinearDecayConfig(SchedulerConfig):
+    """Learning rate that decays log-linearly over the run.
+
+    nerfstudio's own exponential schedule writes numpy numbers into checkpoints, which torch >= 2.6 refuses to load;
+    this one works in Python floats.
+    """
+
+    _target: type = field(default_factory=lambda: LogLinearDecay)
+    lr_final: float = 1.6e-6
+    """Learning rate at the end."""
+    max_steps: int = -1
+    """Steps until lr_final; -1: the length of the run."""
+
+
+class LogLinearDecay(Scheduler):
+    """See `LogLinearDecayConfig`."""
+
+    config: LogLinearDecayConfig  # type: ignore[assignment]
+
+    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
+        """Scheduler over steps 0..max_steps; constant afterwards."""
+        ratio = self.config.lr_final / lr_init
+        horizon = max(self.config.max_steps, 1)
+
+        def factor(step: int) -> float:
+            return math.exp(math.log(ratio) * min(step / horizon, 1.0))
+
+        return LambdaLR(optimizer, lr_lambda=factor)

@@ -1,0 +1,372 @@
+"""`GenFusionModel`: a scene of 2D-Gaussian surfels as a nerfstudio model.
+
+A `SplatfactoModel` by type, because nerfstudio's viewer, exporter and renderer look for that class; the parameters
+keep its names (``gauss_params``) and shapes. The third scale of every surfel is a constant far below a pixel: renderers
+of volumetric Gaussians then show the exported scene as the flat discs that it is made of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
+from nerfstudio.utils.colors import get_color
+from torch import Tensor
+from torch.nn import Parameter
+
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics
+from genfusion_ns.geometry.depth import depth_to_normals
+from genfusion_ns.models.densification import SurfelStrategy
+from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
+from genfusion_ns.models.metrics import ImageMetrics
+from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
+
+FLAT_LOG_SCALE = -12.0
+_PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+_VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
+
+
+@dataclass
+class GenFusionModelConfig(SplatfactoModelConfig):
+    """Surfel scene. Step counts of -1 are derived from the length of the run (--max-num-iterations)."""
+
+    _target: type = field(default_factory=lambda: GenFusionModel)
+    backend: Literal["auto", "gsplat", "cpu", "reference"] = "auto"
+    """Surfel rasteriser: gsplat on CUDA devices, the multi-threaded kernel on CPUs; 'reference' is slow, for checks."""
+    depth_at: Literal["intersection", "centre"] = "intersection"
+    """Which depth a surfel has in a pixel: where the ray meets it, or that of its centre as gsplat has it."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background."""
+    near_plane: float = 0.2
+    """Surfels and intersections nearer than this to the camera are not drawn, scene units."""
+    num_downscales: int = 1
+    """Training starts at 1 / 2^d of the image size."""
+    resolution_schedule: int = -1
+    """Steps until the resolution doubles; -1: a tenth of the run."""
+    warmup_length: int = -1
+    """Steps before the first refinement; -1: 1/20 of the run."""
+    refine_every: int = 100
+    """Steps between refinements (growth and pruning)."""
+    stop_split_at: int = -1
+    """Step of the last refinement; -1: three quarters of the run."""
+    reset_alpha_every: int = 30
+    """Opacities are reset after this many refinements (never in runs shorter than that)."""
+    sh_degree_interval: int = -1
+    """Steps after which one more band of spherical harmonics is fitted; -1: 1/7 of the run."""
+    densify_grad_thresh: float = 2e-4
+    """Surfels whose mean screen-space gradient exceeds this are cloned or split."""
+    use_absgrad: bool = False
+    """Not available for surfels; kept because nerfstudio's exporter and viewer know the field."""
+    cull_alpha_thresh: float = 0.05
+    """Surfels with less opacity than this are removed at refinements."""
+    cull_scale_thresh: float = 0.5
+    """Surfels larger than this, in scene units, are removed once opacities have been reset."""
+    max_surfels: int = 0
+    """The scene stops growing at this number of surfels; 0: no limit."""
+    ssim_lambda: float = 0.2
+    """Share of the structural term in the photometric loss, 0..1."""
+    distortion_weight: float = 0.0
+    """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together."""
+    normal_weight: float = 0.0
+    """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
+    regularize_from: int = -1
+    """First step with the distortion and normal terms; -1: 5/7 of the run, as published."""
+    lpips_net: Literal["alex", "vgg"] = "alex"
+    """Backbone of LPIPS at evaluation; its weights are fetched at the first evaluation and skipped when offline."""
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """Step counts of one run, with every -1 of the config resolved."""
+
+    resolution: int
+    warmup: int
+    stop_refining: int
+    sh_interval: int
+    regularize_from: int
+
+    @classmethod
+    def resolve(cls, config: GenFusionModelConfig, total_steps: int) -> _Schedule:
+        def of_run(value: int, share: float) -> int:
+            return value if value >= 0 else max(1, round(total_steps * share))
+
+        return cls(
+            resolution=of_run(config.resolution_schedule, 0.1),
+            warmup=of_run(config.warmup_length, 0.05),
+            stop_refining=of_run(config.stop_split_at, 0.75),
+            sh_interval=of_run(config.sh_degree_interval, 1 / 7),
+            regularize_from=of_run(config.regularize_from, 5 / 7),
+        )
+
+
+class GenFusionModel(SplatfactoModel):
+    """Surfel scene with GenFusion's losses; rendering changes nothing in it.
+
+    The rasteriser's record of a training render travels in ``outputs["render"]``; the pipeline decides which renders
+    reach the densification strategy through `observe_render`.
+    """
+
+    config: GenFusionModelConfig  # type: ignore[assignment]
+
+    def populate_modules(self) -> None:
+        """Create the surfels from seed points, or at random when there are none."""
+        self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
+        self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+        self.image_metrics = ImageMetrics(self.config.lpips_net)
+        self.step = 0
+        self.crop_box: OrientedBox | None = None
+        if self.config.background_color == "random":
+            self.background_color = torch.tensor(_VIEWER_BACKGROUND)
+        else:
+            self.background_color = get_color(self.config.background_color)
+        self._observed_infos: list[dict[str, Any]] = []
+        self.set_total_steps(30000)
+
+    def set_total_steps(self, total_steps: int) -> None:
+        """Fix the length of the run, from which every step count of -1 follows, and start densification afresh."""
+        config = self.config
+        self.schedule = _Schedule.resolve(config, total_steps)
+        self.strategy = SurfelStrategy(
+            prune_opa=config.cull_alpha_thresh,
+            grow_grad2d=config.densify_grad_thresh,
+            grow_scale3d=config.densify_size_thresh,
+            grow_scale2d=config.split_screen_size,
+            prune_scale3d=config.cull_scale_thresh,
+            prune_scale2d=config.cull_screen_size,
+            refine_scale2d_stop_iter=0,
+            refine_start_iter=self.schedule.warmup,
+            refine_stop_iter=self.schedule.stop_refining,
+            reset_every=config.reset_alpha_every * config.refine_every,
+            refine_every=config.refine_every,
+            pause_refine_after_reset=self.num_train_data + config.refine_every,
+            max_surfels=config.max_surfels,
+        )
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def _initial_parameters(self) -> dict[str, Parameter]:
+        if self.seed_points is not None and not self.config.random_init:
+            means, colours = self.seed_points[0].float(), self.seed_points[1].float() / 255
+        else:
+            means = (torch.rand(self.config.num_random, 3) - 0.5) * self.config.random_scale
+            colours = torch.rand(len(means), 3)
+        count = len(means)
+        log_scale = torch.log(_spacing(means))[:, None]
+        bands = (self.config.sh_degree + 1) ** 2
+        values = {
+            "means": means,
+            "scales": torch.cat([log_scale, log_scale, torch.full_like(log_scale, FLAT_LOG_SCALE)], dim=-1),
+            "quats": random_quat_tensor(count),
+            "features_dc": RGB2SH(colours) if self.config.sh_degree > 0 else torch.logit(colours, eps=1e-3),
+            "features_rest": torch.zeros(count, bands - 1, 3),
+            "opacities": torch.logit(torch.full((count, 1), 0.1)),
+        }
+        return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
+
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint with any number of surfels into the same parameters.
+
+        The parameters stay the objects that the optimisers already hold, so that training goes on after a resume.
+        """
+        self.step = 30000
+        count = dict["gauss_params.means"].shape[0]
+        for parameter in self.gauss_params.values():
+            parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
+        return torch.nn.Module.load_state_dict(self, dict, **kwargs)
+
+    def surfels(self, selected: Tensor | None = None) -> Surfels:
+        """The scene with activations applied: scales in scene units, opacities in 0..1.
+
+        Args:
+            selected: mask or indices of the surfels wanted; all by default. [N] or [M]
+        """
+        parameters = {
+            name: value if selected is None else value[selected] for name, value in self.gauss_params.items()
+        }
+        return Surfels(
+            means=parameters["means"],
+            quats=parameters["quats"],
+            scales=torch.exp(parameters["scales"][:, :2]),
+            opacities=torch.sigmoid(parameters["opacities"][:, 0]),
+            features_dc=parameters["features_dc"]
+            if self.config.sh_degree > 0
+            else torch.sigmoid(parameters["features_dc"]),
+            features_rest=parameters["features_rest"] if self.config.sh_degree > 0 else None,
+        )
+
+    def render(
+        self,
+        viewmats: Float[Tensor, "C 4 4"],
+        Ks: Float[Tensor, "C 3 3"],
+        width: int,
+        height: int,
+        background: Float[Tensor, "3"] | None = None,
+        selected: Tensor | None = None,
+    ) -> SurfelRender:
+        """Render the scene from C cameras; see `rasterize_surfels`. Background defaults to black."""
+        degree = min(self.step // self.schedule.sh_interval, self.config.sh_degree)
+        return rasterize_surfels(
+            self.surfels(selected),
+            viewmats,
+            Ks,
+            width,
+            height,
+            background=background,
+            sh_degree=degree if self.config.sh_degree > 0 else None,
+            near=self.config.near_plane,
+            depth_at=self.config.depth_at,
+            backend=self.config.backend,
+        )
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        """Render one camera, see `nerfstudio.models.base_model.Model.get_outputs`.
+
+        Returns:
+            rgb, accumulation, depth, median_depth, normals and normals_from_depth (world frame, mapped to 0..1),
+            distortion, background; while training instead rgb, accumulation, background and what the losses need: the
+            `SurfelRender` ``render`` with its ``K`` [1, 3, 3] and ``viewmat`` [1, 4, 4].
+        """
+        if self.training:
+            pose = self.camera_optimizer.apply_to_camera(camera)
+        else:
+            pose = camera.camera_to_worlds
+        width, height = int(camera.width.item()), int(camera.height.item())
+        K = camera.get_intrinsics_matrices().to(self.device)
+        factor = self._get_downscale_factor()
+        if factor > 1:
+            small = (max(width // factor, 1), max(height // factor, 1))
+            # Rows and columns that do not fill a block of pixels are dropped by the image's own reduction.
+            K = resize_intrinsics(K, (small[0] * factor, small[1] * factor), small)
+            width, height = small
+        background = self._get_background_color()
+        viewmat = c2w_to_viewmat(pose.to(self.device))
+        selected = None
+        if self.crop_box is not None and not self.training:
+            selected = self.crop_box.within(self.means).squeeze(-1)
+        render = self.render(viewmat, K, width, height, background, selected)
+        if self.training:
+            return {
+                "rgb": render.rgb[0],
+                "accumulation": render.alpha[0],
+                "background": background,
+                "render": render,
+                "K": K,
+                "viewmat": viewmat,
+            }
+        return self._display_outputs(render, background, K, viewmat)
+
+    def _display_outputs(
+        self, render: SurfelRender, background: Tensor, K: Tensor, viewmat: Tensor
+    ) -> dict[str, Tensor]:
+        alpha = render.alpha[0]
+        depth, median = (
+            torch.where(alpha > 0, value, value.max()) for value in (render.depth[0], render.median_depth[0])
+        )
+        normals = torch.nn.functional.normalize(render.normals[0], dim=-1)
+        depth_normals = depth_to_normals(render.depth, K, viewmat)[0] * alpha
+        return {
+            "rgb": render.rgb[0].clamp(0, 1),
+            "accumulation": alpha,
+            "depth": depth,
+            "median_depth": median,
+            "normals": (normals + 1) / 2,
+            "normals_from_depth": (depth_normals + 1) / 2,
+            "distortion": render.distortion[0],
+            "background": background.expand_as(render.rgb[0]),
+        }
+
+    def _get_downscale_factor(self) -> int:
+        if not self.training:
+            return 1
+        return 2 ** max(self.config.num_downscales - self.step // self.schedule.resolution, 0)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """Photometric loss of an observed view plus the regularisers of 2DGS; masked pixels do not count."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        weight = self._downscale_if_required(batch["mask"]).to(self.device).float() if "mask" in batch else None
+        losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
+        if self.training:
+            losses |= self._regularizers(outputs)
+            self.camera_optimizer.get_loss_dict(losses)
+        return losses
+
+    def _regularizers(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
+        config = self.config
+        if self.step < self.schedule.regularize_from:
+            return {}
+        losses = {}
+        render: SurfelRender = outputs["render"]
+        if config.distortion_weight > 0:
+            losses["distortion"] = config.distortion_weight * render.distortion.mean()
+        if config.normal_weight > 0:
+            normals = depth_to_normals(render.depth, outputs["K"], outputs["viewmat"])
+            losses["normal"] = config.normal_weight * normal_consistency_loss(
+                render.normals[0], normals[0], render.alpha[0]
+            )
+        return losses
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        """PSNR of the view and the number of surfels."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        with torch.no_grad():
+            error = (outputs["rgb"].clamp(0, 1) - target).square().mean()
+        metrics = {"psnr": -10 * torch.log10(error.clamp_min(1e-10)), "gaussian_count": self.num_points}
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM and, when its weights can be had, LPIPS of one held-out view; pictures for the log."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        metrics = self.image_metrics(outputs["rgb"], target)
+        images = {
+            "img": torch.cat([target, outputs["rgb"]], dim=1),
+            "accumulation": apply_colormap(outputs["accumulation"]),
+            "depth": apply_depth_colormap(
+                outputs["depth"], outputs["accumulation"], colormap_options=ColormapOptions("turbo")
+            ),
+            "normals": outputs["normals"],
+        }
+        return metrics, images
+
+    def observe_render(self, render: SurfelRender) -> None:
+        """Let a training render of this step count for densification; call it before the backward pass."""
+        if render.info["gradient_2dgs"].requires_grad:
+            render.info["gradient_2dgs"].retain_grad()
+            self._observed_infos.append(render.info)
+
+    def step_post_backward(self, step: int) -> None:
+        """Feed the renders of this step to the densification strategy and refine when it is time."""
+        infos, self._observed_infos = self._observed_infos, []
+        infos = [info for info in infos if info["gradient_2dgs"].grad is not None]
+        if not infos:
+            return
+        for info in infos[1:]:
+            self.strategy.accumulate(self.gauss_params, self.strategy_state, step, info)
+        self.strategy.step_post_backward(
+            params=self.gauss_params,
+            optimizers={name: self.optimizers[name] for name in _PARAMETERS},
+            state=self.strategy_state,
+            step=step,
+            info=infos[0],
+        )
+
+
+def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    """Root mean square distance to the three nearest neighbours, scene units; outliers are capped."""
+    from scipy.spatial import cKDTree
+
+    neighbours = min(4, len(points))
+    distances = cKDTree(points.numpy()).query(points.numpy(), k=neighbours)[0].reshape(len(points), neighbours)[:, 1:]
+    spacing = np.sqrt(np.square(distances).mean(axis=-1)) if neighbours > 1 else np.full(len(points), 0.1)
+    spacing = np.clip(spacing, 1e-5, max(np.quantile(spacing, 0.98), 1e-5))
+    return torch.from_numpy(spacing.astype(np.float32))

@@ -1,0 +1,44 @@
+"""The round schedule: where rounds fall and how the weight of generated views runs."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genfusion_ns.fusion.schedule import FusionSchedule
+
+
+def test_published_sparse_schedule_of_7000_steps():
+    schedule = FusionSchedule.resolve(-1, -1, -1, 1.0, total_steps=7000)
+    assert [step for step in range(7001) if schedule.is_round(step)] == [1000, 2000, 3000, 4000, 5000, 6000]
+    assert schedule.num_rounds == 6
+    assert schedule.weight(4000) == pytest.approx(1.0)
+    assert schedule.weight(1000) == schedule.weight(999) == schedule.weight(7000) == 0.0
+
+
+@given(st.integers(0, 500), st.integers(1, 200), st.integers(1, 500), st.floats(0, 3))
+def test_rounds_are_numbered_in_order_and_counted(start, every, length, peak):
+    schedule = FusionSchedule.resolve(start, every, start + length, peak, total_steps=2000)
+    rounds = [step for step in range(start + length + 10) if schedule.is_round(step)]
+    assert [schedule.round_index(step) for step in rounds] == list(range(schedule.num_rounds))
+    assert all(0 <= schedule.weight(step) <= peak for step in range(0, start + length + 10, 7))
+
+
+def test_weight_is_symmetric_about_the_middle():
+    schedule = FusionSchedule.resolve(100, 10, 300, 2.0, total_steps=1000)
+    assert schedule.weight(150) == pytest.approx(schedule.weight(250)) == pytest.approx(2 * math.sin(math.pi / 4))
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "until", "weight", "flag"),
+    [
+        (10, 0, 100, 1.0, "fusion.every"),
+        (100, 10, 100, 1.0, "fusion.until"),
+        (10, 10, 100, -1.0, "fusion.weight"),
+        (10, 10, 100, math.nan, "fusion.weight"),
+    ],
+)
+def test_impossible_schedules_name_their_flag(start, every, until, weight, flag):
+    with pytest.raises(ValueError, match=flag):
+        FusionSchedule.resolve(start, every, until, weight, total_steps=1000)
