@@ -1,0 +1,222 @@
+"""Slow, plain torch rasteriser in any float type: the definition that the fast backends are tested against.
+
+It follows the formulas as written: a surfel's homography M maps its tangent-plane coordinates (s, t, 1) to homogeneous
+pixels (2DGS equation 5), a pixel's ray meets the surfel where two planes through the ray and the surfel's plane do
+(equations 8-10), and everything else is a dense [pixels, surfels] table per 16x16 tile with surfels sorted by depth.
+Tables are recomputed in backward, so memory stays that of one tile.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from genfusion_ns.geometry.cameras import camera_centers
+from genfusion_ns.rendering.spherical_harmonics import sh_colors
+from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
+
+TILE = 16
+EXTENT_SIGMAS = 3.0
+"""Standard deviations within which a surfel touches tiles (gsplat 1.4; 1.5 takes 3.33)."""
+MIN_ALPHA = 1.0 / 255.0
+MAX_ALPHA = 0.999
+MIN_TRANSMITTANCE = 1e-4
+MIN_COVERAGE = 1e-10
+"""Expected depth divides by no less than this."""
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """The visible surfels of one camera, nearest first."""
+
+    homographies: Float[Tensor, "V 3 3"]
+    centers2d: Float[Tensor, "V 2"]
+    opacities: Float[Tensor, " V"]
+    features: Float[Tensor, "V 6"]
+    """rgb, then world normal."""
+    tile_min: Int[Tensor, "V 2"]
+    tile_max: Int[Tensor, "V 2"]
+
+    def select(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.homographies[index], self.centers2d[index], self.opacities[index], self.features[index]
+
+
+def render(
+    surfels: Surfels,
+    viewmats: Float[Tensor, "C 4 4"],
+    Ks: Float[Tensor, "C 3 3"],
+    background: Float[Tensor, "C 3"],
+    settings: RasterSettings,
+) -> SurfelRender:
+    """Render on any device and float type; see `surfels.rasterize_surfels`."""
+    c, n = viewmats.shape[0], len(surfels)
+    gradient_2dgs = surfels.means.new_zeros(c, n, 2).requires_grad_(torch.is_grad_enabled())
+    images, radii = [], []
+    for camera in range(c):
+        projection, radius = _project(surfels, viewmats[camera], Ks[camera], gradient_2dgs[camera], settings)
+        images.append(_rasterize(projection, settings))
+        radii.append(radius)
+    stacked = torch.stack(images)
+    rgb, normals, depth, alpha, distortion, median = stacked.split([3, 3, 1, 1, 1, 1], -1)
+    return SurfelRender(
+        rgb=rgb + (1 - alpha) * background[:, None, None],
+        alpha=alpha,
+        depth=depth / alpha.clamp_min(MIN_COVERAGE),
+        median_depth=median,
+        normals=normals,
+        distortion=distortion,
+        info=strategy_info(gradient_2dgs, torch.stack(radii), settings),
+    )
+
+
+def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
+    """Rotations of (w, x, y, z) quaternions, normalised first."""
+    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
+    return torch.stack(
+        [
+            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        ],
+        -1,
+    ).reshape(-1, 3, 3)
+
+
+def surfel_homographies(
+    surfels: Surfels, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
+) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Tangent plane -> homogeneous pixels (2DGS equation 5), world normals facing the camera, camera-frame means."""
+    axes = rotation_matrices(surfels.quats)
+    rotation, translation = viewmat[:3, :3], viewmat[:3, 3]
+    means = surfels.means @ rotation.T + translation
+    tangents = rotation @ (axes[..., :2] * surfels.scales[:, None, :2])
+    intrinsics = torch.zeros_like(K)
+    intrinsics[[0, 0, 1, 1, 2], [0, 2, 1, 2, 2]] = K[[0, 0, 1, 1, 2], [0, 2, 1, 2, 2]]
+    homographies = intrinsics @ torch.cat([tangents, means[..., None]], -1)
+    normals = axes[..., 2] @ rotation.T
+    facing = torch.where((normals * means).sum(-1) > 0, -1.0, 1.0).to(axes)
+    return homographies, (normals * facing[:, None]) @ rotation, means
+
+
+def _project(
+    surfels: Surfels, viewmat: Tensor, K: Tensor, gradient_2dgs: Float[Tensor, "N 2"], settings: RasterSettings
+) -> tuple[_Projection, Int[Tensor, " N"]]:
+    homographies, normals, means = surfel_homographies(surfels, viewmat, K)
+    centers2d, half_extent, finite = _one_sigma_box(homographies)
+    radius = torch.where(finite, (EXTENT_SIGMAS * half_extent.detach()).ceil(), 0.0)
+    size = radius.new_tensor([settings.width, settings.height])
+    inside = ((centers2d + radius[:, None] > 0) & (centers2d - radius[:, None] < size)).all(-1)
+    visible = finite & inside & (means[:, 2] >= settings.near) & (means[:, 2] <= settings.far)
+    order = means[:, 2].detach().argsort(stable=True)
+    order = order[visible[order]]
+    if settings.sh_degree is None:
+        rgb = surfels.features_dc[order]
+    else:
+        directions = F.normalize(surfels.means[order] - camera_centers(viewmat), dim=-1)
+        rest = None if surfels.features_rest is None else surfels.features_rest[order]
+        rgb = sh_colors(surfels.features_dc[order], rest, directions, settings.sh_degree)
+    # gradient_2dgs is zero: it only picks up the raster stage's gradient of M[0, 2] and M[1, 2], times M[2, 2]
+    shift = F.pad(gradient_2dgs * homographies[:, 2, 2:].detach(), (0, 1))[:, :, None]
+    tiles = size.div(TILE).ceil()
+    low = ((centers2d.detach() - radius[:, None]) / TILE).floor()[order]
+    high = ((centers2d.detach() + radius[:, None]) / TILE).ceil()[order]
+    projection = _Projection(
+        homographies=(homographies + F.pad(shift, (2, 0)))[order],
+        centers2d=centers2d[order],
+        opacities=surfels.opacities[order],
+        features=torch.cat([rgb, normals[order]], -1),
+        tile_min=low.clamp_min(0).minimum(tiles).long(),
+        tile_max=high.clamp_min(0).minimum(tiles).long(),
+    )
+    shown = torch.where(visible, radius, 0.0).clamp_max(2**31 - 129)
+    return projection, shown.to(torch.int32)
+
+
+def _one_sigma_box(
+    homographies: Float[Tensor, "N 3 3"],
+) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Centre and larger half-extent of the box around the one-sigma ellipse (2DGS, Sigg et al. 2006), and validity."""
+    signs = homographies.new_tensor([1.0, 1.0, -1.0])
+    uv, w = homographies[:, :2], homographies[:, 2]
+    denominator = (signs * w * w).sum(-1)
+    valid = denominator != 0
+    weights = signs / torch.where(valid, denominator, 1.0)[:, None]
+    centers2d = (weights[:, None] * uv * w[:, None]).sum(-1)
+    squared = centers2d**2 - (weights[:, None] * uv * uv).sum(-1)
+    half = squared.detach().amax(-1).clamp_min(1e-4).sqrt()
+    return centers2d, half, valid & torch.isfinite(half) & torch.isfinite(centers2d.detach()).all(-1)
+
+
+def _rasterize(projection: _Projection, settings: RasterSettings) -> Float[Tensor, "H W 10"]:
+    columns, rows = math.ceil(settings.width / TILE), math.ceil(settings.height / TILE)
+    like = projection.opacities
+    bands = []
+    for row in range(rows):
+        in_row = ((projection.tile_min[:, 1] <= row) & (projection.tile_max[:, 1] > row)).nonzero()[:, 0]
+        band = []
+        for column in range(columns):
+            x = torch.arange(column * TILE, min((column + 1) * TILE, settings.width)).to(like) + 0.5
+            y = torch.arange(row * TILE, min((row + 1) * TILE, settings.height)).to(like) + 0.5
+            pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
+            here = (projection.tile_min[in_row, 0] <= column) & (projection.tile_max[in_row, 0] > column)
+            arguments = (pixels, *projection.select(in_row[here]), settings)
+            tile = checkpoint(_blend, *arguments, use_reentrant=False) if like.requires_grad else _blend(*arguments)
+            band.append(tile.reshape(len(y), len(x), 10))
+        bands.append(torch.cat(band, 1))
+    return torch.cat(bands, 0)
+
+
+def _blend(
+    pixels: Float[Tensor, "P 2"],
+    homographies: Float[Tensor, "V 3 3"],
+    centers2d: Float[Tensor, "V 2"],
+    opacities: Float[Tensor, " V"],
+    features: Float[Tensor, "V 6"],
+    settings: RasterSettings,
+) -> Float[Tensor, "P 10"]:
+    """Pixels of one tile: rgb, normal, sum(w z), alpha, distortion, median depth, front to back."""
+    if len(opacities) == 0:
+        return pixels.new_zeros(len(pixels), 10) + 0 * features.sum()
+    exponent, z, valid = _evaluate(pixels, homographies, centers2d, settings)
+    alpha = (opacities * torch.exp(-exponent)).clamp_max(MAX_ALPHA)
+    alpha = torch.where(valid & (alpha >= MIN_ALPHA), alpha, 0.0)
+    alpha = torch.where((1 - alpha.detach()).cumprod(-1) > MIN_TRANSMITTANCE, alpha, 0.0)
+    after = (1 - alpha).cumprod(-1)
+    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], -1)
+    weights = alpha * before
+    weighted_z = weights * z
+    behind = z * (1 - before) - (weighted_z.cumsum(-1) - weighted_z)
+    hit = (weights.detach() > 0) & (before.detach() > 0.5)
+    last = (hit * torch.arange(1, len(opacities) + 1, device=hit.device)).amax(-1, keepdim=True)
+    median = torch.where(last > 0, z.gather(1, (last - 1).clamp_min(0)), 0.0)
+    total = [weighted_z.sum(-1, keepdim=True), 1 - after[:, -1:], 2 * (weights * behind).sum(-1, keepdim=True)]
+    return torch.cat([weights @ features, *total, median], -1)
+
+
+def _evaluate(
+    pixels: Float[Tensor, "P 2"],
+    homographies: Float[Tensor, "V 3 3"],
+    centers2d: Float[Tensor, "V 2"],
+    settings: RasterSettings,
+) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P V"], Bool[Tensor, "P V"]]:
+    """Falloff exponent, depth and validity of every pixel-surfel pair (2DGS equations 8-11)."""
+    u, v, w = homographies.unbind(-2)
+    hit = torch.linalg.cross(pixels[:, None, :1] * w - u, pixels[:, None, 1:] * w - v)
+    parallel = hit[..., 2] == 0
+    s = hit[..., :2] / torch.where(parallel, 1.0, hit[..., 2])[..., None]
+    on_plane = torch.where(parallel, torch.inf, (s.detach() * s.detach()).sum(-1))
+    offset = centers2d - pixels[:, None]
+    low_pass = 2 * (offset * offset).sum(-1)
+    meets = on_plane <= low_pass
+    exponent = 0.5 * torch.where(meets, (s * s).sum(-1), low_pass)
+    center_z = w[:, 2].expand_as(exponent)
+    if settings.depth_at == "centre":
+        return exponent, center_z, torch.ones_like(meets)
+    z = torch.where(meets, (s * w[:, :2]).sum(-1) + w[:, 2], center_z)
+    return exponent, z, z >= settings.near

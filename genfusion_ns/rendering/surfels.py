@@ -1,0 +1,218 @@
+"""The surfel rasteriser's contract: what goes in, what comes out, and which backend does the work.
+
+Conventions
+-----------
+Cameras are OpenCV (x right, y down, z forward), viewmats are world-to-camera, the centre of pixel (row i, column j) is
+(j + 0.5, i + 0.5). Depth is z in the camera frame, scene units. A surfel is a disc with Gaussian falloff: two unit
+tangents (the first two columns of its rotation), one standard deviation along each (2DGS, Huang et al. 2024, 4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Backend = Literal["auto", "gsplat", "cpu", "reference"]
+DepthAt = Literal["intersection", "centre"]
+
+MAX_SH_DEGREE = 3
+"""Highest spherical-harmonics degree of the colours."""
+
+
+@dataclass(frozen=True)
+class Surfels:
+    """N surfels of one scene."""
+
+    means: Float[Tensor, "N 3"]
+    """Centres in world coordinates, scene units."""
+    quats: Float[Tensor, "N 4"]
+    """Rotations surfel -> world as (w, x, y, z), of any norm but zero."""
+    scales: Float[Tensor, "N axes"]
+    """Positive standard deviations along the two tangents, scene units; a third column is ignored."""
+    opacities: Float[Tensor, " N"]
+    """Opacities in 0..1."""
+    features_dc: Float[Tensor, "N 3"]
+    """Degree-0 spherical-harmonics coefficients, or plain rgb where rendering is asked for without a degree."""
+    features_rest: Float[Tensor, "N bands 3"] | None = None
+    """Coefficients of the degrees above 0, (degree + 1)^2 - 1 of them or more."""
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+
+@dataclass(frozen=True)
+class SurfelRender:
+    """Images of C cameras, all of one size."""
+
+    rgb: Float[Tensor, "C H W 3"]
+    """Blended colour with the background behind it, not clamped."""
+    alpha: Float[Tensor, "C H W 1"]
+    """Accumulated opacity in 0..1."""
+    depth: Float[Tensor, "C H W 1"]
+    """Expected depth, sum(w z) / max(alpha, 1e-10), scene units; 0 where nothing is hit."""
+    median_depth: Float[Tensor, "C H W 1"]
+    """Depth of the last surfel hit while the transmittance is above one half, 0 where nothing is hit."""
+    normals: Float[Tensor, "C H W 3"]
+    """Blended world-frame normals facing the camera, sum(w n): as long as alpha allows, not normalised."""
+    distortion: Float[Tensor, "C H W 1"]
+    """2 sum_i w_i sum_{j<i} w_j (z_i - z_j) over surfels in depth order, scene units (2DGS equation 13, L1 form)."""
+    info: dict[str, Any]
+    """What gsplat's densification strategies read: ``gradient_2dgs`` [C,N,2] (its ``.grad`` is filled by backward),
+    ``radii`` [C,N] int32 in pixels (0 where culled), ``width``, ``height``, ``n_cameras``, ``gaussian_ids`` (None)."""
+
+
+@dataclass(frozen=True)
+class RasterSettings:
+    """Everything about a rendering that is not a tensor."""
+
+    width: int
+    height: int
+    sh_degree: int | None
+    near: float
+    far: float
+    depth_at: DepthAt
+
+
+def rasterize_surfels(
+    surfels: Surfels,
+    viewmats: Float[Tensor, "C 4 4"],
+    Ks: Float[Tensor, "C 3 3"],
+    width: int,
+    height: int,
+    *,
+    background: Float[Tensor, "*C 3"] | None = None,
+    sh_degree: int | None = None,
+    near: float = 0.2,
+    far: float = 1e10,
+    depth_at: DepthAt = "intersection",
+    backend: Backend = "auto",
+) -> SurfelRender:
+    """Render surfels into C cameras, differentiably.
+
+    Gradients reach means, quats, scales, opacities, features, background and viewmats (as rigid world-to-camera poses;
+    the last row is constant), not Ks. The pixel set is that of gsplat 1.4 ``rasterization_2dgs``: alpha below 1/255 is
+    skipped, a pixel ends before its transmittance would fall to 1e-4, a surfel touches the 16x16 tiles within three
+    standard deviations, and its footprint never gets thinner than the low-pass disc of 2DGS equation 11.
+
+    Args:
+        surfels: the scene, float32 (float64 with the reference backend).
+        viewmats: world-to-camera matrices with orthonormal rotations. [C, 4, 4]
+        Ks: intrinsics in pixels, without skew. [C, 3, 3]
+        width, height: size of the images in pixels.
+        background: rgb behind the scene, one for all cameras or one each; black if None. [3] or [C, 3]
+        sh_degree: evaluate spherical harmonics up to this degree (0..3) and take max(0, SH + 0.5) as colour; None takes
+            ``features_dc`` as rgb.
+        near: surfels with a centre nearer than this are culled, intersections nearer than this skipped. Scene units.
+        far: surfels with a centre beyond this are culled. Scene units.
+        depth_at: ``intersection`` takes the depth of the ray-surfel intersection (2DGS; centre depth where the low-pass
+            disc wins), ``centre`` that of the surfel's centre everywhere and skips no intersection, as gsplat does.
+            The gsplat backend does not recompute median depth and distortion; see its module docstring.
+        backend: ``auto`` is gsplat for CUDA tensors, the compiled kernels for float32 on the CPU, else the reference.
+
+    Returns:
+        The images and what densification needs.
+
+    Raises:
+        ValueError: shapes, types, devices or options that do not fit together.
+    """
+    _check_options(width, height, near, far, depth_at, sh_degree)
+    _check_tensors(surfels, viewmats, Ks, background, sh_degree)
+    settings = RasterSettings(int(width), int(height), sh_degree, float(near), float(far), depth_at)
+    behind = surfels.means.new_zeros(3) if background is None else background
+    chosen = choose_backend(surfels.means) if backend == "auto" else backend
+    if chosen == "gsplat":
+        from genfusion_ns.rendering import gsplat_backend as implementation
+    elif chosen == "cpu":
+        from genfusion_ns.rendering import cpu_backend as implementation
+    elif chosen == "reference":
+        from genfusion_ns.rendering import reference as implementation
+    else:
+        raise ValueError(f"backend={backend!r} is unknown; use 'auto', 'gsplat', 'cpu' or 'reference'.")
+    return implementation.render(surfels, viewmats, Ks, behind.expand(viewmats.shape[0], 3), settings)
+
+
+def choose_backend(means: Tensor) -> Backend:
+    """The backend that ``auto`` stands for, given the tensors of a scene."""
+    if means.is_cuda:
+        return "gsplat"
+    return "reference"
+
+
+def strategy_info(
+    gradient_2dgs: Float[Tensor, "C N 2"], radii: Int[Tensor, "C N"], settings: RasterSettings
+) -> dict[str, Any]:
+    """The ``info`` of a render, under the names that gsplat's strategies look up."""
+    return {
+        "gradient_2dgs": gradient_2dgs,
+        "radii": radii,
+        "width": settings.width,
+        "height": settings.height,
+        "n_cameras": radii.shape[0],
+        "gaussian_ids": None,
+    }
+
+
+def _check_options(width: int, height: int, near: float, far: float, depth_at: str, sh_degree: int | None) -> None:
+    if width < 1 or height < 1:
+        raise ValueError(f"width x height is {width} x {height}; both must be at least 1 pixel.")
+    if not 0 < near < far:
+        raise ValueError(f"near={near}, far={far}: need 0 < near < far.")
+    if depth_at not in ("intersection", "centre"):
+        raise ValueError(f"depth_at={depth_at!r} is unknown; use 'intersection' or 'centre'.")
+    if sh_degree is not None and not 0 <= sh_degree <= MAX_SH_DEGREE:
+        raise ValueError(f"sh_degree={sh_degree}; use 0..{MAX_SH_DEGREE}, or None for plain rgb.")
+
+
+def _check_tensors(
+    surfels: Surfels, viewmats: Tensor, Ks: Tensor, background: Tensor | None, sh_degree: int | None
+) -> None:
+    n, c = surfels.means.shape[0], viewmats.shape[0]
+    _check_shape("surfels.means", surfels.means, (n, 3))
+    _check_shape("surfels.quats", surfels.quats, (n, 4))
+    _check_shape("surfels.scales", surfels.scales, (n, 2), (n, 3))
+    _check_shape("surfels.opacities", surfels.opacities, (n,))
+    _check_shape("surfels.features_dc", surfels.features_dc, (n, 3))
+    _check_shape("viewmats", viewmats, (c, 4, 4))
+    _check_shape("Ks", Ks, (c, 3, 3))
+    named = {
+        "surfels.quats": surfels.quats,
+        "surfels.scales": surfels.scales,
+        "surfels.opacities": surfels.opacities,
+        "surfels.features_dc": surfels.features_dc,
+        "viewmats": viewmats,
+        "Ks": Ks,
+    }
+    rest = surfels.features_rest
+    if rest is not None:
+        _check_shape("surfels.features_rest", rest, (n, rest.shape[1] if rest.ndim == 3 else -1, 3))
+        named["surfels.features_rest"] = rest
+        if sh_degree is None:
+            raise ValueError("surfels.features_rest is given but sh_degree is None: pass a degree, or leave it out.")
+    bands = 0 if rest is None else rest.shape[1]
+    if sh_degree is not None and bands < (sh_degree + 1) ** 2 - 1:
+        raise ValueError(
+            f"sh_degree={sh_degree} needs {(sh_degree + 1) ** 2 - 1} coefficients per surfel in features_rest, "
+            f"which has {bands}: lower the degree or add coefficients."
+        )
+    if background is not None:
+        _check_shape("background", background, (3,), (c, 3))
+        named["background"] = background
+    like = surfels.means
+    if not like.is_floating_point():
+        raise ValueError(f"surfels.means is {like.dtype}; use float32, or float64 with the reference backend.")
+    for name, tensor in named.items():
+        if tensor.dtype != like.dtype or tensor.device != like.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, surfels.means {like.dtype} on {like.device}; "
+                "all tensors of a render must agree."
+            )
+
+
+def _check_shape(name: str, tensor: Tensor, *allowed: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) not in allowed:
+        wanted = " or ".join(str(list(shape)).replace("-1", "bands") for shape in allowed)
+        raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {wanted}.")
