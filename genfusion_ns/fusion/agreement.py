@@ -1,0 +1,92 @@
+"""How well repaired clips agree with the photos: per-pixel confidence, and a verdict per clip.
+
+A generated view can only help where it says nothing that the photos contradict. Each repaired pixel that a photo also
+shows (through the clip's own depth, not hidden by the clip's own surfaces) is compared with that photo; a clip that
+contradicts the photos more than the render it replaces is rejected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.warping import warp_references
+
+_SOLID_ALPHA = 0.5
+_BLUR = 5  # pixels: the depth under a warp is rarely exact to the pixel, so textures are compared a little blurred
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Comparison of one repaired clip with the photos that see the same surfaces."""
+
+    artifact_psnr: float
+    """PSNR in dB of the artifact clip against the photos, where they see it; nan when they see nothing."""
+    repaired_psnr: float
+    """The same for the repaired clip."""
+    seen: float
+    """Share of the clip's pixels that some photo shows, 0..1."""
+    confidence: Float[Tensor, "T H W 1"]
+    """Trust per pixel in 0..1: the repairer's own, lowered where a photo disagrees."""
+
+    def verdict(self, tolerance: float) -> str | None:
+        """Why the clip must not be used, or None: it lost more than `tolerance` dB against the photos."""
+        if self.seen < 0.02 or self.repaired_psnr >= self.artifact_psnr - tolerance:
+            return None
+        return (
+            f"contradicts the photos: {self.repaired_psnr:.2f} dB where they see it, "
+            f"the render had {self.artifact_psnr:.2f} dB"
+        )
+
+
+@torch.no_grad()
+def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, softness: float = 0.15) -> Agreement:
+    """Compare a repaired clip with photos through the geometry of its artifact clip.
+
+    Args:
+        clip: artifact clip, whose depth and alpha tell which surface each pixel shows.
+        repaired: its repair.
+        photos: real views near the clip.
+        softness: colour difference (0..1) at which trust in a pixel falls to 1/e.
+
+    Returns:
+        Scores and the confidence per pixel. Pixels that no photo sees keep the repairer's own confidence.
+    """
+    solid = clip.alpha > _SOLID_ALPHA
+    warped = warp_references(clip.depth * solid, clip.viewmats, clip.Ks, photos, solid=solid)
+    repaired_error = _nearest_photo_error(repaired.rgb, warped.rgb, warped.visible)
+    artifact_error = _nearest_photo_error(clip.rgb.clamp(0, 1), warped.rgb, warped.visible)
+    seen = warped.visible.any(dim=0)
+    doubt = torch.where(seen, (repaired_error / softness).square(), torch.zeros_like(repaired_error))
+    return Agreement(
+        artifact_psnr=_psnr(artifact_error, seen),
+        repaired_psnr=_psnr(repaired_error, seen),
+        seen=float(seen.float().mean()),
+        confidence=repaired.confidence * torch.exp(-doubt),
+    )
+
+
+def _nearest_photo_error(rgb: Tensor, photos: Tensor, visible: Tensor) -> Tensor:
+    """Root mean square colour difference to the photo that agrees best; 0 where none sees the pixel. [T, H, W, 1]"""
+    best = torch.full_like(rgb[..., :1], torch.inf)
+    for photo, mask in zip(photos, visible, strict=True):
+        difference = _blur((rgb - photo) * mask) / _blur(mask.to(rgb.dtype)).clamp_min(1e-6)
+        error = difference.square().mean(dim=-1, keepdim=True).sqrt()
+        best = torch.where(mask, torch.minimum(best, error), best)
+    return torch.where(best.isinf(), torch.zeros_like(best), best)
+
+
+def _blur(images: Tensor) -> Tensor:
+    planes = images.permute(0, 3, 1, 2)
+    return F.avg_pool2d(planes, _BLUR, stride=1, padding=_BLUR // 2, count_include_pad=False).permute(0, 2, 3, 1)
+
+
+def _psnr(error: Tensor, seen: Tensor) -> float:
+    if not bool(seen.any()):
+        return float("nan")
+    return float(-10 * torch.log10(error[seen].square().mean().clamp_min(1e-10)))

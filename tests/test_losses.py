@@ -1,0 +1,82 @@
+"""Losses against independent implementations and in closed form."""
+
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from genfusion_ns.models.losses import disparity_loss, normal_consistency_loss, photometric_loss, ssim_map
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(40, 52, 3, generator=generator), torch.rand(40, 52, 3, generator=generator)
+
+
+def test_ssim_equals_torchmetrics_inside_the_border(pair):
+    image, target = pair
+    _, reference = structural_similarity_index_measure(
+        image.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None], data_range=1.0, return_full_image=True
+    )
+    reference = reference[0].permute(1, 2, 0)
+    # torchmetrics pads by reflection, the loss by zeros: they agree where the window stays inside.
+    torch.testing.assert_close(ssim_map(image, target)[6:-6, 6:-6], reference[6:-6, 6:-6], atol=2e-5, rtol=0)
+
+
+def test_ssim_of_equal_images_is_one(pair):
+    torch.testing.assert_close(ssim_map(pair[0], pair[0]), torch.ones_like(pair[0]), atol=1e-5, rtol=0)
+
+
+def test_photometric_loss_is_zero_only_for_the_target_and_falls_along_its_gradient(pair):
+    image, target = pair
+    assert photometric_loss(target, target, 0.2) < 1e-6
+    image = image.clone().requires_grad_()
+    loss = photometric_loss(image, target, 0.2)
+    loss.backward()
+    assert photometric_loss(image.detach() - 50 * image.grad, target, 0.2) < loss
+
+
+def test_weight_zero_silences_pixels_and_weight_one_changes_nothing(pair):
+    image, target = pair
+    ones = torch.ones(*image.shape[:2], 1)
+    torch.testing.assert_close(photometric_loss(image, target, 0.2, ones), photometric_loss(image, target, 0.2))
+    assert photometric_loss(image, target, 0.5, 0 * ones) == 0
+
+
+def test_disparity_loss_ignores_scale_shift_and_invalid_pixels():
+    generator = torch.Generator().manual_seed(1)
+    depth = 1 + torch.rand(24, 30, 1, generator=generator, dtype=torch.float64)
+    valid = torch.rand(24, 30, 1, generator=generator) > 0.2
+    target = 0.37 / depth + 0.11
+    spoiled = torch.where(valid, depth, torch.zeros_like(depth))
+    assert disparity_loss(spoiled, target, valid) < 1e-9
+    assert disparity_loss(depth.flip(0), target, valid) > 1e-3
+
+
+def test_one_uncovered_pixel_does_not_cancel_the_depth_gradient():
+    # Upstream passes no validity mask: a single pixel of depth 0 makes the fitted scale vanish.
+    generator = torch.Generator().manual_seed(2)
+    depth = (1 + torch.rand(24, 30, 1, generator=generator)).requires_grad_()
+    target = 0.5 / depth.detach() + 0.2 * torch.rand(24, 30, 1, generator=generator)
+    valid = torch.ones(24, 30, 1, dtype=torch.bool)
+    valid[3, 4] = False
+    holed = depth * valid
+    (gradient,) = torch.autograd.grad(disparity_loss(holed, target, valid), depth)
+    (reference,) = torch.autograd.grad(disparity_loss(depth, target, valid), depth)
+    assert gradient.abs().sum() > 1e-3
+    assert 0.9 < gradient.abs().sum() / reference.abs().sum() < 1.1
+    assert gradient[3, 4] == 0
+
+
+def test_disparity_loss_without_valid_pixels_is_a_differentiable_zero():
+    depth = torch.ones(8, 8, 1, requires_grad=True)
+    loss = disparity_loss(depth, torch.rand(8, 8, 1), torch.zeros(8, 8, 1, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0 and depth.grad is not None and depth.grad.abs().max() == 0
+
+
+def test_normal_consistency_is_zero_for_equal_and_two_for_opposite_normals():
+    normals = torch.nn.functional.normalize(torch.randn(6, 7, 3, generator=torch.Generator().manual_seed(3)), dim=-1)
+    alpha = torch.ones(6, 7, 1)
+    assert normal_consistency_loss(normals, normals, alpha).abs() < 1e-6
+    assert normal_consistency_loss(normals, -normals, alpha) == pytest.approx(2.0, abs=1e-5)
