@@ -1,0 +1,189 @@
+"""All registered views of a capture, as one of nerfstudio's dataparsers reads them, and subsets of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.data.seed_points import SparseSources
+from genfusion_ns.data.view_selection import ViewSplit
+
+_SPLITS = ("train", "val", "test")
+_CAMERA_FIELDS = (
+    "camera_to_worlds",
+    "fx",
+    "fy",
+    "cx",
+    "cy",
+    "width",
+    "height",
+    "distortion_params",
+    "camera_type",
+    "times",
+)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Every registered view, sorted by name; view id = position."""
+
+    outputs: DataparserOutputs
+    """Files and cameras of all views, normalised together."""
+    names: tuple[str, ...]
+    """Image paths relative to the folder that holds all images, the same at every downscale factor."""
+    declared: ViewSplit | None
+    """The split that the capture itself declares, if any."""
+
+
+def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
+    """A copy of a dataparser config that reads all registered views and no 3D points.
+
+    Points are read by `seed_points` instead, which knows which views are held out (and needs no open3d).
+    """
+    changes: dict[str, Any] = {}
+    if hasattr(config, "eval_mode") and hasattr(config, "eval_interval"):
+        # Its train and test views together are all views; "all" would warn about a danger that is not there.
+        changes["eval_mode"], changes["eval_interval"] = "interval", 8
+    if hasattr(config, "load_3D_points"):
+        changes["load_3D_points"] = False
+    if isinstance(config, ColmapDataParserConfig) and not (config.data / config.colmap_path).exists():
+        for usual in (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse")):
+            if (config.data / usual / "images.bin").exists() or (config.data / usual / "images.txt").exists():
+                CONSOLE.log(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
+                changes["colmap_path"] = usual
+                break
+    return replace(config, **changes)
+
+
+def data_folder(config: DataParserConfig) -> Path:
+    """Folder of the capture; `data` may also name the transforms.json in it."""
+    return config.data.parent if config.data.suffix == ".json" else config.data
+
+
+def point_sources(config: DataParserConfig) -> SparseSources:
+    """Where the sparse points of the capture that `config` names are."""
+    folder = data_folder(config)
+    if isinstance(config, ColmapDataParserConfig):
+        return SparseSources(folder, colmap_path=config.colmap_path)
+    if isinstance(config, BlenderDataParserConfig):
+        return SparseSources(folder, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
+    meta = _read_transforms(config) if isinstance(config, NerfstudioDataParserConfig) else {}
+    return SparseSources(folder, ply_path=Path(meta["ply_file_path"]) if "ply_file_path" in meta else None)
+
+
+def read_capture(parser: DataParser, train: DataparserOutputs) -> Capture:
+    """All registered views of the capture that `parser` reads.
+
+    Poses are normalised over all registered cameras, test views included, so that the frame is the same for every
+    split; the held-out cameras' positions are known to training in this one respect.
+
+    Args:
+        parser: set up from a `whole_capture_config`.
+        train: what the parser gave for its own train split.
+    """
+    splits, are_declared = _parser_splits(parser.config)
+    parts = {"train": train}
+    parts.update((split, parser.get_dataparser_outputs(split=split)) for split in splits if split != "train")
+    files = [file for part in parts.values() for file in part.image_filenames]
+    first_of_file = {file: i for i, file in reversed(list(enumerate(files)))}
+    names = _names(list(first_of_file))
+    order = sorted(zip(names, first_of_file.values(), strict=True))
+    outputs = select_outputs(_concatenate(list(parts.values())), [i for _, i in order])
+    declared = _declared_split(parts, outputs.image_filenames) if are_declared else None
+    return Capture(outputs, tuple(name for name, _ in order), declared)
+
+
+def select_outputs(outputs: DataparserOutputs, ids: Sequence[int]) -> DataparserOutputs:
+    """The views `ids` of `outputs`, in that order, with everything that is stored per view."""
+    count = len(outputs.image_filenames)
+    metadata = {
+        key: [value[i] for i in ids] if isinstance(value, list) and len(value) == count else value
+        for key, value in outputs.metadata.items()
+    }
+    masks = outputs.mask_filenames
+    return replace(
+        outputs,
+        image_filenames=[outputs.image_filenames[i] for i in ids],
+        mask_filenames=None if masks is None else [masks[i] for i in ids],
+        cameras=outputs.cameras[torch.tensor(ids, dtype=torch.long)],
+        metadata=metadata,
+    )
+
+
+def _parser_splits(config: DataParserConfig) -> tuple[list[str], bool]:
+    """The parser's splits that together hold every view, and whether it is the capture that declares them."""
+    if isinstance(config, BlenderDataParserConfig):
+        return [split for split in _SPLITS if (config.data / f"transforms_{split}.json").exists()], True
+    declared: list[str] = []
+    if isinstance(config, ColmapDataParserConfig):
+        declared = [split for split in _SPLITS if (config.data / f"{split}_list.txt").exists()]
+    elif isinstance(config, NerfstudioDataParserConfig):
+        meta = _read_transforms(config)
+        declared = [split for split in _SPLITS if f"{split}_filenames" in meta]
+    elif not hasattr(config, "eval_interval"):
+        declared = list(_SPLITS)
+    return (declared, True) if declared else (["train", "test"], False)
+
+
+def _read_transforms(config: DataParserConfig) -> dict[str, Any]:
+    file = config.data if config.data.suffix == ".json" else config.data / "transforms.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _declared_split(parts: dict[str, DataparserOutputs], files: Sequence[Path]) -> ViewSplit | None:
+    held_out = "test" if "test" in parts else "val"
+    if "train" not in parts or held_out not in parts:
+        return None
+    view = {file: i for i, file in enumerate(files)}
+    train = {view[file] for file in parts["train"].image_filenames}
+    test = {view[file] for file in parts[held_out].image_filenames}
+    if train & test:
+        return None
+    source = f"the capture's own train and {held_out} views"
+    return ViewSplit(tuple(sorted(train)), tuple(sorted(test)), source)
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    root = os.path.commonpath([file.parent for file in files])
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def _concatenate(parts: list[DataparserOutputs]) -> DataparserOutputs:
+    metadata = dict(parts[0].metadata)
+    for key in metadata:
+        values: list[Any] = [part.metadata.get(key) for part in parts]
+        sizes = [len(part.image_filenames) for part in parts]
+        if all(isinstance(value, list) and len(value) == size for value, size in zip(values, sizes, strict=True)):
+            metadata[key] = [item for value in values for item in value]
+    has_masks = all(part.mask_filenames is not None for part in parts)
+    return replace(
+        parts[0],
+        image_filenames=[file for part in parts for file in part.image_filenames],
+        mask_filenames=[file for part in parts for file in part.mask_filenames or ()] if has_masks else None,
+        cameras=_concatenate_cameras([part.cameras for part in parts]),
+        metadata=metadata,
+    )
+
+
+def _concatenate_cameras(cameras: list[Cameras]) -> Cameras:
+    fields = {}
+    for name in _CAMERA_FIELDS:
+        values = [getattr(part, name) for part in cameras]
+        fields[name] = None if any(value is None for value in values) else torch.cat(values)
+    metadata = dict(cameras[0].metadata or {})
+    for key, value in metadata.items():
+        if isinstance(value, torch.Tensor):
+            metadata[key] = torch.cat([(part.metadata or {})[key] for part in cameras])
+    return Cameras(**fields, metadata=metadata)

@@ -1,0 +1,197 @@
+"""The datamanager: nerfstudio's dataparsers and image cache underneath, sparse splits and honest seed points on top."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.data.capture import (
+    Capture,
+    data_folder,
+    point_sources,
+    read_capture,
+    select_outputs,
+    whole_capture_config,
+)
+from genfusion_ns.data.image_sizes import match_image_sizes
+from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
+from genfusion_ns.data.view_selection import ViewSplit, select_views
+
+
+@dataclass
+class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
+    """Configuration of `GenFusionDataManager`."""
+
+    _target: type = field(default_factory=lambda: GenFusionDataManager)
+    num_views: int | None = None
+    """Number of train views. Uses train_test_split_{num_views}.json beside the data when it exists, else views spread
+    evenly over those that are not held out. Unset or 0: every view that is not held out."""
+    split_file: Path | None = None
+    """JSON file with train_ids and test_ids: positions among the registered images sorted by name, or image names.
+    Relative to the working directory or to the data. Wins over num-views."""
+    test_every: int = 8
+    """Hold out every n-th view for evaluation when neither a split file nor the capture says which views to hold
+    out."""
+    seed_points: Literal["visible", "strict", "random"] = "visible"
+    """Sparse points to start from: those seen by at least one train view; strict: only those that two or more train
+    views see; random: none, points drawn in view of the train cameras."""
+    num_random_points: int = 10_000
+    """How many random points to draw, for seed-points random or when there are too few others."""
+    min_seed_points: int = 100
+    """With fewer sparse points than this, random points are added."""
+    random_points_seed: int = 0
+    """Seed of the random points."""
+
+
+class GenFusionDataManager(FullImageDatamanager):
+    """Full images and cameras of a few train views; all other registered views are held out or unused.
+
+    Every nerfstudio dataparser works underneath. It is asked for all registered views, whatever its own split options
+    say, and its poses are normalised over all of them: the same capture has the same frame for every split, in
+    training, evaluation and rendering. That is a mild leak of the held-out cameras' positions; their images and the
+    points that only they see never reach training. The evaluation views are the test views in every test mode.
+    """
+
+    config: GenFusionDataManagerConfig
+
+    def __init__(
+        self,
+        config: GenFusionDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
+        parser: DataParserConfig = config.dataparser
+        if config.data is not None:
+            parser = replace(parser, data=Path(config.data))
+        config = replace(config, dataparser=whole_capture_config(parser), data=parser.data)
+        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+
+    @property
+    def train_view_ids(self) -> tuple[int, ...]:
+        """Ids of the train views: positions among the registered views sorted by name."""
+        return self.split.train_ids
+
+    @property
+    def test_view_ids(self) -> tuple[int, ...]:
+        """Ids of the held-out views."""
+        return self.split.test_ids
+
+    @property
+    def train_names(self) -> tuple[str, ...]:
+        """Image names of the train views, in the order of the train dataset."""
+        return tuple(self.capture.names[i] for i in self.split.train_ids)
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        """Image names of the held-out views, in the order of the eval dataset."""
+        return tuple(self.capture.names[i] for i in self.split.test_ids)
+
+    def create_train_dataset(self) -> InputDataset:
+        """Read the capture, split it and seed it; overrides what the parser calls its train split."""
+        self.capture: Capture = read_capture(self.dataparser, self.train_dataparser_outputs)
+        self.split: ViewSplit = select_views(
+            self.capture.names,
+            data_folder(self.dataparser.config),
+            self.config.num_views,
+            self.config.split_file,
+            self.config.test_every,
+            self.capture.declared,
+        )
+        self.seeds: SeedPoints = self._make_seeds()
+        self.train_dataparser_outputs = self._select(self.split.train_ids)
+        self.train_dataparser_outputs.metadata.update(
+            points3D_xyz=self.seeds.xyz, points3D_rgb=self.seeds.rgb.float(), seed_points_kind=self.seeds.kind
+        )
+        CONSOLE.log(
+            f"Views: {len(self.split.train_ids)} train, {len(self.split.test_ids)} test of {len(self.capture.names)} "
+            f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source})."
+        )
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> InputDataset:
+        """The held-out views, whatever the parser calls its val or test split."""
+        outputs = self._select(self.split.test_ids)
+        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
+
+    def describe(self) -> dict[str, Any]:
+        """What evaluation results should say about the data: views, their source, and the seed points. JSON-able."""
+        return {
+            "num_registered_views": len(self.capture.names),
+            "train_views": list(self.train_names),
+            "test_views": list(self.test_names),
+            "split": self.split.source,
+            "seed_points": self.seeds.kind,
+            "num_seed_points": len(self.seeds.xyz),
+            "seed_points_source": self.seeds.source,
+        }
+
+    def sampler_state(self) -> dict[str, Any]:
+        """Where the order of the train views stands; JSON-able, for `load_sampler_state`."""
+        state: dict[str, Any] = {
+            "strategy": self.config.train_cameras_sampling_strategy,
+            "unseen": [int(i) for i in self.train_unseen_cameras],
+        }
+        if hasattr(self, "random_generator"):
+            version, internal, gauss = self.random_generator.getstate()
+            state["random"] = [version, list(internal), gauss]
+        if hasattr(self, "train_unsampled_epoch_count"):
+            state["epochs_unseen"] = [float(count) for count in self.train_unsampled_epoch_count]
+        return state
+
+    def load_sampler_state(self, state: dict[str, Any]) -> None:
+        """Continue the order of the train views where `sampler_state` left it.
+
+        Raises:
+            ValueError: the state belongs to another strategy or another number of train views.
+        """
+        strategy, count = self.config.train_cameras_sampling_strategy, len(self.train_dataset)
+        if state["strategy"] != strategy:
+            raise ValueError(
+                f"The saved view order was drawn with --train-cameras-sampling-strategy {state['strategy']}, this run "
+                f"has {strategy}; resume with the same."
+            )
+        if not state["unseen"] or not all(0 <= i < count for i in state["unseen"]):
+            raise ValueError(
+                f"The saved view order {state['unseen'][:8]} does not fit {count} train views (0..{count - 1}); "
+                "resume with the same split."
+            )
+        self.train_unseen_cameras = list(state["unseen"])
+        if "random" in state:
+            version, internal, gauss = state["random"]
+            self.random_generator.setstate((version, tuple(internal), gauss))
+        if "epochs_unseen" in state:
+            self.train_unsampled_epoch_count[:] = state["epochs_unseen"]
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list[dict[str, torch.Tensor]]:
+        match_image_sizes(self.train_dataset if split == "train" else self.eval_dataset)
+        # "cpu" pins memory, which needs a driver; without one "gpu" stores on self.device, the CPU.
+        where = cache_images_device if torch.cuda.is_available() else "gpu"
+        return super()._load_images(split, where)
+
+    def _select(self, ids: tuple[int, ...]) -> DataparserOutputs:
+        return select_outputs(self.capture.outputs, ids)
+
+    def _make_seeds(self) -> SeedPoints:
+        return make_seed_points(
+            self.config.seed_points,
+            point_sources(self.dataparser.config),
+            self.capture.names,
+            self.capture.outputs.cameras,
+            self.split.train_ids,
+            num_random=self.config.num_random_points,
+            min_points=self.config.min_seed_points,
+            generator=torch.Generator().manual_seed(self.config.random_points_seed),
+        )

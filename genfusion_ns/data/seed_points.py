@@ -1,0 +1,168 @@
+"""Seed points for the surfels: the sparse points that train views see, and random ones where there are none.
+
+Structure from motion is usually run on all images, so its points carry knowledge of the held-out views. Only points
+that train views observe are used here (GenFusion filters by visibility too, and its published numbers do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from genfusion_ns.data.random_points import count_views_seeing, random_points_in_view
+from genfusion_ns.data.similarity import AlignmentError, fit_similarity
+from genfusion_ns.data.sparse_model import SparseModel, SparseModelError, read_colmap_model, read_ply_model
+from genfusion_ns.data.view_selection import NameIndex
+
+SeedPointsKind = Literal["visible", "strict", "random"]
+
+_COLMAP_FOLDERS = (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse"))
+_NEEDED_VIEWS = {"visible": 1, "strict": 2}
+
+
+@dataclass(frozen=True)
+class SeedPoints:
+    """Points to start surfels from, in the frame of the dataparser's cameras."""
+
+    xyz: Float[Tensor, "M 3"]
+    """Positions in scene units."""
+    rgb: UInt8[Tensor, "M 3"]
+    """Colours, 0..255."""
+    kind: str
+    """`visible`, `strict` or `random`, with `+random` when there were too few; written to the log and the results."""
+    source: str
+    """Where they come from, for the log."""
+
+
+@dataclass(frozen=True)
+class SparseSources:
+    """Where to look for sparse points."""
+
+    data_dir: Path
+    """Folder of the capture."""
+    colmap_path: Path | None = None
+    """COLMAP model to prefer, relative to `data_dir`."""
+    ply_path: Path | None = None
+    """Point cloud that the capture or the user names, relative to `data_dir`."""
+    prefer_ply: bool = False
+    """Take `ply_path` even when there is a COLMAP model."""
+
+
+def make_seed_points(
+    kind: SeedPointsKind,
+    sources: SparseSources,
+    names: Sequence[str],
+    cameras: Cameras,
+    train_ids: Sequence[int],
+    *,
+    num_random: int,
+    min_points: int,
+    generator: torch.Generator,
+) -> SeedPoints:
+    """Choose the seed points of a capture.
+
+    A point is seen by a view when its track says so. Without tracks (a PLY file alone) it is seen when it projects
+    into the image in front of the camera, which ignores occlusion and so keeps more.
+
+    Args:
+        kind: `visible`: points seen by at least one train view; `strict`: by two or more, so that train views alone
+            could have triangulated them; `random`: none, only random ones.
+        sources: where the capture's points are.
+        names: image names of all registered views; index = view id.
+        cameras: cameras of all registered views, normalised. [V]
+        train_ids: ids of the train views.
+        num_random: random points to add when there are too few, see `random_points_in_view`.
+        min_points: fewer points than this are too few.
+        generator: source of the random points.
+
+    Raises:
+        SparseModelError: the capture's point file is corrupt.
+    """
+    train_cameras = cameras[torch.tensor(train_ids, dtype=torch.long)]
+    xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
+    if kind != "random":
+        model, source = _find_model(sources, names, cameras)
+        if model is not None:
+            seen = _count_train_views(model, names, train_cameras, train_ids) >= _NEEDED_VIEWS[kind]
+            xyz, rgb = torch.from_numpy(model.xyz[seen]).float(), torch.from_numpy(model.rgb[seen])
+            source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
+    if len(xyz) >= min_points:
+        return SeedPoints(xyz, rgb, kind, source)
+    extra = random_points_in_view(train_cameras, num_random, generator, landmarks=xyz)
+    grey = torch.full((num_random, 3), 128, dtype=torch.uint8)
+    if kind != "random":
+        source += f", fewer than {min_points}, so {num_random} random ones in view of the train cameras are added"
+    mixed = f"{kind}+random" if len(xyz) else "random"
+    return SeedPoints(torch.cat([xyz, extra]), torch.cat([rgb, grey]), mixed, source)
+
+
+def _find_model(sources: SparseSources, names: Sequence[str], cameras: Cameras) -> tuple[SparseModel | None, str]:
+    """The first sparse model that fits the cameras, moved into their frame, and a sentence about it."""
+    rejected: list[str] = []
+    for path, read in _candidates(sources):
+        model = read()
+        label = path.relative_to(sources.data_dir).as_posix()
+        if len(model.xyz) == 0:
+            rejected.append(f"{label} is empty")
+            continue
+        try:
+            return _into_camera_frame(model, names, cameras), label
+        except AlignmentError as error:
+            rejected.append(f"{label} is not used: {error}")
+    return None, "; ".join(rejected) or "no COLMAP model or point cloud beside the data"
+
+
+def _candidates(sources: SparseSources):
+    folder = sources.data_dir
+    colmap_folders = [folder / path for path in dict.fromkeys(filter(None, (sources.colmap_path, *_COLMAP_FOLDERS)))]
+    models = [
+        (path, lambda path=path: read_colmap_model(path))
+        for path in colmap_folders
+        if any((path / f"points3D.{ext}").exists() for ext in ("bin", "txt"))
+    ]
+    transforms = [folder / "transforms.json"]
+    if not transforms[0].exists():
+        transforms = sorted(folder.glob("transforms_*.json"))
+    ply = folder / (sources.ply_path or "sparse_pc.ply")
+    if sources.ply_path is not None and not ply.exists():
+        raise SparseModelError(f"{ply}, named as the capture's point cloud, does not exist; add it or remove its name.")
+    clouds = [(ply, lambda: read_ply_model(ply, transforms))] if ply.exists() and transforms else []
+    return clouds + models if sources.prefer_ply else models + clouds
+
+
+def _into_camera_frame(model: SparseModel, names: Sequence[str], cameras: Cameras) -> SparseModel:
+    pairs = _pair_cameras(model, names)
+    if len(pairs) < 2:
+        raise AlignmentError(f"it shares {len(pairs)} image name(s) with the capture, 2 are needed")
+    poses = cameras.camera_to_worlds.double().cpu().numpy()
+    ours, theirs = list(pairs.values()), list(pairs.keys())
+    fit = fit_similarity(model.c2w[theirs], poses[ours])
+    return SparseModel(model.path, fit.apply(model.xyz), model.rgb, model.names, model.c2w, model.tracks)
+
+
+def _pair_cameras(model: SparseModel, names: Sequence[str]) -> dict[int, int]:
+    """Position in the model -> view id, for the images that both know, by name."""
+    index = NameIndex(names)
+    found = {camera: index.find(name) for camera, name in enumerate(model.names)}
+    return {camera: views[0] for camera, views in found.items() if len(views) == 1}
+
+
+def _count_train_views(
+    model: SparseModel, names: Sequence[str], train_cameras: Cameras, train_ids: Sequence[int]
+) -> np.ndarray:
+    if model.tracks is None:
+        return count_views_seeing(train_cameras, torch.from_numpy(model.xyz).float()).numpy()
+    view_of_camera = _pair_cameras(model, names)
+    train = set(train_ids)
+    is_train = np.array([view_of_camera.get(camera) in train for camera in range(len(model.names))], dtype=bool)
+    # A track may list one image twice; that is still one view.
+    observations = np.unique(model.tracks[is_train[model.tracks[:, 1]]], axis=0)
+    return np.bincount(observations[:, 0], minlength=len(model.xyz))

@@ -1,0 +1,119 @@
+"""Sparse points on disk: COLMAP models with tracks, and point clouds in PLY files."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from nerfstudio.data.utils import colmap_parsing_utils as colmap
+from plyfile import PlyData, PlyParseError
+
+_OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0])
+_NO_COLOUR = 128
+
+
+class SparseModelError(ValueError):
+    """A sparse point file that cannot be read; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """Points in the world of their file, and the cameras of the same world."""
+
+    path: Path
+    xyz: Float[np.ndarray, "M 3"]
+    """Positions in the file's world."""
+    rgb: UInt8[np.ndarray, "M 3"]
+    """Colours; mid grey where the file has none."""
+    names: tuple[str, ...]
+    """Image names of the cameras."""
+    c2w: Float[np.ndarray, "V 3 4"]
+    """Camera-to-world poses in the file's world, OpenGL axes."""
+    tracks: Int[np.ndarray, "L 2"] | None
+    """Observations as (point, camera) positions in the arrays above; None when the file does not record them."""
+
+
+def read_colmap_model(folder: Path) -> SparseModel:
+    """Read a COLMAP model, text or binary, with its tracks.
+
+    Raises:
+        SparseModelError: a file is missing or truncated.
+    """
+    images = _read_colmap(folder, "images", colmap.read_images_binary, colmap.read_images_text)
+    points = _read_colmap(folder, "points3D", colmap.read_points3D_binary, colmap.read_points3D_text)
+    camera_of_image = {image_id: i for i, image_id in enumerate(images)}
+    poses = np.zeros((len(images), 3, 4))
+    for i, image in enumerate(images.values()):
+        rotation = colmap.qvec2rotmat(image.qvec).T
+        poses[i] = np.column_stack([rotation @ _OPENCV_TO_OPENGL, -rotation @ image.tvec])
+    tracks = [
+        (p, camera_of_image[image_id])
+        for p, point in enumerate(points.values())
+        for image_id in point.image_ids.tolist()
+        if image_id in camera_of_image
+    ]
+    return SparseModel(
+        path=folder,
+        xyz=np.array([point.xyz for point in points.values()], dtype=np.float64).reshape(-1, 3),
+        rgb=np.array([point.rgb for point in points.values()], dtype=np.uint8).reshape(-1, 3),
+        names=tuple(image.name for image in images.values()),
+        c2w=poses,
+        tracks=np.array(tracks, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def read_ply_model(path: Path, transforms: list[Path]) -> SparseModel:
+    """Read a point cloud whose world is that of the poses in `transforms` (transforms.json or Blender's files).
+
+    Raises:
+        SparseModelError: not a PLY file, no x, y, z, or an unreadable transforms file.
+    """
+    frames = [frame for file in transforms for frame in _read_frames(file)]
+    try:
+        vertices = PlyData.read(str(path))["vertex"].data
+    except (OSError, PlyParseError, KeyError, ValueError) as error:
+        raise SparseModelError(f"{path} cannot be read as a PLY point cloud: {error}") from error
+    columns = vertices.dtype.names or ()
+    if not {"x", "y", "z"} <= set(columns):
+        raise SparseModelError(f"{path}: vertices have the properties {list(columns)}; x, y and z are needed.")
+    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)
+    return SparseModel(
+        path=path,
+        xyz=np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64),
+        rgb=_colours(vertices, columns),
+        names=tuple(str(frame["file_path"]).removeprefix("./") for frame in frames),
+        c2w=poses[:, :3, :4],
+        tracks=None,
+    )
+
+
+def _read_colmap(folder: Path, stem: str, binary: Callable[..., dict], text: Callable[..., dict]) -> dict[int, Any]:
+    for path, read in ((folder / f"{stem}.bin", binary), (folder / f"{stem}.txt", text)):
+        if path.exists():
+            try:
+                return read(path)
+            except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
+                raise SparseModelError(f"{path} cannot be read as a COLMAP model: {error}") from error
+    raise SparseModelError(f"{folder} has neither {stem}.bin nor {stem}.txt.")
+
+
+def _read_frames(path: Path) -> list[dict[str, Any]]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["frames"]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise SparseModelError(f"{path} cannot be read as a transforms file: {error!r}") from error
+
+
+def _colours(vertices: np.ndarray, columns: tuple[str, ...]) -> UInt8[np.ndarray, "M 3"]:
+    if not {"red", "green", "blue"} <= set(columns):
+        return np.full((len(vertices), 3), _NO_COLOUR, dtype=np.uint8)
+    rgb = np.stack([vertices[channel] for channel in ("red", "green", "blue")], axis=1)
+    if np.issubdtype(rgb.dtype, np.floating):
+        rgb = np.round(255 * rgb)
+    return np.clip(rgb, 0, 255).astype(np.uint8)
