@@ -1,0 +1,222 @@
+"""Camera paths made from the cameras of a capture: pure functions of poses, equivariant under rigid motions.
+
+All poses are c2w with OpenGL axes (see `cameras`). Nothing here knows which world axis is vertical: the up axis is
+taken from the cameras themselves, so no path depends on how a data set was normalised. Everything runs in float64 on
+the CPU and returns the dtype and device of its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation, Slerp
+from torch import Tensor
+
+from genfusion_ns.geometry.capture import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
+
+_DENSE = 40
+"""Samples per output frame when a curve is measured for constant speed."""
+
+
+def look_at(
+    positions: Float[Tensor, "M 3"], target: Float[Tensor, "*M 3"], up: Float[Tensor, "*M 3"]
+) -> Float[Tensor, "M 4 4"]:
+    """Poses at `positions` that look at `target` without roll about `up`.
+
+    Raises:
+        ValueError: a viewing direction is parallel to `up`, which leaves the roll open.
+    """
+    backward = torch.nn.functional.normalize(positions - target, dim=-1, eps=1e-300)
+    right = torch.linalg.cross(up.expand_as(backward), backward)
+    if (right.norm(dim=-1) < 1e-6).any():
+        raise ValueError("a camera of the path looks along the up axis, or stands at its target; its roll is undefined")
+    right = torch.nn.functional.normalize(right, dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(backward, right), backward], dim=-1)
+    return _poses(rotation, positions)
+
+
+def ellipse_path(
+    c2w: Float[Tensor, "N 4 4"],
+    num: int,
+    height_variation: float = 1.0,
+    phase: float = 0.0,
+    scale: float = 1.0,
+    tilt: float = 0.0,
+) -> Float[Tensor, "num 4 4"]:
+    """A closed loop around the focus of a capture, looking at it (paper section 4.3, novel views of sparse captures).
+
+    The ellipse is horizontal about the vertical of the capture and centred over its focus. Its axes are the principal
+    axes of the camera positions, its half-axes the 90th percentile of the camera offsets along them, though never
+    smaller than the smallest horizontal distance, so that no frame comes nearer to the focus than the photographer.
+
+    Args:
+        c2w: poses of the capture. [N, 4, 4]
+        num: frames, evenly spaced along the curve; the last stops one step before the first.
+        height_variation: 0 stays at the middle height, 1 sways between the 10th and 90th percentile of the heights.
+        phase: where along the loop the highest point lies, in turns (0..1).
+        scale: factor on the half-axes.
+        tilt: rotation of each camera about its own x axis, radians, positive looks up.
+
+    Returns:
+        Poses. [num, 4, 4]
+
+    Raises:
+        ValueError: num < 1, no vertical (`mean_up`), or all cameras stand on one vertical through the focus.
+    """
+    _require_frames(num)
+    poses = c2w.detach().double().cpu()
+    focus, up = focus_point(poses), mean_up(poses)
+    offset = poses[:, :3, 3] - focus
+    first, second = horizontal_axes(offset, up)
+    plan = torch.stack([offset @ first, offset @ second], dim=-1)
+    nearest = plan.norm(dim=-1).min()
+    half_axes = scale * torch.maximum(torch.quantile(plan.abs(), 0.9, dim=0), nearest)
+    if half_axes.min() <= 1e-9 * offset.norm(dim=-1).max():
+        raise ValueError("all cameras stand above or below the point they look at; an ellipse around it has no extent")
+    low, high = torch.quantile(offset @ up, offset.new_tensor([0.1, 0.9]))
+
+    def curve(s: np.ndarray) -> np.ndarray:
+        turn = 2 * math.pi * torch.from_numpy(s)[:, None]
+        sway = height_variation * (high - low) / 2 * torch.cos(turn + 2 * math.pi * phase)
+        plane = half_axes[0] * torch.cos(turn) * first + half_axes[1] * torch.sin(turn) * second
+        return (focus + plane + ((low + high) / 2 + sway) * up).numpy()
+
+    stops = _constant_speed(curve, num + 1, samples=_DENSE * max(num, 25))[:-1]
+    path = look_at(torch.from_numpy(curve(stops)), focus, up)
+    return _tilted(path, tilt).to(c2w)
+
+
+def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4"]:
+    """A smooth open path through keyframes, from the first to the last at constant speed.
+
+    Positions follow a natural cubic spline with centripetal knots (Lee 1989), which keeps overshoot small between
+    uneven keyframes; rotations are interpolated spherically between neighbours.
+
+    Args:
+        c2w: keyframes in order; equal neighbours are merged, a single keyframe gives a camera at rest. [N, 4, 4]
+        num: frames.
+
+    Returns:
+        Poses. [num, 4, 4]
+
+    Raises:
+        ValueError: num < 1.
+    """
+    _require_frames(num)
+    poses = c2w.detach().double().cpu()
+    moves = pose_distances(poses).diagonal(1) > 1e-9
+    poses = poses[torch.cat([torch.ones(1, dtype=torch.bool), moves])].numpy()
+    if len(poses) == 1:
+        return c2w[:1].expand(num, 4, 4).clone()
+    steps = pose_distances(torch.from_numpy(poses)).diagonal(1).numpy()
+    knots = np.concatenate([[0.0], np.cumsum(np.sqrt(steps))])
+    knots /= knots[-1]
+    positions = CubicSpline(knots, poses[:, :3, 3], bc_type="natural")
+    rotations = Slerp(knots, Rotation.from_matrix(poses[:, :3, :3]))
+    # Cameras that only turn still have to advance, so part of the speed is angular.
+    stops = _constant_speed(
+        lambda s: np.concatenate(
+            [positions(s), _turn_length(poses) * rotations(s).as_matrix().reshape(len(s), 9)], axis=1
+        ),
+        num,
+        samples=_DENSE * max(num, 25),
+    )
+    rotation = torch.from_numpy(rotations(stops).as_matrix())
+    return _poses(rotation, torch.from_numpy(positions(stops))).to(c2w)
+
+
+def visiting_order(c2w: Float[Tensor, "N 4 4"]) -> list[int]:
+    """A short order in which to visit all cameras: nearest neighbour tours from each start, the shortest of them."""
+    distances = pose_distances(c2w.detach().double().cpu()).numpy()
+    best, best_length = list(range(len(distances))), math.inf
+    # Every start would be cubic in the number of views; beyond 64 an even choice of starts is as good.
+    for start in np.unique(np.linspace(0, len(distances) - 1, 64).astype(int)):
+        order, length = [int(start)], 0.0
+        open_views = np.ones(len(distances), dtype=bool)
+        open_views[start] = False
+        while open_views.any():
+            step = np.where(open_views, distances[order[-1]], np.inf)
+            order.append(int(step.argmin()))
+            length += step.min()
+            open_views[order[-1]] = False
+        if length < best_length - 1e-12:
+            best, best_length = order, length
+    return best
+
+
+def follow_path(
+    c2w: Float[Tensor, "N 4 4"],
+    num: int,
+    generator: torch.Generator,
+    position_jitter: float = 0.0,
+    turn_jitter: float = 0.0,
+    frames_per_view: int = 8,
+) -> Float[Tensor, "num 4 4"]:
+    """A path along the cameras of a capture, with smooth seeded departures from it.
+
+    For captures that do not surround a focus: it stays where a photographer has walked. Drawn from `generator`: which
+    views are visited when there are more than `num / frames_per_view`, the direction of travel, and the departures.
+
+    Args:
+        c2w: poses of the capture, in any order. [N, 4, 4]
+        num: frames.
+        generator: source of randomness, on the CPU.
+        position_jitter: largest departure along each camera axis, as a share of the median distance between a view
+            and its nearest neighbour; one view alone has no such scale and stays.
+        turn_jitter: largest departure about each camera axis, radians.
+        frames_per_view: frames that the path spends on one view at least.
+
+    Returns:
+        Poses. [num, 4, 4]
+    """
+    _require_frames(num)
+    order = visiting_order(c2w)
+    stops = min(len(order), max(2, num // frames_per_view))
+    shift, reverse = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    visited = [order[min(int((i + shift) * len(order) / stops), len(order) - 1)] for i in range(stops)]
+    path = spline_path(c2w[visited[::-1] if reverse < 0.5 else visited], num).double().cpu()
+
+    controls = max(4, stops + 2)
+    noise = 2 * torch.rand(controls, 6, generator=generator, dtype=torch.float64) - 1
+    smooth = CubicSpline(np.linspace(0, 1, controls), noise.numpy(), bc_type="natural")(np.linspace(0, 1, num))
+    smooth = smooth / np.maximum(1.0, np.abs(smooth).max(axis=0))
+    local = torch.eye(4, dtype=torch.float64).repeat(num, 1, 1)
+    local[:, :3, :3] = torch.from_numpy(Rotation.from_rotvec(turn_jitter * smooth[:, 3:]).as_matrix())
+    local[:, :3, 3] = position_jitter * neighbour_spacing(c2w) * torch.from_numpy(smooth[:, :3])
+    return (path @ local).to(c2w)
+
+
+def _constant_speed(curve: Callable[[np.ndarray], np.ndarray], num: int, samples: int) -> np.ndarray:
+    """Parameters in 0..1 at which `curve` is passed in `num` equal steps, both ends included."""
+    dense = np.linspace(0.0, 1.0, samples)
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve(dense), axis=0), axis=1))])
+    return np.interp(np.linspace(0.0, length[-1], num), length, dense)
+
+
+def _turn_length(poses: np.ndarray) -> float:
+    """Length that one unit of rotation-matrix change counts for: a tenth of the keyframes' spread, or 1 at rest."""
+    spread = float(np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0), axis=1).max())
+    return 0.1 * spread if spread > 1e-12 else 1.0
+
+
+def _tilted(c2w: Tensor, angle: float) -> Tensor:
+    local = torch.eye(4, dtype=c2w.dtype)
+    local[1:3, 1:3] = local.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return c2w @ local
+
+
+def _poses(rotation: Tensor, position: Tensor) -> Tensor:
+    pose = torch.eye(4, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
+    pose[:, :3, :3] = rotation
+    pose[:, :3, 3] = position
+    return pose
+
+
+def _require_frames(num: int) -> None:
+    if num < 1:
+        raise ValueError(f"a path needs at least 1 frame, num is {num}")
