@@ -52,13 +52,17 @@ def mean_up(c2w: Float[Tensor, "N 4 4"]) -> Float[Tensor, "3"]:
     Raises:
         ValueError: the up axes cancel (cameras upside down to each other), so the capture has no vertical.
     """
-    poses = c2w.detach().double().cpu()
+    up = _common_up(c2w.detach().double().cpu())
+    if up is None:
+        raise ValueError(f"the up axes of {len(c2w)} cameras cancel out, there is no common vertical for a path")
+    return up.to(c2w)
+
+
+def _common_up(poses: Tensor) -> Tensor | None:
     right, up = poses[:, :3, 0], poses[:, :3, 1].mean(0)
     spread = right.T @ right / len(right)
     leveled = torch.linalg.solve(spread + _NO_ROLL_WEIGHT * torch.eye(3, dtype=torch.float64), up)
-    if up.norm() < 1e-3 or leveled.norm() < 1e-9:
-        raise ValueError(f"the up axes of {len(c2w)} cameras cancel out, there is no common vertical for a path")
-    return (leveled / leveled.norm()).to(c2w)
+    return leveled / leveled.norm() if up.norm() > 1e-3 and leveled.norm() > 1e-9 else None
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ class CaptureShape:
 
     focus: Float[Tensor, "3"]
     """World point nearest to all optical axes, scene units."""
-    up: Float[Tensor, "3"]
-    """Unit vertical."""
+    up: Float[Tensor, "3"] | None
+    """Unit vertical, None where `mean_up` finds none."""
     in_front: float
     """Share of the cameras that have the focus before them, 0..1."""
     largest_gap: float
-    """Widest horizontal angle around the focus without any camera, radians; 2 pi when all stand in one direction."""
+    """Widest horizontal angle around the focus without any camera, radians; 2 pi without a vertical or when all stand
+    in one direction."""
     miss: float
     """Root mean square distance of the optical axes from the focus, as a share of the mean distance to it."""
 
@@ -86,23 +91,26 @@ class CaptureShape:
 
 
 def capture_shape(c2w: Float[Tensor, "N 4 4"]) -> CaptureShape:
-    """Measures a capture; see `CaptureShape`. Raises ValueError where `mean_up` does."""
+    """Measures a capture; see `CaptureShape`."""
     poses = c2w.detach().double().cpu()
-    focus, up = focus_point(poses), mean_up(poses)
+    focus, up = focus_point(poses), _common_up(poses)
     toward, forward = focus - poses[:, :3, 3], -poses[:, :3, 2]
     along = (toward * forward).sum(-1)
     distance = toward.norm(dim=-1).mean().clamp(min=1e-12)
     miss = (toward - along[:, None] * forward).square().sum(-1).mean().sqrt() / distance
-    first, second = horizontal_axes(-toward, up)
-    angles = torch.atan2(-toward @ second, -toward @ first).sort().values
-    gaps = torch.cat([angles, angles[:1] + 2 * math.pi]).diff()
     return CaptureShape(
         focus=focus.to(c2w),
-        up=up.to(c2w),
+        up=None if up is None else up.to(c2w),
         in_front=float((along > 0).double().mean()),
-        largest_gap=float(gaps.max()),
+        largest_gap=2 * math.pi if up is None else _largest_gap(-toward, up),
         miss=float(miss),
     )
+
+
+def _largest_gap(offset: Tensor, up: Tensor) -> float:
+    first, second = horizontal_axes(offset, up)
+    angles = torch.atan2(offset @ second, offset @ first).sort().values
+    return float(torch.cat([angles, angles[:1] + 2 * math.pi]).diff().max())
 
 
 def surrounds_focus(c2w: Float[Tensor, "N 4 4"]) -> bool:

@@ -1,0 +1,247 @@
+"""Where a round looks: the cameras of its clips and the photos that condition them, nothing else.
+
+A sampler sees poses only. What it may not know by itself, namely where walls are, comes in as a test of poses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor
+
+from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
+from genfusion_ns.geometry.free_space import ClearTest, pull_to_clear
+from genfusion_ns.geometry.trajectories import ellipse_path, follow_path
+from genfusion_ns.geometry.windows import Window, clip_windows
+
+
+@dataclass(frozen=True)
+class ObservedViews:
+    """Cameras of the N training views."""
+
+    c2w: Float[Tensor, "N 4 4"]
+    """Camera-to-world, OpenGL axes."""
+    Ks: Float[Tensor, "N 3 3"]
+    """Intrinsics in pixels of each view's own size."""
+    sizes: list[tuple[int, int]]
+    """(width, height) of each view in pixels."""
+
+
+@dataclass(frozen=True)
+class SampledViews:
+    """A camera path of M frames, cut into windows, with the views that condition each window."""
+
+    c2w: Float[Tensor, "M 4 4"]
+    """Camera-to-world, OpenGL axes."""
+    K: Float[Tensor, "M 3 3"]
+    """Intrinsics in pixels of `size`."""
+    size: tuple[int, int]
+    """(width, height) at which to render the clip."""
+    windows: list[Window]
+    """Frames of each repair call."""
+    reference_ids: list[list[int]]
+    """For each window, indices into the observed views, most similar first."""
+    log: dict[str, Any]
+    """How the path came about, ready for JSON."""
+
+
+class ViewSampler(Protocol):
+    """Chooses the cameras of a round."""
+
+    def sample(
+        self,
+        observed: ObservedViews,
+        round: int,
+        generator: torch.Generator,
+        is_clear: ClearTest | None = None,
+    ) -> SampledViews:
+        """Cameras and references of one round.
+
+        Args:
+            observed: training views, at least one.
+            round: 0-based count of rounds.
+            generator: source of all randomness, on the CPU.
+            is_clear: which poses stand in free space; without it every pose is taken as clear.
+        """
+        ...
+
+
+@dataclass
+class SparseSamplerConfig(InstantiateConfig):
+    """Views between and around a few observed ones."""
+
+    _target: type = field(default_factory=lambda: SparseSampler)
+    kind: Literal["auto", "ellipse", "follow"] = "auto"
+    """Path: a loop around the subject (ellipse), along the observed cameras (follow), or whichever fits them (auto)."""
+    num_frames: int = 80
+    """Frames per round; a multiple of the repairer's clip length wastes none."""
+    num_references: int = 3
+    """Photos that condition each window at most."""
+    ellipse_scale: float = 1.0
+    """Ellipse: factor on the half-axes of the loop through the observed cameras."""
+    height_variation: float = 1.5
+    """Ellipse: sway of the height in round 0; 1 covers the 10th to 90th percentile of the observed heights."""
+    height_variation_step: float = 0.2
+    """Ellipse: how much the sway shrinks per round, down to 0.5."""
+    tilt_step: float = 2.0
+    """Ellipse: degrees by which the cameras look above or below the subject, per round; 0 in round 0."""
+    max_tilt: float = 10.0
+    """Ellipse: largest tilt in degrees."""
+    position_jitter: float = 0.2
+    """Follow: largest departure from the observed cameras, as a share of the distance between neighbours."""
+    turn_jitter: float = 5.0
+    """Follow: largest turn away from the observed directions in degrees."""
+
+
+class SparseSampler:
+    """An ellipse where the cameras surround their subject, else a path along the cameras; see `ViewSampler`."""
+
+    def __init__(self, config: SparseSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
+        """`clip_length` and `resolution` (width, height) are those of the repairer."""
+        for name in ("num_frames", "num_references"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+        self.config = config
+        self.clip_length = clip_length
+        self.resolution = resolution
+
+    def sample(
+        self,
+        observed: ObservedViews,
+        round: int,
+        generator: torch.Generator,
+        is_clear: ClearTest | None = None,
+    ) -> SampledViews:
+        """See `ViewSampler.sample`."""
+        shape = capture_shape(observed.c2w)
+        kind = self.config.kind
+        if kind == "auto":
+            kind = "ellipse" if shape.surrounds_focus else "follow"
+        path, log = (self._ellipse if kind == "ellipse" else self._follow)(observed.c2w, round, generator)
+        log = {"kind": kind, "round": round, **_shape_log(shape), **log}
+        if is_clear is not None:
+            pulled = pull_to_clear(path, observed.c2w, is_clear)
+            path = pulled.c2w
+            log["pulled_frames"] = int((pulled.pull > 0).sum())
+            log["largest_pull"] = float(pulled.pull.max())
+            log["abrupt_frames"] = pulled.abrupt
+        windows = clip_windows(len(path), self.clip_length)
+        size, K = clip_intrinsics(observed, self.resolution)
+        return SampledViews(
+            c2w=path,
+            K=K.expand(len(path), 3, 3).clone(),
+            size=size,
+            windows=windows,
+            reference_ids=[
+                choose_references(observed.c2w, path[w.start : w.start + w.length], self.config.num_references)
+                for w in windows
+            ],
+            log=log,
+        )
+
+    def _ellipse(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        config = self.config
+        phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        variation = max(0.5, config.height_variation - config.height_variation_step * round)
+        tilt = math.copysign(min(config.max_tilt, config.tilt_step * round), side - 0.5)
+        path = ellipse_path(c2w, config.num_frames, variation, phase, config.ellipse_scale, math.radians(tilt))
+        return path, {"phase": phase, "height_variation": variation, "tilt_degrees": tilt}
+
+    def _follow(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+        config = self.config
+        path = follow_path(c2w, config.num_frames, generator, config.position_jitter, math.radians(config.turn_jitter))
+        return path, {"position_jitter": config.position_jitter, "turn_jitter_degrees": config.turn_jitter}
+
+
+def choose_references(observed: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:
+    """The views that condition a window: the nearest to its mean pose first, then those that cover its frames best.
+
+    The first choice is the official rule with positions in units of the capture (`pose_distances`). Each further view
+    is the one that brings the frames, on average, closest to a chosen view.
+
+    Args:
+        observed: poses of the training views. [N, 4, 4]
+        frames: poses of the window. [T, 4, 4]
+        count: how many; all views at most.
+
+    Returns:
+        Indices of `observed` without repeats.
+    """
+    mean = frames.mean(0, keepdim=True)
+    mean[:, :3, 2] = torch.nn.functional.normalize(mean[:, :3, 2], dim=-1)
+    chosen = [int(pose_distances(observed, mean)[:, 0].argmin())]
+    distances = pose_distances(observed, frames)
+    covered = distances[chosen[0]]
+    while len(chosen) < min(count, len(observed)):
+        gain = (covered - torch.minimum(distances, covered)).sum(1)
+        gain[chosen] = -1.0
+        # Where no view brings a frame closer any more, the nearest of the rest.
+        pick = int(gain.argmax()) if gain.max() > 0 else _nearest_of_the_rest(distances, chosen)
+        chosen.append(pick)
+        covered = torch.minimum(covered, distances[pick])
+    return chosen
+
+
+def _nearest_of_the_rest(distances: Tensor, chosen: list[int]) -> int:
+    total = distances.sum(1)
+    total[chosen] = torch.inf
+    return int(total.argmin())
+
+
+def clip_size(observed: tuple[int, int], resolution: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+    """Clip size with the shape of the photos and about as many pixels as the repairer was made for.
+
+    Args:
+        observed: (width, height) of the photos.
+        resolution: (width, height) of the repairer.
+        multiple: both sides are multiples of this.
+
+    Returns:
+        (width, height) in pixels.
+
+    Raises:
+        ValueError: a side below 1.
+    """
+    if min(*observed, *resolution, multiple) < 1:
+        raise ValueError(
+            f"photo size {observed}, repairer resolution {resolution} and multiple {multiple} must be >= 1"
+        )
+    aspect, area = observed[0] / observed[1], resolution[0] * resolution[1]
+    ideal = math.sqrt(area * aspect)
+    around = [max(1, math.floor(ideal / multiple) + step) * multiple for step in (-1, 0, 1, 2)]
+    candidates = [(w, max(1, math.floor(w / aspect / multiple + 0.5)) * multiple) for w in around]
+    return min(candidates, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
+
+
+def clip_intrinsics(
+    observed: ObservedViews, resolution: tuple[int, int]
+) -> tuple[tuple[int, int], Float[Tensor, "3 3"]]:
+    """Size of the clip and the median intrinsics of the observed views at it, over the views of the commonest size.
+
+    Args:
+        observed: training views.
+        resolution: (width, height) of the repairer.
+
+    Returns:
+        (width, height) and K in pixels of that size.
+    """
+    common = Counter(observed.sizes).most_common(1)[0][0]
+    chosen = observed.Ks[[i for i, size in enumerate(observed.sizes) if size == common]]
+    size = clip_size(common, resolution)
+    return size, resize_intrinsics(chosen.median(dim=0).values, common, size)
+
+
+def _shape_log(shape: CaptureShape) -> dict[str, Any]:
+    return {
+        "focus": shape.focus.tolist(),
+        "up": None if shape.up is None else shape.up.tolist(),
+        "largest_gap_degrees": math.degrees(shape.largest_gap),
+        "focus_miss": shape.miss,
+    }

@@ -1,0 +1,209 @@
+"""Which places a camera may take, judged by what the observed views have seen: no camera inside walls or objects.
+
+Evidence comes from depth rendered at the observed cameras. A place is *seen empty* by a view if it projects into the
+image before the surface there. Everything is pure torch and works in the frame of the poses given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
+from genfusion_ns.geometry.capture import capture_shape, neighbour_spacing
+
+ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
+"""Says for each pose (c2w, OpenGL) whether a camera may stand there."""
+
+_NEIGHBOURS = 3
+"""Observed cameras this near in rank to each other are taken to be joined by a walk."""
+
+
+def free_space_test(
+    points: Float[Tensor, "M 3"],
+    viewmats: Float[Tensor, "N 4 4"],
+    Ks: Float[Tensor, "N 3 3"],
+    depths: Float[Tensor, "N H W 1"],
+    alphas: Float[Tensor, "N H W 1"],
+    radius: float,
+    focus: Float[Tensor, "3"] | None = None,
+    margin: float = 0.05,
+) -> Bool[Tensor, " M"]:
+    """Whether a camera may stand at each point.
+
+    Points within `radius` of an observed camera always count as clear, points on a visible surface otherwise never.
+    Of the rest, without `focus` a point needs evidence for it: some view has seen it empty, or it lies within `radius`
+    of the line between two neighbouring cameras and neither sees anything before it. With `focus`, for captures that
+    surround it, evidence against a point is needed: some view sees background, i.e. a surface beyond the focus,
+    before it; what the subject itself hides stays allowed.
+
+    Args:
+        points: world points. [M, 3]
+        viewmats: observed cameras, world-to-camera, OpenCV axes. [N, 4, 4]
+        Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
+        depths: rendered z depth, scene units. [N, H, W, 1]
+        alphas: rendered coverage; below 0.5 a pixel is no evidence. [N, H, W, 1]
+        radius: scene units.
+        focus: the point that the cameras surround. [3]
+        margin: distance to keep before a surface, as a share of its depth.
+
+    Returns:
+        [M]
+    """
+    sight = _look(points, viewmats, Ks, depths, alphas)
+    on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
+    centers = camera_centers(viewmats)
+    at_camera = torch.cdist(points, centers).amin(1) <= radius
+    behind = sight.known & (sight.z >= (1 - margin) * sight.depth)
+    if focus is None:
+        seen_empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
+        clear = seen_empty.any(0) | _between_neighbours(points, centers, behind, radius)
+    else:
+        focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
+        clear = ~(behind & (sight.depth > focus_z[:, None])).any(0)
+    return at_camera | (clear & ~on_surface)
+
+
+def clearance_test(
+    viewmats: Float[Tensor, "N 4 4"],
+    Ks: Float[Tensor, "N 3 3"],
+    depths: Float[Tensor, "N H W 1"],
+    alphas: Float[Tensor, "N H W 1"],
+    radius_share: float = 0.25,
+) -> ClearTest:
+    """A test of poses against the reconstruction, strict or lenient by the shape of the capture.
+
+    Args:
+        viewmats: all observed cameras, world-to-camera, OpenCV axes. [N, 4, 4]
+        Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
+        depths: z depth rendered at them, scene units; a small raster (128 pixels wide) suffices. [N, H, W, 1]
+        alphas: coverage rendered at them, 0..1. [N, H, W, 1]
+        radius_share: `free_space_test`'s radius as a share of the median distance between neighbouring cameras.
+    """
+    c2w = viewmat_to_c2w(viewmats)
+    shape = capture_shape(c2w)
+    focus = shape.focus if shape.surrounds_focus else None
+    radius = radius_share * neighbour_spacing(c2w)
+
+    def is_clear(poses: Tensor) -> Tensor:
+        return free_space_test(poses[:, :3, 3].to(viewmats), viewmats, Ks, depths, alphas, radius, focus).to(
+            poses.device
+        )
+
+    return is_clear
+
+
+@dataclass(frozen=True)
+class PulledPath:
+    """A path after `pull_to_clear`."""
+
+    c2w: Float[Tensor, "M 4 4"]
+    pull: Float[Tensor, " M"]
+    """How far each frame went from its own pose (0) to an observed one (1)."""
+    abrupt: int
+    """Frames that had to leave the smooth path to stay clear."""
+
+
+def pull_to_clear(
+    c2w: Float[Tensor, "M 4 4"], observed: Float[Tensor, "N 4 4"], is_clear: ClearTest, reach: int = 4
+) -> PulledPath:
+    """Moves the frames that are not clear towards their nearest observed camera, as little as needed, and smoothly.
+
+    Args:
+        c2w: path, in order. [M, 4, 4]
+        observed: poses that are clear by definition. [N, 4, 4]
+        is_clear: see `ClearTest`.
+        reach: frames over which neighbours share a pull, so that the path keeps its flow.
+
+    Returns:
+        The path, every frame of which is clear or stands at an observed pose.
+    """
+    clear = is_clear(c2w)
+    if bool(clear.all()):
+        return PulledPath(c2w, c2w.new_zeros(len(c2w)), 0)
+    own = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)]
+    target = _smooth_poses(own, reach)
+    target = torch.where(is_clear(target)[:, None, None], target, own)
+    low, high = c2w.new_zeros(len(c2w)), torch.where(clear, 0.0, 1.0).to(c2w)
+    for _ in range(7):
+        middle = (low + high) / 2
+        passed = is_clear(_blend(c2w, target, middle))
+        high, low = torch.where(passed, middle, high), torch.where(passed, low, middle)
+    window = 2 * reach + 1
+    widened = F.max_pool1d(high[None, None], window, stride=1, padding=reach)
+    # Averaging over no more frames than the maximum was taken over never falls below a frame's own need.
+    ramp = F.avg_pool1d(F.pad(widened, (reach, reach), mode="replicate"), window, stride=1)[0, 0]
+    smooth, exact = _blend(c2w, target, ramp), _blend(c2w, target, high)
+    fits = is_clear(smooth)
+    result = torch.where(fits[:, None, None], smooth, torch.where(is_clear(exact)[:, None, None], exact, own))
+    return PulledPath(result, torch.where(fits, ramp, high), int((~fits).sum()))
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What N views see in the direction of M points."""
+
+    known: Tensor
+    """The point is before the camera, inside the image, on a covered pixel. [N, M]"""
+    z: Tensor
+    """Depth of the point. [N, M]"""
+    depth: Tensor
+    """Depth of the surface at the point's pixel. [N, M]"""
+    nearest: Tensor
+    """Smallest depth in the 3 x 3 pixels around it, 0 where one of them is not covered. [N, M]"""
+
+
+def _look(points: Tensor, viewmats: Tensor, Ks: Tensor, depths: Tensor, alphas: Tensor) -> _Sight:
+    height, width = depths.shape[1:3]
+    camera = points @ viewmats[:, :3, :3].transpose(-1, -2) + viewmats[:, None, :3, 3]
+    z = camera[..., 2]
+    pixel = (camera @ Ks.transpose(-1, -2))[..., :2] / z.clamp(min=1e-12)[..., None]
+    inside = (z > 0) & (pixel >= 0).all(-1) & (pixel[..., 0] < width) & (pixel[..., 1] < height)
+    column = pixel[..., 0].clamp(0, width - 1).long()
+    row = pixel[..., 1].clamp(0, height - 1).long()
+    view = torch.arange(len(viewmats), device=points.device)[:, None]
+    covered = alphas[..., 0] > 0.5
+    surface = torch.where(covered, depths[..., 0], 0.0)
+    nearest = -F.max_pool2d(-surface[:, None], 3, stride=1, padding=1)[:, 0]
+    return _Sight(inside & covered[view, row, column], z, surface[view, row, column], nearest[view, row, column])
+
+
+def _between_neighbours(points: Tensor, centers: Tensor, behind: Tensor, radius: float) -> Tensor:
+    """Points within `radius` of a line between neighbouring cameras, neither of which sees something before it. [M]"""
+    if len(centers) < 2:
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    distances = torch.cdist(centers, centers).fill_diagonal_(torch.inf)
+    ends = distances.topk(min(_NEIGHBOURS, len(centers) - 1), largest=False).indices
+    first = torch.arange(len(centers), device=points.device)[:, None].expand_as(ends).flatten()
+    second = ends.flatten()
+    line = centers[second] - centers[first]
+    along = ((points[:, None] - centers[first]) * line).sum(-1) / line.square().sum(-1).clamp(min=1e-20)
+    foot = centers[first] + along.clamp(0, 1)[..., None] * line
+    near = (points[:, None] - foot).norm(dim=-1) <= radius
+    return (near & ~(behind[first] | behind[second]).T).any(1)
+
+
+def _blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    mixed = first + share[:, None, None] * (second - first)
+    return _with_rotations(mixed)
+
+
+def _smooth_poses(c2w: Tensor, reach: int) -> Tensor:
+    """Moving average over 2 * reach + 1 frames, the ends repeated."""
+    flat = F.pad(c2w.reshape(1, len(c2w), 16).transpose(1, 2), (reach, reach), mode="replicate")
+    return _with_rotations(F.avg_pool1d(flat, 2 * reach + 1, stride=1)[0].T.reshape(-1, 4, 4))
+
+
+def _with_rotations(mixed: Tensor) -> Tensor:
+    """Replaces averaged rotation blocks by the nearest rotation (chordal mean)."""
+    left, _, right = torch.linalg.svd(mixed[:, :3, :3])
+    sign = torch.ones_like(mixed[:, 0, :3])
+    sign[:, 2] = torch.linalg.det(left @ right)
+    result = mixed.clone()
+    result[:, :3, :3] = (left * sign[:, None]) @ right
+    return result
