@@ -1,0 +1,233 @@
+"""The generated views that training currently learns from, beside the photos.
+
+Views are kept on the CPU in compact form (colours in 8 bits, disparity and confidence in half precision: 7 bytes per
+pixel) and drawn epoch by epoch without replacement. The store saves itself beside the checkpoint; a resumed run draws
+the same views in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float16, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from genfusion_ns.data.atomic_write import write_atomically
+from genfusion_ns.data.camera_conversion import viewmats_to_cameras
+from genfusion_ns.geometry.cameras import RepairedClip
+
+_FORMAT = "genfusion generated views 1"
+_TENSORS = ("viewmat", "K", "rgb", "disparity", "confidence")
+
+
+class StoreError(ValueError):
+    """A generated-view file that cannot be used; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class GeneratedView:
+    """One frame of a repaired clip with its camera, in storage precision."""
+
+    viewmat: Float[Tensor, "4 4"]
+    """World-to-camera, OpenCV axes."""
+    K: Float[Tensor, "3 3"]
+    """Intrinsics in pixels of this H x W raster."""
+    rgb: UInt8[Tensor, "H W 3"]
+    """Colours, 0..255."""
+    disparity: Float16[Tensor, "H W 1"]
+    """Relative disparity in 0..1, known up to one scale and shift per clip; larger is nearer."""
+    confidence: Float16[Tensor, "H W 1"]
+    """Trust in each pixel, 0..1."""
+    round: int
+    """Fuse event that made it."""
+    clip: int
+    """Position of its clip within the round."""
+    frame: int
+    """Position within the clip."""
+
+    def __post_init__(self) -> None:
+        height, width = self.rgb.shape[:2]
+        wanted = {
+            "viewmat": ((4, 4), torch.float32),
+            "K": ((3, 3), torch.float32),
+            "rgb": ((height, width, 3), torch.uint8),
+            "disparity": ((height, width, 1), torch.float16),
+            "confidence": ((height, width, 1), torch.float16),
+        }
+        for name, (shape, dtype) in wanted.items():
+            tensor = getattr(self, name)
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise ValueError(
+                    f"{name} of a generated view is {tuple(tensor.shape)} {tensor.dtype}; needed: {shape} {dtype}."
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+    def rgb_float(self) -> Float[Tensor, "H W 3"]:
+        """Colours in 0..1."""
+        return self.rgb.float() / 255
+
+    def camera(self) -> Cameras:
+        """Its camera as nerfstudio has it, in a batch of one."""
+        return viewmats_to_cameras(self.viewmat[None], self.K[None], self.size)
+
+    def to(self, device: torch.device | str) -> GeneratedView:
+        """The same view on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return GeneratedView(**moved, round=self.round, clip=self.clip, frame=self.frame)
+
+
+def views_of_clip(
+    repaired: RepairedClip,
+    viewmats: Float[Tensor, "T 4 4"],
+    Ks: Float[Tensor, "T 3 3"],
+    round: int,
+    clip: int,
+    frames: Iterable[int] | None = None,
+) -> list[GeneratedView]:
+    """The frames of a repaired clip as generated views, on the CPU.
+
+    Args:
+        repaired: the clip; values beyond 0..1 are clamped.
+        viewmats: its cameras, world-to-camera, OpenCV axes.
+        Ks: intrinsics in pixels of the clip's raster.
+        round: fuse event that made it.
+        clip: position of the clip within the round.
+        frames: frames to keep (neighbouring clips may share some); all by default.
+    """
+    clip_on_cpu = repaired.to("cpu")
+    rgb = (clip_on_cpu.rgb.clamp(0, 1) * 255).round().to(torch.uint8)
+    disparity, confidence = (x.clamp(0, 1).half() for x in (clip_on_cpu.disparity, clip_on_cpu.confidence))
+    # Cloned, so that a view holds its own frame and not the whole clip in memory.
+    return [
+        GeneratedView(
+            viewmat=viewmats[t].detach().float().cpu().clone(),
+            K=Ks[t].detach().float().cpu().clone(),
+            rgb=rgb[t].clone(),
+            disparity=disparity[t].detach().clone(),
+            confidence=confidence[t].detach().clone(),
+            round=round,
+            clip=clip,
+            frame=t,
+        )
+        for t in (range(len(repaired)) if frames is None else frames)
+    ]
+
+
+class GeneratedViewStore:
+    """Generated views of the newest rounds, drawn without replacement."""
+
+    def __init__(self, keep_rounds: int = 1) -> None:
+        """An empty store that keeps the views of the `keep_rounds` newest rounds (1 as in GenFusion)."""
+        if keep_rounds < 1:
+            raise ValueError(f"keep_rounds is {keep_rounds}; it must be 1 or more, or every view would be dropped.")
+        self.keep_rounds = keep_rounds
+        self._views: list[GeneratedView] = []
+        self._queue: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __iter__(self) -> Iterator[GeneratedView]:
+        return iter(self._views)
+
+    def __getitem__(self, index: int) -> GeneratedView:
+        return self._views[index]
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds that views are held of, ascending."""
+        return sorted({view.round for view in self._views})
+
+    def replace(self, round: int, views: Sequence[GeneratedView]) -> None:
+        """Hold `views` as round `round`, instead of what was held of it or newer, and drop what is too old.
+
+        The current epoch of `sample` ends. A round without views counts as a round: it drops older ones too.
+
+        Raises:
+            ValueError: a view belongs to another round.
+        """
+        strangers = {view.round for view in views} - {round}
+        if strangers:
+            raise ValueError(f"Views of round {sorted(strangers)} cannot be stored as round {round}.")
+        kept = [view for view in self._views if round - self.keep_rounds < view.round < round]
+        self._views = [*kept, *views]
+        self._queue = []
+
+    def drop(self, round: int, clip: int) -> int:
+        """Forget one clip of a round; the rest of the current epoch keeps its order. Returns the number forgotten."""
+        kept = [i for i, view in enumerate(self._views) if (view.round, view.clip) != (round, clip)]
+        dropped = len(self._views) - len(kept)
+        new_index = {old: new for new, old in enumerate(kept)}
+        self._views = [self._views[i] for i in kept]
+        self._queue = [new_index[i] for i in self._queue if i in new_index]
+        return dropped
+
+    def sample(self, generator: torch.Generator) -> GeneratedView:
+        """The next view of the current epoch, a random permutation; `generator` (on the CPU) draws each new epoch.
+
+        Raises:
+            IndexError: the store is empty.
+        """
+        if not self._views:
+            raise IndexError("There is no generated view to sample; ask len() first.")
+        if not self._queue:
+            self._queue = torch.randperm(len(self._views), generator=generator).tolist()
+        return self._views[self._queue.pop(0)]
+
+    def save(self, path: Path) -> None:
+        """Write the store to one file, completely or not at all: an existing file stays intact until the new is."""
+        tensors = {f"{i}.{name}": getattr(view, name) for i, view in enumerate(self._views) for name in _TENSORS}
+        content = {
+            "format": _FORMAT,
+            "keep_rounds": self.keep_rounds,
+            "queue": self._queue,
+            "views": [{"round": view.round, "clip": view.clip, "frame": view.frame} for view in self._views],
+        }
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomically(path, to_safetensors(contiguous, metadata={"store": json.dumps(content)}))
+
+    @classmethod
+    def load(cls, path: Path) -> GeneratedViewStore:
+        """Read a store that `save` wrote, with the rest of its current epoch.
+
+        Raises:
+            StoreError: missing or truncated file, or not a file of generated views.
+        """
+        if not path.is_file():
+            raise StoreError(f"{path} does not exist; resume from a checkpoint saved with its generated views.")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                content = _parse_metadata(path, file.metadata())
+                views = [
+                    GeneratedView(**{name: file.get_tensor(f"{i}.{name}") for name in _TENSORS}, **about)
+                    for i, about in enumerate(content["views"])
+                ]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{path} is damaged: {error}. Delete it to go on without its views.") from error
+        store = cls(content["keep_rounds"])
+        store._views, store._queue = views, content["queue"]
+        return store
+
+
+def _parse_metadata(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
+    content = json.loads((metadata or {}).get("store", "{}"))
+    if content.get("format") != _FORMAT:
+        raise StoreError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
+    queue, count = content["queue"], len(content["views"])
+    if content["keep_rounds"] < 1 or len(set(queue)) != len(queue) or not all(0 <= i < count for i in queue):
+        raise ValueError(f"its view order {queue[:8]} does not fit {count} views")
+    return content
