@@ -1,0 +1,137 @@
+"""Photos seen from other cameras: each pixel of a clip looked up in a photo through the clip's own depth.
+
+Conventions are those of `genfusion_ns.geometry.cameras`: OpenCV ``viewmats``, pixel centres at half-integers, z depth.
+A warp is as good as the depth under it; `WarpedReferences` says where the look-up was possible, and where the clip's
+own surfaces stand between the photo and the point, but it cannot know that the depth itself is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from genfusion_ns.geometry.cameras import References
+from genfusion_ns.geometry.depth import depth_to_points
+
+_NEAR = 1e-4
+_ZBUFFER_CELL = 4  # pixels: coarse enough that the points of one clip leave no gaps between neighbouring samples
+
+
+@dataclass(frozen=True)
+class WarpedReferences:
+    """R photos brought into each of T views."""
+
+    rgb: Float[Tensor, "R T H W 3"]
+    """Colours in 0..1, 0 where not valid."""
+    valid: Bool[Tensor, "R T H W 1"]
+    """True where the point lies in front of the photo's camera and inside the photo."""
+    visible: Bool[Tensor, "R T H W 1"]
+    """True where it is valid and no surface of the clip hides the point from the photo's camera."""
+
+
+def project(
+    points: Float[Tensor, "*points 3"], viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
+) -> tuple[Float[Tensor, "*points 2"], Float[Tensor, "*points 1"]]:
+    """Pixel coordinates (x, y) and z depth of world points in one camera.
+
+    Points behind the camera get finite, meaningless pixel coordinates; test z > 0.
+    """
+    camera_points = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    z = camera_points[..., 2:3]
+    return (camera_points @ K.T)[..., :2] / z.clamp(min=_NEAR), z
+
+
+def warp_references(
+    depth: Float[Tensor, "T H W 1"],
+    viewmats: Float[Tensor, "T 4 4"],
+    Ks: Float[Tensor, "T 3 3"],
+    references: References,
+    solid: Bool[Tensor, "T H W 1"] | None = None,
+    tolerance: float = 0.05,
+) -> WarpedReferences:
+    """Look every pixel of a clip up in every photo (backward warp, bilinear).
+
+    Args:
+        depth: z depth of the clip, scene units; non-positive depth is never valid. [T, H, W, 1]
+        viewmats: cameras of the clip. [T, 4, 4]
+        Ks: intrinsics of the clip. [T, 3, 3]
+        references: the photos, of any size. [R, h, w, 3]
+        solid: pixels whose surface may hide others; all with positive depth when None. [T, H, W, 1]
+        tolerance: relative depth by which a nearer surface must be in front to hide a point.
+
+    Returns:
+        Colours, validity and visibility per photo and frame.
+    """
+    points = depth_to_points(depth, Ks, viewmats)
+    solid = depth > 0 if solid is None else solid & (depth > 0)
+    warped = [
+        _warp_one(points, depth > 0, solid, photo, viewmat, K, tolerance)
+        for photo, viewmat, K in zip(references.rgb, references.viewmats, references.Ks, strict=True)
+    ]
+    return WarpedReferences(*(torch.stack(parts) for parts in zip(*warped, strict=True)))
+
+
+def _warp_one(
+    points: Tensor, known: Tensor, solid: Tensor, photo: Tensor, viewmat: Tensor, K: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    height, width = photo.shape[:2]
+    pixels, z = project(points, viewmat, K)
+    size = pixels.new_tensor([width, height])
+    inside = ((pixels >= 0) & (pixels <= size)).all(dim=-1, keepdim=True)
+    valid = known & inside & (z > _NEAR)
+    # align_corners=False puts -1 and 1 at the outer edges of the border pixels, which is where 0 and `size` are here.
+    grid = (2 * pixels / size - 1).nan_to_num(2.0).clamp(-2, 2)
+    colours = functional.grid_sample(
+        photo.permute(2, 0, 1)[None].expand(len(points), -1, -1, -1), grid, padding_mode="border", align_corners=False
+    ).permute(0, 2, 3, 1)
+    nearest = _zbuffer_lookup(pixels, z, valid, valid & solid, (width, height))
+    return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
+
+
+def _zbuffer_lookup(pixels: Tensor, z: Tensor, valid: Tensor, solid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Smallest z of the solid points in the raster cell of each point; infinite where there is none."""
+    columns, rows = -(-size[0] // _ZBUFFER_CELL), -(-size[1] // _ZBUFFER_CELL)
+    column = (pixels[..., 0].nan_to_num() / _ZBUFFER_CELL).clamp(0, columns - 1).long()
+    row = (pixels[..., 1].nan_to_num() / _ZBUFFER_CELL).clamp(0, rows - 1).long()
+    cell = (row * columns + column).flatten()
+    buffer = z.new_full((rows * columns,), torch.inf)
+    chosen = solid.flatten()
+    buffer.scatter_reduce_(0, cell[chosen], z.flatten()[chosen], reduce="amin")
+    return torch.where(valid, buffer[cell].view_as(z), z.new_full((), torch.inf))
+
+
+def fill_depth(
+    depth: Float[Tensor, "T H W 1"], weight: Float[Tensor, "T H W 1"], threshold: float = 0.3
+) -> Float[Tensor, "T H W 1"]:
+    """Depth with its unreliable pixels replaced by a smooth continuation of the reliable ones (push-pull pyramid).
+
+    Disparity, which is affine in the image over a plane, is averaged rather than depth.
+
+    Args:
+        depth: z depth, scene units. [T, H, W, 1]
+        weight: reliability in 0..1, such as alpha; pixels below `threshold` or of non-positive depth are replaced.
+        threshold: least weight that keeps a pixel as it is.
+
+    Returns:
+        Positive depth everywhere; 0 in frames that have no reliable pixel at all. [T, H, W, 1]
+    """
+    keep = (weight >= threshold) & (depth > 0)
+    mass = torch.where(keep, weight, torch.zeros_like(weight)).permute(0, 3, 1, 2)
+    disparity = torch.where(keep, 1 / depth.clamp(min=_NEAR), torch.zeros_like(depth)).permute(0, 3, 1, 2)
+    filled = _push_pull(disparity * mass, mass).permute(0, 2, 3, 1)
+    return torch.where(keep, depth, torch.where(filled > 0, 1 / filled.clamp(min=1e-12), torch.zeros_like(filled)))
+
+
+def _push_pull(value: Tensor, mass: Tensor) -> Tensor:
+    """Weighted values divided by their mass, with empty pixels taken from the next coarser level. [T, 1, H, W]"""
+    mean = value / mass.clamp(min=1e-6)
+    if min(mass.shape[-2:]) == 1 and max(mass.shape[-2:]) == 1:
+        return torch.where(mass > 1e-6, mean, torch.zeros_like(mean))
+    pooled = [functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (value, mass)]
+    coarse = _push_pull(pooled[0], pooled[1])
+    smooth = functional.interpolate(coarse, size=mass.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(mass > 1e-6, mean, smooth)

@@ -1,0 +1,93 @@
+"""From clips and photos to the tensors that the compact network reads, and back.
+
+Tensors are channels first with a batch axis; colours and disparity are in -1..1, alpha and masks in 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from genfusion_ns.geometry.cameras import Clip, References
+from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.depth import DisparityCode, encode_disparity
+from genfusion_ns.geometry.warping import fill_depth, warp_references
+
+_SOLID_ALPHA = 0.5  # rendered depth below this coverage is mostly background and is not trusted
+_SATURATED_PERCENT = 1.0  # share of the pixels at either end of the disparity range that may saturate: floaters
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known before the repair."""
+
+    artifact: Float[Tensor, "B 5 T H W"]
+    """rgb, disparity, alpha."""
+    warped: Float[Tensor, "B R 5 T H W"]
+    """rgb of each photo in each frame, valid, visible."""
+    photos: Float[Tensor, "B R 3 h w"]
+    """The photos themselves."""
+    code: DisparityCode
+    """Range of the disparity of the (last) clip."""
+
+    @property
+    def alpha(self) -> Float[Tensor, "B 1 T H W"]:
+        """Coverage of the artifact clip."""
+        return self.artifact[:, 4:5]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the repair should give."""
+
+    clean: Float[Tensor, "B 4 T H W"]
+    """rgb and disparity, the latter under the code of the artifact clip, which it may leave (-2..2)."""
+    depth_known: Bool[Tensor, "B 1 T H W"]
+    """Where the clean disparity counts."""
+
+
+def condition_on(clip: Clip, references: References) -> Condition:
+    """Condition of one clip, batch size 1."""
+    solid = clip.alpha > _SOLID_ALPHA
+    code = encode_disparity(clip.depth, solid, percentile=_SATURATED_PERCENT)
+    images = torch.cat([clip.rgb.clamp(0, 1) * 2 - 1, code.disparity * 2 - 1, clip.alpha.clamp(0, 1)], dim=-1)
+    depth = fill_depth(clip.depth, clip.alpha, threshold=_SOLID_ALPHA)
+    warped = warp_references(depth, clip.viewmats, clip.Ks, references, solid=solid)
+    planes = torch.cat([(warped.rgb * 2 - 1) * warped.valid, warped.valid.float(), warped.visible.float()], dim=-1)
+    return Condition(
+        artifact=images.permute(3, 0, 1, 2)[None],
+        warped=planes.permute(0, 4, 1, 2, 3)[None],
+        photos=references.rgb.permute(0, 3, 1, 2)[None] * 2 - 1,
+        code=code,
+    )
+
+
+def target_of(clean: Clip, code: DisparityCode) -> Target:
+    """Target of one clip under the disparity code of its artifact clip, batch size 1."""
+    span = code.maximum - code.minimum
+    known = (clean.alpha > _SOLID_ALPHA) & (clean.depth > 0) & (span > 0)
+    inverse = 1 / clean.depth.clamp(min=1e-6)
+    disparity = ((inverse - code.minimum) / span.clamp(min=1e-12)).clamp(-0.5, 1.5)
+    images = torch.cat([clean.rgb * 2 - 1, torch.where(known, disparity * 2 - 1, -1.0)], dim=-1)
+    return Target(clean=images.permute(3, 0, 1, 2)[None], depth_known=known.permute(3, 0, 1, 2)[None])
+
+
+def stack_pairs(pairs: list[ClipPair]) -> tuple[Condition, Target]:
+    """A batch of pairs that agree in frames, size, number and size of photos.
+
+    Raises:
+        ValueError: the pairs differ in shape.
+    """
+    conditions = [condition_on(pair.artifact, pair.references) for pair in pairs]
+    targets = [target_of(pair.clean, condition.code) for pair, condition in zip(pairs, conditions, strict=True)]
+    shapes = {(tuple(c.artifact.shape), tuple(c.warped.shape), tuple(c.photos.shape)) for c in conditions}
+    if len(shapes) != 1:
+        raise ValueError(f"clips of one batch must agree in frames, size and photos; found shapes {sorted(shapes)}")
+    condition = Condition(
+        *(torch.cat([getattr(c, name) for c in conditions]) for name in ("artifact", "warped", "photos")),
+        code=conditions[-1].code,
+    )
+    return condition, Target(torch.cat([t.clean for t in targets]), torch.cat([t.depth_known for t in targets]))
