@@ -139,6 +139,8 @@ def choose_backend(means: Tensor) -> Backend:
     """The backend that ``auto`` stands for, given the tensors of a scene."""
     if means.is_cuda:
         return "gsplat"
+    if means.device.type == "cpu" and means.dtype == torch.float32:
+        return "cpu"
     return "reference"
 
 

@@ -1,0 +1,257 @@
+"""Multi-threaded rasteriser for float32 tensors on the CPU: the compiled kernels behind one autograd function.
+
+Per camera: project -> sort by depth -> list the tiles (and 4x4-pixel blocks) each surfel may touch -> blend tile by
+tile. Backward repeats the blending front to back, writes the gradients of every (tile, surfel) entry to a slot of its
+own and adds the slots surfel by surfel, so results are the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from genfusion_ns.rendering import cpu_kernels as kernels
+from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
+from genfusion_ns.rendering.thread_pool import num_threads, run_on_all, set_num_threads
+
+__all__ = ["num_threads", "render", "set_num_threads"]
+
+_SURFEL_BLOCK = 512
+_TILE_BATCH = 4
+_LIST_BLOCK = 2048
+_MAX_SURFELS = 2**24
+"""Surfel ids are kept per pixel as float32."""
+
+
+def render(
+    surfels: Surfels,
+    viewmats: Float[Tensor, "C 4 4"],
+    Ks: Float[Tensor, "C 3 3"],
+    background: Float[Tensor, "C 3"],
+    settings: RasterSettings,
+) -> SurfelRender:
+    """Render float32 CPU tensors; see `surfels.rasterize_surfels`.
+
+    Raises:
+        ValueError: tensors of another type or device, or more than 2^24 surfels.
+    """
+    means = surfels.means
+    if means.dtype != torch.float32 or means.device.type != "cpu":
+        raise ValueError(
+            f"backend='cpu' renders float32 tensors on the CPU, got {means.dtype} on {means.device}: "
+            "use backend='auto' or 'reference'."
+        )
+    if len(surfels) > _MAX_SURFELS:
+        raise ValueError(f"{len(surfels)} surfels; backend='cpu' takes up to {_MAX_SURFELS}.")
+    rest = surfels.features_rest
+    if rest is None or settings.sh_degree is None:
+        rest = means.new_zeros(len(surfels), 0, 3)
+    gradient_2dgs = means.new_zeros(viewmats.shape[0], len(surfels), 2).requires_grad_(torch.is_grad_enabled())
+    tensors = (means, surfels.quats, surfels.scales, surfels.opacities, surfels.features_dc, rest)
+    outputs: Any = _Rasterize.apply(*tensors, viewmats, background, gradient_2dgs, Ks, settings)
+    rgb, alpha, depth, median, normals, distortion, radii = outputs
+    info = strategy_info(gradient_2dgs, radii, settings)
+    return SurfelRender(rgb, alpha, depth, median, normals, distortion, info)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One camera, as the kernels want it, and what its forward pass leaves for backward."""
+
+    viewmat: np.ndarray
+    K: np.ndarray
+    background: np.ndarray
+    size: tuple[int, int, int, int]
+    near: np.float32
+    at_hit: np.float32
+    degree: int
+    records: np.ndarray
+    ids: np.ndarray
+    starts: np.ndarray
+    lists: tuple[np.ndarray, np.ndarray, np.ndarray]
+    images: tuple[np.ndarray, ...]
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        features_dc: Tensor,
+        features_rest: Tensor,
+        viewmats: Tensor,
+        background: Tensor,
+        gradient_2dgs: Tensor,
+        Ks: Tensor,
+        settings: RasterSettings,
+    ) -> tuple[Tensor, ...]:
+        tensors = (means, quats, scales, opacities, features_dc, features_rest)
+        scene = tuple(_array(tensor) for tensor in tensors)
+        c, h, w = viewmats.shape[0], settings.height, settings.width
+        shapes = {"rgb": 3, "alpha": 1, "depth": 1, "median": 1, "normals": 3, "distortion": 1}
+        images = {name: torch.empty(c, h, w, channels) for name, channels in shapes.items()}
+        radii = torch.empty(c, len(means), dtype=torch.int32)
+        views = []
+        for k in range(c):
+            flat = tuple(
+                image[k].numpy().reshape((h * w, 3) if shapes[name] == 3 else h * w) for name, image in images.items()
+            )
+            camera = (_array(viewmats[k]).astype(np.float64), _array(Ks[k]).astype(np.float64), _array(background[k]))
+            views.append(_forward(scene, camera, settings, flat, radii[k].numpy()))
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*tensors, *images.values())
+            ctx.views, ctx.shape = views, (c, h, w)
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        return (*images.values(), radii)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        c, h, w = ctx.shape
+        scene = tuple(_array(tensor) for tensor in saved[:6])
+        gradients = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in saved[:5]]
+        rest = saved[5] if ctx.needs_input_grad[5] else saved[5][:0]
+        gradients += [torch.zeros_like(rest, memory_format=torch.contiguous_format)]
+        gradients += [torch.zeros(c, len(saved[0]), 2)]
+        viewmats = torch.zeros(c, 4, 4)
+        filled = [
+            torch.zeros(c, h, w, 3 if k in (0, 4) else 1) if cotangent is None else cotangent.contiguous()
+            for k, cotangent in enumerate(cotangents[:6])
+        ]
+        for k, view in enumerate(ctx.views):
+            upstream = tuple(
+                image[k].numpy().reshape((h * w, 3) if j in (0, 4) else h * w) for j, image in enumerate(filled)
+            )
+            out = (*(gradient.numpy() for gradient in gradients[:6]), gradients[6][k].numpy())
+            viewmats[k, :3] = torch.from_numpy(_backward(scene, view, upstream, out)).float()
+        background = (filled[0] * (1 - saved[7])).sum((1, 2)) if ctx.needs_input_grad[7] else None
+        results = [*gradients[:6], viewmats, background, gradients[6], None, None]
+        return tuple(result if needed else None for result, needed in zip(results, ctx.needs_input_grad, strict=True))
+
+
+def _forward(
+    scene: tuple[np.ndarray, ...],
+    camera: tuple[np.ndarray, np.ndarray, np.ndarray],
+    settings: RasterSettings,
+    images: tuple[np.ndarray, ...],
+    radii: np.ndarray,
+) -> _View:
+    viewmat, K, background = camera
+    n, width, height = len(scene[0]), settings.width, settings.height
+    size = (width, height, math.ceil(width / kernels.TILE), math.ceil(height / kernels.TILE))
+    degree = -1 if settings.sh_degree is None else settings.sh_degree
+    records, rect = np.empty((n, kernels.RECORD), np.float32), np.empty((n, 4), np.int32)
+    visible = np.empty(n, np.bool_)
+    counter, limits = np.zeros(1, np.int64), (settings.near, settings.far)
+    run_on_all(
+        lambda: kernels.project(
+            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, visible
+        )
+    )
+    ids = kernels.sort_by_depth(records, visible)
+    at_hit = settings.depth_at == "intersection"
+    starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size)
+    view = _View(
+        viewmat=viewmat,
+        K=K,
+        background=background,
+        size=size,
+        near=np.float32(settings.near if at_hit else -np.inf),
+        at_hit=np.float32(at_hit),
+        degree=degree,
+        records=records,
+        ids=ids,
+        starts=starts,
+        lists=lists,
+        images=(*images, np.empty(width * height, np.float32)),
+    )
+    tiles = np.zeros(1, np.int64)
+    run_on_all(
+        lambda: kernels.forward(
+            tiles, _TILE_BATCH, size, *lists, records, view.near, view.at_hit, background, view.images
+        )
+    )
+    return view
+
+
+def _list_tiles(
+    ids: np.ndarray, records: np.ndarray, rect: np.ndarray, near: float, size: tuple[int, int, int, int]
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    count = len(ids)
+    counts = np.zeros(count, np.int64)
+    firsts = range(0, count, _LIST_BLOCK)
+    parts: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(firsts)
+    queue = iter(enumerate(firsts))
+
+    def work() -> None:
+        for k, first in queue:
+            last = min(first + _LIST_BLOCK, count)
+            parts[k] = kernels.list_tiles(ids, first, last, records, rect, near, size[2], counts)
+
+    run_on_all(work)
+    done = [part for part in parts if part is not None]
+    tiles = np.concatenate([np.empty(0, np.int32), *(part[0] for part in done)])
+    masks = np.concatenate([np.empty(0, np.uint16), *(part[1] for part in done)])
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    offsets = np.empty(size[2] * size[3] + 1, np.int64)
+    listed, listed_masks = np.empty((len(tiles), 2), np.int32), np.empty(len(tiles), np.uint16)
+    kernels.fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks)
+    return starts, (offsets, listed, listed_masks)
+
+
+def _backward(
+    scene: tuple[np.ndarray, ...],
+    view: _View,
+    cotangents: tuple[np.ndarray, ...],
+    out: tuple[np.ndarray, ...],
+) -> np.ndarray:
+    """Add the gradients of one camera to `out`; the gradient of its viewmat. [3, 4]"""
+    slots = np.empty((len(view.lists[1]), kernels.SLOT), np.float32)
+    tiles, blocks = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    run_on_all(
+        lambda: kernels.backward(
+            tiles,
+            _TILE_BATCH,
+            view.size,
+            *view.lists,
+            view.records,
+            view.near,
+            view.at_hit,
+            view.background,
+            view.images,
+            cotangents,
+            slots,
+        )
+    )
+    pose_sums = np.zeros((math.ceil(len(view.ids) / _SURFEL_BLOCK), 3, 4))
+    run_on_all(
+        lambda: kernels.unproject(
+            blocks,
+            _SURFEL_BLOCK,
+            view.ids,
+            view.starts,
+            slots,
+            scene,
+            view.viewmat,
+            view.K,
+            view.degree,
+            out,
+            pose_sums,
+        )
+    )
+    return pose_sums.sum(0)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().numpy())
