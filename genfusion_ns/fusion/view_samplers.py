@@ -17,9 +17,12 @@ from torch import Tensor
 
 from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
-from genfusion_ns.geometry.free_space import ClearTest, pull_to_clear
+from genfusion_ns.geometry.free_space import ClearTest, move_jumps, pull_to_clear
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path
 from genfusion_ns.geometry.windows import Window, clip_windows
+
+_JUMP = 3.0
+"""A step this many times longer than any of the unobstructed path is a jump."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,10 @@ class SparseSampler:
             kind = "ellipse" if shape.surrounds_focus else "follow"
         path, log = (self._ellipse if kind == "ellipse" else self._follow)(observed.c2w, round, generator)
         log = {"kind": kind, "round": round, **_shape_log(shape), **log}
-        if is_clear is not None:
-            pulled = pull_to_clear(path, observed.c2w, is_clear)
-            path = pulled.c2w
-            log["pulled_frames"] = int((pulled.pull > 0).sum())
-            log["largest_pull"] = float(pulled.pull.max())
-            log["abrupt_frames"] = pulled.abrupt
         windows = clip_windows(len(path), self.clip_length)
+        if is_clear is not None:
+            path, cleared = _keep_clear(path, observed.c2w, windows, is_clear)
+            log |= cleared
         size, K = clip_intrinsics(observed, self.resolution)
         return SampledViews(
             c2w=path,
@@ -158,6 +158,25 @@ class SparseSampler:
         config = self.config
         path = follow_path(c2w, config.num_frames, generator, config.position_jitter, math.radians(config.turn_jitter))
         return path, {"position_jitter": config.position_jitter, "turn_jitter_degrees": config.turn_jitter}
+
+
+def _keep_clear(
+    path: Tensor, observed: Tensor, windows: list[Window], is_clear: ClearTest
+) -> tuple[Tensor, dict[str, Any]]:
+    """The path in free space, with what could not be joined smoothly cut between windows, and what it took."""
+    limit = _JUMP * float(_steps(path).max()) if len(path) > 1 else math.inf
+    pulled = pull_to_clear(path, observed, is_clear)
+    borders = [window.start + window.new_from for window in windows]
+    kept = move_jumps(pulled.c2w, borders, limit, is_clear)
+    return kept, {
+        "pulled_frames": int((pulled.pull > 0).sum()),
+        "largest_pull": float(pulled.pull.max()),
+        "jumps": int((_steps(kept) > limit).sum()),
+    }
+
+
+def _steps(c2w: Tensor) -> Tensor:
+    return c2w[:, :3, 3].diff(dim=0).norm(dim=-1)
 
 
 def choose_references(observed: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:

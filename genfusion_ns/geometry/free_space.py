@@ -20,6 +20,8 @@ from genfusion_ns.geometry.capture import capture_shape, neighbour_spacing
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 """Says for each pose (c2w, OpenGL) whether a camera may stand there."""
 
+_RELAXATIONS = 40
+"""Steps of the elastic band; a disturbance spreads over about 5 frames."""
 _NEIGHBOURS = 3
 """Observed cameras this near in rank to each other are taken to be joined by a walk."""
 
@@ -36,11 +38,11 @@ def free_space_test(
 ) -> Bool[Tensor, " M"]:
     """Whether a camera may stand at each point.
 
-    Points within `radius` of an observed camera always count as clear, points on a visible surface otherwise never.
-    Of the rest, without `focus` a point needs evidence for it: some view has seen it empty, or it lies within `radius`
-    of the line between two neighbouring cameras and neither sees anything before it. With `focus`, for captures that
-    surround it, evidence against a point is needed: some view sees background, i.e. a surface beyond the focus,
-    before it; what the subject itself hides stays allowed.
+    The positions of observed cameras always count as clear, points on a visible surface otherwise never. Of the rest,
+    without `focus` a point needs evidence for it: some view has seen it empty, or it lies within `radius` of a camera
+    or of the line between two neighbouring cameras and no view sees anything before it. What stands there unseen by
+    all cannot be known. With `focus`, for captures that surround it, evidence against a point is needed: some view
+    sees background, i.e. a surface beyond the focus, before it; what the subject itself hides stays allowed.
 
     Args:
         points: world points. [M, 3]
@@ -58,11 +60,11 @@ def free_space_test(
     sight = _look(points, viewmats, Ks, depths, alphas)
     on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
     centers = camera_centers(viewmats)
-    at_camera = torch.cdist(points, centers).amin(1) <= radius
+    at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - margin) * sight.depth)
     if focus is None:
         seen_empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
-        clear = seen_empty.any(0) | _between_neighbours(points, centers, behind, radius)
+        clear = seen_empty.any(0) | (_near_a_walk(points, centers, radius) & ~behind.any(0))
     else:
         focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
         clear = ~(behind & (sight.depth > focus_z[:, None])).any(0)
@@ -74,7 +76,7 @@ def clearance_test(
     Ks: Float[Tensor, "N 3 3"],
     depths: Float[Tensor, "N H W 1"],
     alphas: Float[Tensor, "N H W 1"],
-    radius_share: float = 0.25,
+    radius_share: float = 0.2,
 ) -> ClearTest:
     """A test of poses against the reconstruction, strict or lenient by the shape of the capture.
 
@@ -104,44 +106,72 @@ class PulledPath:
 
     c2w: Float[Tensor, "M 4 4"]
     pull: Float[Tensor, " M"]
-    """How far each frame went from its own pose (0) to an observed one (1)."""
-    abrupt: int
-    """Frames that had to leave the smooth path to stay clear."""
+    """How far each frame had to go from its own pose (0) to the nearest observed one (1), before smoothing."""
 
 
 def pull_to_clear(
-    c2w: Float[Tensor, "M 4 4"], observed: Float[Tensor, "N 4 4"], is_clear: ClearTest, reach: int = 4
+    c2w: Float[Tensor, "M 4 4"], observed: Float[Tensor, "N 4 4"], is_clear: ClearTest, reach: int = 8
 ) -> PulledPath:
     """Moves the frames that are not clear towards their nearest observed camera, as little as needed, and smoothly.
+
+    The frames around a moved one are then relaxed like an elastic band that may only rest in clear places, so what
+    remains of a jump is no wider than the obstacle in it.
 
     Args:
         c2w: path, in order. [M, 4, 4]
         observed: poses that are clear by definition. [N, 4, 4]
         is_clear: see `ClearTest`.
-        reach: frames over which neighbours share a pull, so that the path keeps its flow.
+        reach: frames on either side of a moved one that give way.
 
     Returns:
         The path, every frame of which is clear or stands at an observed pose.
     """
     clear = is_clear(c2w)
     if bool(clear.all()):
-        return PulledPath(c2w, c2w.new_zeros(len(c2w)), 0)
-    own = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)]
-    target = _smooth_poses(own, reach)
-    target = torch.where(is_clear(target)[:, None, None], target, own)
+        return PulledPath(c2w, c2w.new_zeros(len(c2w)))
+    target = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)].to(c2w)
     low, high = c2w.new_zeros(len(c2w)), torch.where(clear, 0.0, 1.0).to(c2w)
     for _ in range(7):
         middle = (low + high) / 2
         passed = is_clear(_blend(c2w, target, middle))
         high, low = torch.where(passed, middle, high), torch.where(passed, low, middle)
-    window = 2 * reach + 1
-    widened = F.max_pool1d(high[None, None], window, stride=1, padding=reach)
-    # Averaging over no more frames than the maximum was taken over never falls below a frame's own need.
-    ramp = F.avg_pool1d(F.pad(widened, (reach, reach), mode="replicate"), window, stride=1)[0, 0]
-    smooth, exact = _blend(c2w, target, ramp), _blend(c2w, target, high)
-    fits = is_clear(smooth)
-    result = torch.where(fits[:, None, None], smooth, torch.where(is_clear(exact)[:, None, None], exact, own))
-    return PulledPath(result, torch.where(fits, ramp, high), int((~fits).sum()))
+    path = torch.where((high == 1.0)[:, None, None], target, _blend(c2w, target, high))
+    path = torch.where(clear[:, None, None], c2w, path)
+    yielding = F.max_pool1d(high[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    for _ in range(_RELAXATIONS):
+        smooth = _smooth_poses(path)
+        path = torch.where((yielding & is_clear(smooth))[:, None, None], smooth, path)
+    return PulledPath(path, high)
+
+
+def move_jumps(
+    c2w: Float[Tensor, "M 4 4"], borders: list[int], limit: float, is_clear: ClearTest
+) -> Float[Tensor, "M 4 4"]:
+    """Retimes a path so that the jumps left in it fall between clips, where no video has to bridge them.
+
+    Args:
+        c2w: path, every frame of it clear. [M, 4, 4]
+        borders: frames at which clips begin; each jump goes to the nearest one (0 and M drop the shorter piece).
+        limit: distance between neighbouring frames that counts as a jump, scene units.
+        is_clear: see `ClearTest`; where a frame between two frames would not be clear, the nearer one is repeated.
+
+    Returns:
+        As many poses. [M, 4, 4]
+    """
+    jumps = ((c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1) > limit).nonzero()[:, 0] + 1
+    places = sorted({0, len(c2w), *borders})
+    old = [0, *jumps.tolist(), len(c2w)]
+    new = [0, *(min(places, key=lambda place: abs(place - jump)) for jump in old[1:-1]), len(c2w)]
+    pieces = []
+    for k in range(len(old) - 1):
+        frames = new[k + 1] - new[k]
+        if frames == 0:
+            continue
+        at = torch.linspace(old[k], old[k + 1] - 1, frames, dtype=c2w.dtype, device=c2w.device)
+        before = at.floor().long()
+        between = _blend(c2w[before], c2w[(before + 1).clamp(max=old[k + 1] - 1)], at - before)
+        pieces.append(torch.where(is_clear(between)[:, None, None], between, c2w[at.round().long()]))
+    return torch.cat(pieces)
 
 
 @dataclass(frozen=True)
@@ -173,19 +203,17 @@ def _look(points: Tensor, viewmats: Tensor, Ks: Tensor, depths: Tensor, alphas: 
     return _Sight(inside & covered[view, row, column], z, surface[view, row, column], nearest[view, row, column])
 
 
-def _between_neighbours(points: Tensor, centers: Tensor, behind: Tensor, radius: float) -> Tensor:
-    """Points within `radius` of a line between neighbouring cameras, neither of which sees something before it. [M]"""
-    if len(centers) < 2:
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+def _near_a_walk(points: Tensor, centers: Tensor, radius: float) -> Tensor:
+    """Points within `radius` of a camera or of a line between neighbouring cameras. [M]"""
     distances = torch.cdist(centers, centers).fill_diagonal_(torch.inf)
-    ends = distances.topk(min(_NEIGHBOURS, len(centers) - 1), largest=False).indices
-    first = torch.arange(len(centers), device=points.device)[:, None].expand_as(ends).flatten()
-    second = ends.flatten()
-    line = centers[second] - centers[first]
-    along = ((points[:, None] - centers[first]) * line).sum(-1) / line.square().sum(-1).clamp(min=1e-20)
-    foot = centers[first] + along.clamp(0, 1)[..., None] * line
-    near = (points[:, None] - foot).norm(dim=-1) <= radius
-    return (near & ~(behind[first] | behind[second]).T).any(1)
+    neighbours = distances.topk(min(_NEIGHBOURS, len(centers) - 1), largest=False).indices
+    # A camera is also its own neighbour: a line of no length, so that a single camera needs no case of its own.
+    ends = torch.cat([torch.arange(len(centers), device=points.device)[:, None], neighbours], dim=1)
+    first = centers[:, None].expand(*ends.shape, 3).reshape(-1, 3)
+    line = centers[ends.flatten()] - first
+    along = ((points[:, None] - first) * line).sum(-1) / line.square().sum(-1).clamp(min=1e-20)
+    foot = first + along.clamp(0, 1)[..., None] * line
+    return ((points[:, None] - foot).norm(dim=-1) <= radius).any(1)
 
 
 def _blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
@@ -193,10 +221,11 @@ def _blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return _with_rotations(mixed)
 
 
-def _smooth_poses(c2w: Tensor, reach: int) -> Tensor:
-    """Moving average over 2 * reach + 1 frames, the ends repeated."""
-    flat = F.pad(c2w.reshape(1, len(c2w), 16).transpose(1, 2), (reach, reach), mode="replicate")
-    return _with_rotations(F.avg_pool1d(flat, 2 * reach + 1, stride=1)[0].T.reshape(-1, 4, 4))
+def _smooth_poses(c2w: Tensor) -> Tensor:
+    """Each pose between its two neighbours; the ends stay."""
+    mixed = c2w.clone()
+    mixed[1:-1] = 0.25 * c2w[:-2] + 0.5 * c2w[1:-1] + 0.25 * c2w[2:]
+    return _with_rotations(mixed)
 
 
 def _with_rotations(mixed: Tensor) -> Tensor:
