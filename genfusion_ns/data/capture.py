@@ -58,6 +58,8 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
         changes["eval_mode"], changes["eval_interval"] = "interval", 8
     if hasattr(config, "load_3D_points"):
         changes["load_3D_points"] = False
+    if isinstance(config, BlenderDataParserConfig):
+        changes["ply_path"] = None
     if isinstance(config, ColmapDataParserConfig) and not (config.data / config.colmap_path).exists():
         for usual in (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse")):
             if (config.data / usual / "images.bin").exists() or (config.data / usual / "images.txt").exists():
@@ -73,7 +75,7 @@ def data_folder(config: DataParserConfig) -> Path:
 
 
 def point_sources(config: DataParserConfig) -> SparseSources:
-    """Where the sparse points of the capture that `config` names are."""
+    """Where the sparse points are of the capture that `config`, as the user wrote it, names."""
     folder = data_folder(config)
     if isinstance(config, ColmapDataParserConfig):
         return SparseSources(folder, colmap_path=config.colmap_path)

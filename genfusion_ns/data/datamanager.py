@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
@@ -23,6 +24,9 @@ from genfusion_ns.data.capture import (
 from genfusion_ns.data.image_sizes import match_image_sizes
 from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
+
+_MIN_FPS_VIEWS = 8
+"""nerfstudio samples farthest points in buckets of a three-level tree, which has 8 leaves."""
 
 
 @dataclass
@@ -70,10 +74,11 @@ class GenFusionDataManager(FullImageDatamanager):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
-        # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
         parser: DataParserConfig = config.dataparser
         if config.data is not None:
             parser = replace(parser, data=Path(config.data))
+        self._named_parser = parser
+        # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
         config = replace(config, dataparser=whole_capture_config(parser), data=parser.data)
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
 
@@ -124,6 +129,16 @@ class GenFusionDataManager(FullImageDatamanager):
         outputs = self._select(self.split.test_ids)
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
 
+    def sample_train_cameras(self) -> list[int]:
+        """The train views of the next epoch, in random or farthest-point order (positions in the train dataset)."""
+        count = len(self.train_dataset)
+        if self.config.train_cameras_sampling_strategy == "fps" and count < _MIN_FPS_VIEWS:
+            raise ValueError(
+                f"--train-cameras-sampling-strategy fps needs {_MIN_FPS_VIEWS} or more train views, the split has "
+                f"{count}; use random."
+            )
+        return super().sample_train_cameras()
+
     def describe(self) -> dict[str, Any]:
         """What evaluation results should say about the data: views, their source, and the seed points. JSON-able."""
         return {
@@ -147,6 +162,9 @@ class GenFusionDataManager(FullImageDatamanager):
             state["random"] = [version, list(internal), gauss]
         if hasattr(self, "train_unsampled_epoch_count"):
             state["epochs_unseen"] = [float(count) for count in self.train_unsampled_epoch_count]
+            # nerfstudio starts each farthest-point epoch at a view drawn from numpy's global generator.
+            name, keys, *rest = np.random.get_state()  # noqa: NPY002
+            state["numpy"] = [name, [int(key) for key in keys], *rest]
         return state
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
@@ -172,6 +190,7 @@ class GenFusionDataManager(FullImageDatamanager):
             self.random_generator.setstate((version, tuple(internal), gauss))
         if "epochs_unseen" in state:
             self.train_unsampled_epoch_count[:] = state["epochs_unseen"]
+            np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
 
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
@@ -187,7 +206,7 @@ class GenFusionDataManager(FullImageDatamanager):
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(
             self.config.seed_points,
-            point_sources(self.dataparser.config),
+            point_sources(self._named_parser),
             self.capture.names,
             self.capture.outputs.cameras,
             self.split.train_ids,
