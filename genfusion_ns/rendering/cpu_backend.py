@@ -65,8 +65,8 @@ def render(
 class _View:
     """One camera, as the kernels want it, and what its forward pass leaves for backward."""
 
-    viewmat: np.ndarray
-    K: np.ndarray
+    viewmat: tuple[float, ...]
+    K: tuple[float, ...]
     background: np.ndarray
     size: tuple[int, int, int, int]
     near: np.float32
@@ -106,7 +106,7 @@ class _Rasterize(torch.autograd.Function):
             flat = tuple(
                 image[k].numpy().reshape((h * w, 3) if shapes[name] == 3 else h * w) for name, image in images.items()
             )
-            camera = (_array(viewmats[k]).astype(np.float64), _array(Ks[k]).astype(np.float64), _array(background[k]))
+            camera = (_view_rows(viewmats[k]), _pinhole(Ks[k]), _array(background[k]))
             views.append(_forward(scene, camera, settings, flat, radii[k].numpy()))
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(*tensors, *images.values())
@@ -142,7 +142,7 @@ class _Rasterize(torch.autograd.Function):
 
 def _forward(
     scene: tuple[np.ndarray, ...],
-    camera: tuple[np.ndarray, np.ndarray, np.ndarray],
+    camera: tuple[tuple[float, ...], tuple[float, ...], np.ndarray],
     settings: RasterSettings,
     images: tuple[np.ndarray, ...],
     radii: np.ndarray,
@@ -234,7 +234,7 @@ def _backward(
             slots,
         )
     )
-    pose_sums = np.zeros((math.ceil(len(view.ids) / _SURFEL_BLOCK), 3, 4))
+    pose_sums = np.zeros((math.ceil(len(view.ids) / _SURFEL_BLOCK), 12))
     run_on_all(
         lambda: kernels.unproject(
             blocks,
@@ -250,8 +250,16 @@ def _backward(
             pose_sums,
         )
     )
-    return pose_sums.sum(0)
+    return pose_sums.sum(0).reshape(3, 4)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().numpy())
+
+
+def _view_rows(viewmat: Tensor) -> tuple[float, ...]:
+    return tuple(viewmat.detach()[:3].flatten().tolist())
+
+
+def _pinhole(K: Tensor) -> tuple[float, ...]:
+    return tuple(float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))

@@ -67,11 +67,11 @@ _C3XXX, _C3XYZ, _C3YZZ, _C3ZZZ, _C3ZXX = sh.C3_XXX, sh.C3_XYZ, sh.C3_YZZ, sh.C3_
 
 
 @intrinsic
-def _fetch_add(typingctx, array, amount):  # noqa: ANN001, ANN202
+def _fetch_add(typingctx, array, amount):
     """array[0] += amount, atomically; the value before."""
     signature = types.int64(array, types.int64)
 
-    def codegen(context, builder, sig, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, sig, args):
         data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
         return builder.atomic_rmw("add", data, args[1], "monotonic")
 
@@ -79,11 +79,11 @@ def _fetch_add(typingctx, array, amount):  # noqa: ANN001, ANN202
 
 
 @intrinsic
-def _lowest_bit(typingctx, value):  # noqa: ANN001, ANN202
+def _lowest_bit(typingctx, value):
     """Index of the lowest set bit of a nonzero int64."""
     signature = types.int64(types.int64)
 
-    def codegen(context, builder, sig, args):  # noqa: ANN001, ANN202
+    def codegen(context, builder, sig, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return signature, codegen
@@ -95,35 +95,28 @@ _vector = njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
 
 
 @_call
-def _rotation(quats, n, out):
-    """Rotation matrix of quaternion n into out[0:9], row-major; 1 / |q|."""
+def _rotation(quats, n):
+    """Rotation matrix of quaternion n (nine numbers, row-major) and 1 / |q|."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
     # the same floor as torch.nn.functional.normalize
     scale = 1.0 / max(math.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-    w *= scale
-    x *= scale
-    y *= scale
-    z *= scale
-    out[0] = 1.0 - 2.0 * (y * y + z * z)
-    out[1] = 2.0 * (x * y - w * z)
-    out[2] = 2.0 * (x * z + w * y)
-    out[3] = 2.0 * (x * y + w * z)
-    out[4] = 1.0 - 2.0 * (x * x + z * z)
-    out[5] = 2.0 * (y * z - w * x)
-    out[6] = 2.0 * (x * z - w * y)
-    out[7] = 2.0 * (y * z + w * x)
-    out[8] = 1.0 - 2.0 * (x * x + y * y)
-    return scale
+    w, x, y, z = w * scale, x * scale, y * scale, z * scale
+    first = (1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y))
+    second = (2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x))
+    third = (2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y))
+    return first + second + third, scale
 
 
 @_call
-def _rotation_backward(quats, n, scale, d, grad):
-    """Gradient of a rotation matrix, d[0:9], to the unnormalised quaternion, into grad[n]."""
+def _rotation_backward(quats, n, scale, d0, d1, d2, grad):
+    """Add the gradient of rotation columns d0, d1, d2 to that of the unnormalised quaternion, grad[n]."""
     w, x, y, z = quats[n, 0] * scale, quats[n, 1] * scale, quats[n, 2] * scale, quats[n, 3] * scale
-    gw = 2.0 * (x * (d[7] - d[5]) + y * (d[2] - d[6]) + z * (d[3] - d[1]))
-    gx = 2.0 * (-2.0 * x * (d[4] + d[8]) + y * (d[1] + d[3]) + z * (d[2] + d[6]) + w * (d[7] - d[5]))
-    gy = 2.0 * (x * (d[1] + d[3]) - 2.0 * y * (d[0] + d[8]) + z * (d[5] + d[7]) + w * (d[2] - d[6]))
-    gz = 2.0 * (x * (d[2] + d[6]) + y * (d[5] + d[7]) - 2.0 * z * (d[0] + d[4]) + w * (d[3] - d[1]))
+    xy, xz, yz = d0[1] + d1[0], d0[2] + d2[0], d1[2] + d2[1]
+    wx, wy, wz = d1[2] - d2[1], d2[0] - d0[2], d0[1] - d1[0]
+    gw = 2.0 * (x * wx + y * wy + z * wz)
+    gx = 2.0 * (-2.0 * x * (d1[1] + d2[2]) + y * xy + z * xz + w * wx)
+    gy = 2.0 * (x * xy - 2.0 * y * (d0[0] + d2[2]) + z * yz + w * wy)
+    gz = 2.0 * (x * xz + y * yz - 2.0 * z * (d0[0] + d1[1]) + w * wz)
     along = w * gw + x * gx + y * gy + z * gz
     grad[n, 0] += scale * (gw - along * w)
     grad[n, 1] += scale * (gx - along * x)
@@ -131,63 +124,61 @@ def _rotation_backward(quats, n, scale, d, grad):
     grad[n, 3] += scale * (gz - along * z)
 
 
-@_call
-def _camera_frame(means, quats, scales, n, view, K, r, m):
-    """Fill r[0:9] (rotation), r[9:18] (its columns in the camera frame, row-major), m[0:9] (homography), m[9:12] (mean).
+@_scalar
+def _turn(view, x, y, z):
+    """World direction -> camera frame. `view` is a viewmat, its first three rows one after the other."""
+    return (
+        view[0] * x + view[1] * y + view[2] * z,
+        view[4] * x + view[5] * y + view[6] * z,
+        view[8] * x + view[9] * y + view[10] * z,
+    )
 
-    Returns 1 / |q|.
-    """
-    scale = _rotation(quats, n, r)
-    x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
-    for i in range(3):
-        v0, v1, v2 = view[i, 0], view[i, 1], view[i, 2]
-        m[9 + i] = v0 * x + v1 * y + v2 * z + view[i, 3]
-        for j in range(3):
-            r[9 + 3 * i + j] = v0 * r[j] + v1 * r[3 + j] + v2 * r[6 + j]
-    s0, s1 = float(scales[n, 0]), float(scales[n, 1])
-    for j in range(3):
-        if j == 0:
-            tx, ty, tz = s0 * r[9], s0 * r[12], s0 * r[15]
-        elif j == 1:
-            tx, ty, tz = s1 * r[10], s1 * r[13], s1 * r[16]
-        else:
-            tx, ty, tz = m[9], m[10], m[11]
-        m[j] = K[0, 0] * tx + K[0, 2] * tz
-        m[3 + j] = K[1, 1] * ty + K[1, 2] * tz
-        m[6 + j] = tz
-    return scale
+
+@_scalar
+def _turn_back(view, x, y, z):
+    """Camera direction -> world frame."""
+    return (
+        view[0] * x + view[4] * y + view[8] * z,
+        view[1] * x + view[5] * y + view[9] * z,
+        view[2] * x + view[6] * y + view[10] * z,
+    )
 
 
 @_call
-def _hit_coefficients(m, h):
-    """A B C D a b of the module docstring into h[0:6]; an edge-on surfel gets huge ones, so that its disc remains."""
-    u0, u1, v0, v1 = m[0], m[1], m[3], m[4]
-    w0, w1, w2 = m[6], m[7], m[8]
-    cx, cy = m[2] / w2, m[5] / w2
+def _homography(mean, axis_u, axis_v, s, t, K):
+    """Rows u, v, w of the homography of camera-frame mean and axes with deviations s, t; K is (fx, fy, cx, cy)."""
+    fx, fy, cx, cy = K
+    wu, wv, wm = s * axis_u[2], t * axis_v[2], mean[2]
+    return (
+        *(fx * s * axis_u[0] + cx * wu, fx * t * axis_v[0] + cx * wv, fx * mean[0] + cx * wm),
+        *(fy * s * axis_u[1] + cy * wu, fy * t * axis_v[1] + cy * wv, fy * mean[1] + cy * wm),
+        *(wu, wv, wm),
+    )
+
+
+@_call
+def _hit_coefficients(m):
+    """A B C D a b of the module docstring, c; an edge-on surfel gets huge ones, so that only its disc remains."""
+    u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
+    cx, cy = u2 / w2, v2 / w2
     a0, a1, b0, b1 = cx * w0 - u0, cx * w1 - u1, cy * w0 - v0, cy * w1 - v1
     det = a0 * b1 - a1 * b0
     floor = 1e-12 * (a0 * a0 + a1 * a1 + b0 * b0 + b1 * b1) + 1e-30
     if abs(det) < floor:
         det = floor if det >= 0.0 else -floor
-    inverse = 1.0 / det
-    h[0], h[1] = -w2 * b1 * inverse, w2 * a1 * inverse
-    h[2], h[3] = w2 * b0 * inverse, -w2 * a0 * inverse
-    h[4], h[5] = (w0 * b1 - w1 * b0) * inverse, (a0 * w1 - a1 * w0) * inverse
-    return cx, cy
+    f = 1.0 / det
+    plane = (-w2 * b1 * f, w2 * a1 * f, w2 * b0 * f, -w2 * a0 * f)
+    return plane + ((w0 * b1 - w1 * b0) * f, (a0 * w1 - a1 * w0) * f), cx, cy
 
 
 @_call
 def _level_box(m, level):
-    """Box around the ellipse s^2 + t^2 = level: centre x y, half-extents x y, and whether it is finite."""
-    w0, w1, w2 = m[6], m[7], m[8]
+    """Box around the ellipse s^2 + t^2 = level: centre x y, squared half-extents x y; whether all of it is in front."""
+    u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
     d = level * (w0 * w0 + w1 * w1) - w2 * w2
-    if d == 0.0:
-        return 0.0, 0.0, 0.0, 0.0, False
     f, g = level / d, -1.0 / d
-    x = f * (m[0] * w0 + m[1] * w1) + g * m[2] * w2
-    y = f * (m[3] * w0 + m[4] * w1) + g * m[5] * w2
-    hx = x * x - (f * (m[0] * m[0] + m[1] * m[1]) + g * m[2] * m[2])
-    hy = y * y - (f * (m[3] * m[3] + m[4] * m[4]) + g * m[5] * m[5])
+    x, y = f * (u0 * w0 + u1 * w1) + g * u2 * w2, f * (v0 * w0 + v1 * w1) + g * v2 * w2
+    hx, hy = x * x - (f * (u0 * u0 + u1 * u1) + g * u2 * u2), y * y - (f * (v0 * v0 + v1 * v1) + g * v2 * v2)
     return x, y, hx, hy, d < 0.0
 
 
@@ -198,11 +189,11 @@ def _tile_range(low, high, tiles):
 
 
 @_call
-def _tile_box(m, mx, my, radius, opacity, tiles_x, tiles_y, rect, n):
+def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n):
     """Tiles the surfel may touch: those of the 3-sigma square (part of the definition) that reach alpha = 1/255."""
     x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
     y0, y1 = _tile_range((my - radius) / TILE, (my + radius) / TILE, tiles_y)
-    level = 2.0 * math.log(255.0 * opacity) + 1e-4
+    level += 1e-4
     cx, cy, hx, hy, finite = _level_box(m, level)
     if finite:
         disc = math.sqrt(0.5 * level) + 0.01
@@ -256,41 +247,44 @@ def _basis_backward(x, y, z, degree, g):
 @_call
 def _view_direction(means, n, view):
     """Unit direction from the camera centre -R^T t to mean n, and the distance."""
-    x = means[n, 0] + view[0, 0] * view[0, 3] + view[1, 0] * view[1, 3] + view[2, 0] * view[2, 3]
-    y = means[n, 1] + view[0, 1] * view[0, 3] + view[1, 1] * view[1, 3] + view[2, 1] * view[2, 3]
-    z = means[n, 2] + view[0, 2] * view[0, 3] + view[1, 2] * view[1, 3] + view[2, 2] * view[2, 3]
+    back = _turn_back(view, view[3], view[7], view[11])
+    x, y, z = means[n, 0] + back[0], means[n, 1] + back[1], means[n, 2] + back[2]
     distance = max(math.sqrt(x * x + y * y + z * z), 1e-12)
     return x / distance, y / distance, z / distance, distance
 
 
 @_call
-def _color(means, dc, rest, n, view, degree, b, rgb):
-    """Colour of surfel n into rgb[0:3]; degree -1 takes dc as it is."""
+def _color(means, dc, rest, n, view, degree, b):
+    """Colour of surfel n before the cut at 0; degree -1 takes dc as it is. Leaves the basis in b."""
     if degree < 0:
-        for c in range(3):
-            rgb[c] = dc[n, c]
-        return
+        return float(dc[n, 0]), float(dc[n, 1]), float(dc[n, 2])
     if degree > 0:
         x, y, z, _ = _view_direction(means, n, view)
         _basis(x, y, z, degree, b)
-    r, g, bl = _C0 * dc[n, 0] + 0.5, _C0 * dc[n, 1] + 0.5, _C0 * dc[n, 2] + 0.5
+    red, green, blue = _C0 * dc[n, 0] + 0.5, _C0 * dc[n, 1] + 0.5, _C0 * dc[n, 2] + 0.5
     for k in range(1, (degree + 1) * (degree + 1)):
-        r += b[k] * rest[n, k - 1, 0]
-        g += b[k] * rest[n, k - 1, 1]
-        bl += b[k] * rest[n, k - 1, 2]
-    rgb[0], rgb[1], rgb[2] = r, g, bl
+        red += b[k] * rest[n, k - 1, 0]
+        green += b[k] * rest[n, k - 1, 1]
+        blue += b[k] * rest[n, k - 1, 2]
+    return red, green, blue
 
 
 @_call
-def _project_one(n, scene, view, K, size, limits, degree, work, rec, rect, radii):
-    """Everything about surfel n that pixels need; whether it can show."""
-    means, quats, scales, opacities, dc, rest = scene
+def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
+    """Everything about surfel n that pixels need, but for its colour; whether it can show."""
     width, height, tiles_x, tiles_y = size
-    r, m, h, b, rgb = work
-    depth = view[2, 0] * means[n, 0] + view[2, 1] * means[n, 1] + view[2, 2] * means[n, 2] + view[2, 3]
+    x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+    depth = view[8] * x + view[9] * y + view[10] * z + view[11]
     if not (depth >= limits[0] and depth <= limits[1]):
         return False
-    _camera_frame(means, quats, scales, n, view, K, r, m)
+    r, _ = _rotation(quats, n)
+    axis_u, axis_v, normal = _turn(view, r[0], r[3], r[6]), _turn(view, r[1], r[4], r[7]), _turn(view, r[2], r[5], r[8])
+    mean = (
+        view[0] * x + view[1] * y + view[2] * z + view[3],
+        view[4] * x + view[5] * y + view[6] * z + view[7],
+        depth,
+    )
+    m = _homography(mean, axis_u, axis_v, float(scales[n, 0]), float(scales[n, 1]), K)
     mx, my, hx, hy, _ = _level_box(m, 1.0)
     radius = math.ceil(3.0 * math.sqrt(max(1e-4, hx, hy)))
     if not (mx + radius > 0.0 and my + radius > 0.0 and mx - radius < width and my - radius < height):
@@ -299,35 +293,38 @@ def _project_one(n, scene, view, K, size, limits, degree, work, rec, rect, radii
     opacity = float(opacities[n])
     if not opacity * 255.0 >= 1.0:
         return False
-    if not _tile_box(m, mx, my, radius, opacity, tiles_x, tiles_y, rect, n):
+    cut = math.log(255.0 * opacity)
+    if not _tile_box(m, mx, my, radius, 2.0 * cut, tiles_x, tiles_y, rect, n):
         return False
-    cx, cy = _hit_coefficients(m, h)
-    _color(means, dc, rest, n, view, degree, b, rgb)
+    h, cx, cy = _hit_coefficients(m)
     rec[n, 0], rec[n, 1] = cx, cy
-    for k in range(6):
-        rec[n, 2 + k] = h[k]
-    rec[n, 8], rec[n, 9], rec[n, 10], rec[n, 11] = m[8], opacity, mx - cx, my - cy
-    facing = -1.0 if r[11] * m[9] + r[14] * m[10] + r[17] * m[11] > 0.0 else 1.0
-    for c in range(3):
-        rec[n, 12 + c] = max(rgb[c], 0.0) if degree >= 0 else rgb[c]
-        rec[n, 15 + c] = facing * (view[0, c] * r[11] + view[1, c] * r[14] + view[2, c] * r[17])
-    cut = math.log(255.0 * opacity) + 1e-5
-    rec[n, 18], rec[n, 19] = 2.0 * cut, cut
+    rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = h
+    rec[n, 8], rec[n, 9], rec[n, 10], rec[n, 11] = depth, opacity, mx - cx, my - cy
+    facing = -1.0 if normal[0] * mean[0] + normal[1] * mean[1] + normal[2] * mean[2] > 0.0 else 1.0
+    back = _turn_back(view, normal[0], normal[1], normal[2])
+    rec[n, 15], rec[n, 16], rec[n, 17] = facing * back[0], facing * back[1], facing * back[2]
+    rec[n, 18], rec[n, 19] = 2.0 * cut + 2e-5, cut + 1e-5
     return True
 
 
 @_call
 def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, visible):
     """Project all surfels, `block` at a time, until the shared counter runs out. visible[n] is set to 0 or 1."""
-    work = (np.empty(18), np.empty(12), np.empty(6), np.empty(16), np.empty(3))
-    count = scene[0].shape[0]
+    means, quats, scales, opacities, dc, rest = scene
+    b = np.empty(16)
+    count = means.shape[0]
     while True:
         first = _fetch_add(counter, block)
         if first >= count:
             return
         for n in range(first, min(first + block, count)):
             radii[n] = 0
-            visible[n] = _project_one(n, scene, view, K, size, limits, degree, work, rec, rect, radii)
+            visible[n] = _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii)
+            if visible[n]:
+                red, green, blue = _color(means, dc, rest, n, view, degree, b)
+                if degree >= 0:
+                    red, green, blue = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
+                rec[n, 12], rec[n, 13], rec[n, 14] = red, green, blue
 
 
 @_call
@@ -489,7 +486,7 @@ def _shade(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, cb, nx, ny
     open_lanes = _ZERO
     at_centre = _ONE - at_hit
     for l in range(16):
-        i = o + l
+        i = (o & 240) + l
         px, py = x + S[_LX + l], y + S[_LY + l]
         inv = _ONE / (_ONE + a * px + b * py)
         s, t = (A * px + B * py) * inv, (C * px + D * py) * inv
@@ -521,8 +518,9 @@ def _shade(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, cb, nx, ny
         S[_DI + i] += _TWO * w * (z * (_ONE - T) - sum_z)
         S[_Z + i] = sum_z + w * z
         median = go & (T > _HALF)
-        S[_ME + i] = z if median else S[_ME + i]
-        S[_MI + i] = key if median else S[_MI + i]
+        me, mi = S[_ME + i], S[_MI + i]
+        S[_ME + i] = z if median else me
+        S[_MI + i] = key if median else mi
         # a closed pixel keeps its transmittance with the sign flipped, so that nothing passes the test above again
         T = after if go else (-abs(T) if hit else T)
         S[_T + i] = T
@@ -624,7 +622,7 @@ def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, c
     open_lanes = _ZERO
     at_centre = _ONE - at_hit
     for l in range(16):
-        i = o + l
+        i = (o & 240) + l
         px, py = x + S[_BX + l], y + S[_BY + l]
         inv = _ONE / (_ONE + a * px + b * py)
         s, t = (A * px + B * py) * inv, (C * px + D * py) * inv
@@ -661,7 +659,8 @@ def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, c
         d_alpha = d_alpha if go & (raw <= _MAX_ALPHA) else _ZERO
         d_exponent = -d_alpha * alpha
         d_z = w * (vz + _TWO * vd * (_TWO * covered + w - total_a))
-        d_z += S[_VM + i] if S[_MID + i] == key else _ZERO
+        vm = S[_VM + i]
+        d_z += vm if S[_MID + i] == key else _ZERO
         h0 = d_exponent * inv * s if meets else _ZERO
         h1 = d_exponent * inv * t if meets else _ZERO
         h2 = -inv * (d_exponent * g3 + at_hit * d_z * z) if meets else _ZERO
@@ -782,104 +781,112 @@ def backward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, ba
 
 
 @_call
-def _homography_backward(m, h, cx, cy, g, d):
-    """Sums g[0:19] of a surfel -> gradient of its homography, d[0:9] row-major; the raster stage's dL/dM02, dL/dM12."""
-    w2 = m[8]
-    z = (h[0], h[1], 0.0, h[2], h[3], 0.0, h[4], h[5], 1.0)
-    # relative to the centre: dM' = -inv(M')^T dL/dinv(M') inv(M')^T, with inv(M') = Z / w2
-    for i in range(3):
-        for j in range(3):
-            total = 0.0
-            for k in range(3):
-                for l in range(3):
-                    total += z[3 * k + i] * g[3 * k + l] * z[3 * j + l]
-            d[3 * i + j] = -total / w2
-    for j in range(3):
-        d[6 + j] -= cx * d[j] + cy * d[3 + j]
-    raster_u, raster_v = d[2], d[5]
-    d[8] += g[18]
+def _homography_backward(m, h, cx, cy, g):
+    """Sums g[0:19] of a surfel -> gradient of its homography, rows u, v, w; the raster stage's dL/dM02 and dL/dM12."""
+    A, B, C, D, a, b = h
+    f = -1.0 / m[8]
+    # relative to the centre: dM' = -inv(M')^T dL/dinv(M') inv(M')^T, with inv(M') = (A B 0, C D 0, a b 1) / M22
+    x0, x1, x2 = A * g[0] + C * g[3] + a * g[6], A * g[1] + C * g[4] + a * g[7], A * g[2] + C * g[5] + a * g[8]
+    y0, y1, y2 = B * g[0] + D * g[3] + b * g[6], B * g[1] + D * g[4] + b * g[7], B * g[2] + D * g[5] + b * g[8]
+    u0, u1, u2 = f * (x0 * A + x1 * B), f * (x0 * C + x1 * D), f * (x0 * a + x1 * b + x2)
+    v0, v1, v2 = f * (y0 * A + y1 * B), f * (y0 * C + y1 * D), f * (y0 * a + y1 * b + y2)
+    w0 = f * (g[6] * A + g[7] * B) - cx * u0 - cy * v0
+    w1 = f * (g[6] * C + g[7] * D) - cx * u1 - cy * v1
+    w2 = f * (g[6] * a + g[7] * b + g[8]) - cx * u2 - cy * v2 + g[18]
+    raster_u, raster_v = u2, v2
     # the low-pass disc sits at the centre of the one-sigma box
     f = 1.0 / (m[6] * m[6] + m[7] * m[7] - m[8] * m[8])
-    for j in range(3):
-        sign = f if j < 2 else -f
-        if j == 0:
-            mx = f * (m[0] * m[6] + m[1] * m[7] - m[2] * m[8])
-            my = f * (m[3] * m[6] + m[4] * m[7] - m[5] * m[8])
-        d[j] += g[10] * sign * m[6 + j]
-        d[3 + j] += g[11] * sign * m[6 + j]
-        d[6 + j] += sign * (g[10] * (m[j] - 2.0 * mx * m[6 + j]) + g[11] * (m[3 + j] - 2.0 * my * m[6 + j]))
-    return raster_u, raster_v
+    mx, my = f * (m[0] * m[6] + m[1] * m[7] - m[2] * m[8]), f * (m[3] * m[6] + m[4] * m[7] - m[5] * m[8])
+    gx, gy = f * g[10], f * g[11]
+    u0, u1, u2 = u0 + gx * m[6], u1 + gx * m[7], u2 - gx * m[8]
+    v0, v1, v2 = v0 + gy * m[6], v1 + gy * m[7], v2 - gy * m[8]
+    w0 += gx * (m[0] - 2.0 * mx * m[6]) + gy * (m[3] - 2.0 * my * m[6])
+    w1 += gx * (m[1] - 2.0 * mx * m[7]) + gy * (m[4] - 2.0 * my * m[7])
+    w2 -= gx * (m[2] - 2.0 * mx * m[8]) + gy * (m[5] - 2.0 * my * m[8])
+    return (u0, u1, u2), (v0, v1, v2), (w0, w1, w2), raster_u, raster_v
 
 
 @_call
-def _color_backward(n, scene, view, degree, g, b, sums, out, d_view):
+def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view):
     """Gradient of the colour to features, mean (through the view direction) and pose."""
-    means, _, _, _, dc, rest = scene
     if degree < 0:
         for c in range(3):
-            out[4][n, c] += g[12 + c]
+            d_dc[n, c] += g[12 + c]
         return
-    rgb = sums[16:19]
-    _color(means, dc, rest, n, view, degree, b, rgb)
-    v0 = g[12] if rgb[0] >= 0.0 else 0.0
-    v1 = g[13] if rgb[1] >= 0.0 else 0.0
-    v2 = g[14] if rgb[2] >= 0.0 else 0.0
-    out[4][n, 0] += _C0 * v0
-    out[4][n, 1] += _C0 * v1
-    out[4][n, 2] += _C0 * v2
+    red, green, blue = _color(means, dc, rest, n, view, degree, b)
+    v0 = g[12] if red >= 0.0 else 0.0
+    v1 = g[13] if green >= 0.0 else 0.0
+    v2 = g[14] if blue >= 0.0 else 0.0
+    d_dc[n, 0] += _C0 * v0
+    d_dc[n, 1] += _C0 * v1
+    d_dc[n, 2] += _C0 * v2
     if degree == 0:
         return
     for k in range(1, (degree + 1) * (degree + 1)):
         sums[k] = v0 * rest[n, k - 1, 0] + v1 * rest[n, k - 1, 1] + v2 * rest[n, k - 1, 2]
-        if out[5].shape[0]:
-            out[5][n, k - 1, 0] += b[k] * v0
-            out[5][n, k - 1, 1] += b[k] * v1
-            out[5][n, k - 1, 2] += b[k] * v2
+    if d_rest.shape[0]:
+        for k in range(1, (degree + 1) * (degree + 1)):
+            d_rest[n, k - 1, 0] += b[k] * v0
+            d_rest[n, k - 1, 1] += b[k] * v1
+            d_rest[n, k - 1, 2] += b[k] * v2
     x, y, z, distance = _view_direction(means, n, view)
     dx, dy, dz = _basis_backward(x, y, z, degree, sums)
     along = dx * x + dy * y + dz * z
     moved = ((dx - along * x) / distance, (dy - along * y) / distance, (dz - along * z) / distance)
+    turned = _turn(view, moved[0], moved[1], moved[2])
     for c in range(3):
-        out[0][n, c] += moved[c]
-        for i in range(3):
-            # the camera centre is -R^T t
-            d_view[i, c] += view[i, 3] * moved[c]
-            d_view[i, 3] += view[i, c] * moved[c]
+        d_means[n, c] += moved[c]
+        # the camera centre is -R^T t
+        d_view[4 * c + 3] += turned[c]
+        for j in range(3):
+            d_view[4 * c + j] += view[4 * c + 3] * moved[j]
+
+
+@_scalar
+def _add_outer(d_view, camera, world):
+    """Gradient of a rotation that turned `world`, given that of the result, `camera`."""
+    for i in range(3):
+        for j in range(3):
+            d_view[4 * i + j] += camera[i] * world[j]
 
 
 @_call
-def _pose_backward(n, scene, view, K, r, m, d, g, scale, axes, out, d_view):
-    """Gradient of homography (d) and normal (g[15:18]) to mean, scales, rotation and pose."""
-    means, quats, scales = scene[0], scene[1], scene[2]
-    facing = -1.0 if r[11] * m[9] + r[14] * m[10] + r[17] * m[11] > 0.0 else 1.0
-    axes[:] = 0.0
-    for j in range(3):
-        tx = K[0, 0] * d[j]
-        ty = K[1, 1] * d[3 + j]
-        tz = d[6 + j] + K[0, 2] * d[j] + K[1, 2] * d[3 + j]
-        if j == 2:
-            for c in range(3):
-                out[0][n, c] += view[0, c] * tx + view[1, c] * ty + view[2, c] * tz
-                d_view[0, c] += tx * means[n, c]
-                d_view[1, c] += ty * means[n, c]
-                d_view[2, c] += tz * means[n, c]
-            d_view[0, 3] += tx
-            d_view[1, 3] += ty
-            d_view[2, 3] += tz
-        else:
-            s = float(scales[n, j])
-            out[2][n, j] += tx * r[9 + j] + ty * r[12 + j] + tz * r[15 + j]
-            for c in range(3):
-                axes[3 * c + j] = s * (view[0, c] * tx + view[1, c] * ty + view[2, c] * tz)
-                d_view[0, c] += s * tx * r[3 * c + j]
-                d_view[1, c] += s * ty * r[3 * c + j]
-                d_view[2, c] += s * tz * r[3 * c + j]
-    for i in range(3):
-        turned = facing * (view[i, 0] * g[15] + view[i, 1] * g[16] + view[i, 2] * g[17])
-        for c in range(3):
-            axes[3 * c + 2] += view[i, c] * turned
-            d_view[i, c] += turned * r[3 * c + 2] + facing * r[11 + 3 * i] * g[15 + c]
-    _rotation_backward(quats, n, scale, axes, out[1])
+def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view):
+    """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
+    fx, fy, cx, cy = K
+    x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
+    s, t = float(scales[n, 0]), float(scales[n, 1])
+    r, inverse_norm = _rotation(quats, n)
+    qu, qv, qn = (r[0], r[3], r[6]), (r[1], r[4], r[7]), (r[2], r[5], r[8])
+    axis_u, axis_v, normal = _turn(view, qu[0], qu[1], qu[2]), _turn(view, qv[0], qv[1], qv[2]), _turn(view, qn[0], qn[1], qn[2])
+    turned = _turn(view, x, y, z)
+    mean = (turned[0] + view[3], turned[1] + view[7], turned[2] + view[11])
+    m = _homography(mean, axis_u, axis_v, s, t, K)
+    h, px, py = _hit_coefficients(m)
+    u, v, w, raster_u, raster_v = _homography_backward(m, h, px, py, g)
+    du = (fx * u[0], fy * v[0], w[0] + cx * u[0] + cy * v[0])
+    dv = (fx * u[1], fy * v[1], w[1] + cx * u[1] + cy * v[1])
+    dm = (fx * u[2], fy * v[2], w[2] + cx * u[2] + cy * v[2])
+    back = _turn_back(view, dm[0], dm[1], dm[2])
+    for c in range(3):
+        d_means[n, c] += back[c]
+        d_view[4 * c + 3] += dm[c]
+    d_scales[n, 0] += du[0] * axis_u[0] + du[1] * axis_u[1] + du[2] * axis_u[2]
+    d_scales[n, 1] += dv[0] * axis_v[0] + dv[1] * axis_v[1] + dv[2] * axis_v[2]
+    facing = -1.0 if normal[0] * mean[0] + normal[1] * mean[1] + normal[2] * mean[2] > 0.0 else 1.0
+    v_normal = (facing * g[15], facing * g[16], facing * g[17])
+    dn = _turn(view, v_normal[0], v_normal[1], v_normal[2])
+    du, dv = (s * du[0], s * du[1], s * du[2]), (t * dv[0], t * dv[1], t * dv[2])
+    _add_outer(d_view, dm, (x, y, z))
+    _add_outer(d_view, du, qu)
+    _add_outer(d_view, dv, qv)
+    _add_outer(d_view, dn, qn)
+    # the normal is turned into the camera frame and back
+    _add_outer(d_view, normal, v_normal)
+    _rotation_backward(
+        quats, n, inverse_norm, _turn_back(view, du[0], du[1], du[2]), _turn_back(view, dv[0], dv[1], dv[2]), _turn_back(view, dn[0], dn[1], dn[2]), d_quats
+    )
+    return raster_u * m[8], raster_v * m[8]
 
 
 @_call
@@ -889,25 +896,29 @@ def unproject(counter, block, ids, starts, slots, scene, view, K, degree, out, p
     Works through the depth-sorted surfels `block` at a time; the pose gradient of block k goes to pose_sums[k], so that
     adding the blocks in order gives the same bits for any number of threads.
     """
-    r, m, h, d, axes = np.empty(18), np.empty(12), np.empty(6), np.empty(9), np.empty(9)
-    g, b, sums = np.empty(SLOT), np.empty(16), np.empty(19)
+    means, quats, scales, _, dc, rest = scene
+    d_means, d_quats, d_scales, d_opacities, d_dc, d_rest, gradient_2dgs = out
+    g, b, sums, d_view = np.zeros(SLOT), np.empty(16), np.empty(16), np.empty(12)
     while True:
         first = _fetch_add(counter, block)
         if first >= ids.shape[0]:
             return
-        d_view = pose_sums[first // block]
+        for j in range(12):
+            d_view[j] = 0.0
         for k in range(first, min(first + block, ids.shape[0])):
-            if starts[k] == starts[k + 1]:
+            begin, end = starts[k], starts[k + 1]
+            if begin == end:
                 continue
             n = ids[k]
-            g[:] = 0.0
-            for e in range(starts[k], starts[k + 1]):
-                for j in range(SLOT):
-                    g[j] += slots[e, j]
-            scale = _camera_frame(scene[0], scene[1], scene[2], n, view, K, r, m)
-            cx, cy = _hit_coefficients(m, h)
-            raster_u, raster_v = _homography_backward(m, h, cx, cy, g, d)
-            out[6][n, 0], out[6][n, 1] = raster_u * m[8], raster_v * m[8]
-            out[3][n] += g[9]
-            _color_backward(n, scene, view, degree, g, b, sums, out, d_view)
-            _pose_backward(n, scene, view, K, r, m, d, g, scale, axes, out, d_view)
+            for j in range(SLOT):
+                total = 0.0
+                for e in range(begin, end):
+                    total += slots[e, j]
+                g[j] = total
+            d_opacities[n] += g[9]
+            _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view)
+            gradient_2dgs[n, 0], gradient_2dgs[n, 1] = _pose_backward(
+                n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view
+            )
+        for j in range(12):
+            pose_sums[first // block, j] = d_view[j]
