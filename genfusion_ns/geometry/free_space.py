@@ -20,6 +20,7 @@ from genfusion_ns.geometry.capture import capture_shape, neighbour_spacing
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 """Says for each pose (c2w, OpenGL) whether a camera may stand there."""
 
+_RADIUS_SHARE = 0.2
 _RELAXATIONS = 40
 """Steps of the elastic band; a disturbance spreads over about 5 frames."""
 _NEIGHBOURS = 3
@@ -32,7 +33,7 @@ def free_space_test(
     Ks: Float[Tensor, "N 3 3"],
     depths: Float[Tensor, "N H W 1"],
     alphas: Float[Tensor, "N H W 1"],
-    radius: float,
+    radius: float | None = None,
     focus: Float[Tensor, "3"] | None = None,
     margin: float = 0.05,
 ) -> Bool[Tensor, " M"]:
@@ -50,13 +51,15 @@ def free_space_test(
         Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
         depths: rendered z depth, scene units. [N, H, W, 1]
         alphas: rendered coverage; below 0.5 a pixel is no evidence. [N, H, W, 1]
-        radius: scene units.
+        radius: scene units; a fifth of the median distance between neighbouring cameras if missing.
         focus: the point that the cameras surround. [3]
         margin: distance to keep before a surface, as a share of its depth.
 
     Returns:
         [M]
     """
+    if radius is None:
+        radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(viewmats))
     sight = _look(points, viewmats, Ks, depths, alphas)
     on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
     centers = camera_centers(viewmats)
@@ -76,7 +79,6 @@ def clearance_test(
     Ks: Float[Tensor, "N 3 3"],
     depths: Float[Tensor, "N H W 1"],
     alphas: Float[Tensor, "N H W 1"],
-    radius_share: float = 0.2,
 ) -> ClearTest:
     """A test of poses against the reconstruction, strict or lenient by the shape of the capture.
 
@@ -85,17 +87,13 @@ def clearance_test(
         Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
         depths: z depth rendered at them, scene units; a small raster (128 pixels wide) suffices. [N, H, W, 1]
         alphas: coverage rendered at them, 0..1. [N, H, W, 1]
-        radius_share: `free_space_test`'s radius as a share of the median distance between neighbouring cameras.
     """
-    c2w = viewmat_to_c2w(viewmats)
-    shape = capture_shape(c2w)
+    shape = capture_shape(viewmat_to_c2w(viewmats))
     focus = shape.focus if shape.surrounds_focus else None
-    radius = radius_share * neighbour_spacing(c2w)
 
     def is_clear(poses: Tensor) -> Tensor:
-        return free_space_test(poses[:, :3, 3].to(viewmats), viewmats, Ks, depths, alphas, radius, focus).to(
-            poses.device
-        )
+        points = poses[:, :3, 3].to(viewmats)
+        return free_space_test(points, viewmats, Ks, depths, alphas, focus=focus).to(poses.device)
 
     return is_clear
 

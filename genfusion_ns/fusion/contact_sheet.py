@@ -1,0 +1,112 @@
+"""One picture per clip that shows a round: what was rendered, what the repairer made of it, from which photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.utils.colormaps import apply_float_colormap
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.depth import encode_disparity
+
+_COLUMNS = 6
+_CELL_AREA = 200 * 120
+_LABEL_WIDTH = 132
+_LINE = 20
+_GAP = 4
+_INK, _PAPER = (20, 20, 20), (250, 250, 250)
+
+
+def contact_sheet(
+    clip: Clip, repaired: RepairedClip, references: References, title: Sequence[str], names: Sequence[str]
+) -> Image.Image:
+    """Rows of frames, labelled, under the title lines and above the photos that conditioned the repair.
+
+    Args:
+        clip: artifact clip.
+        repaired: what the repairer made of it, of the same length and size.
+        references: the photos given to the repairer.
+        title: lines above the pictures.
+        names: one name per photo.
+
+    Returns:
+        RGB image; frames are shrunk to a fixed area each, whatever their shape.
+    """
+    chosen = torch.linspace(0, len(clip) - 1, min(_COLUMNS, len(clip))).round().long()
+    aspect = clip.size[0] / clip.size[1]
+    cell = (round((_CELL_AREA * aspect) ** 0.5), round((_CELL_AREA / aspect) ** 0.5))
+    rows = [(label, frames[chosen.to(frames.device)]) for label, frames in _rows(clip, repaired).items()]
+    columns = max(len(chosen), len(references))
+    width = _LABEL_WIDTH + columns * (cell[0] + _GAP)
+    header = _LINE * (len(title) + 1)
+    height = header + (len(rows) + 1) * (cell[1] + _GAP) + _LINE
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+
+    for line, text in enumerate(title):
+        draw.text((_GAP, _GAP + line * _LINE), text, fill=_INK, font=font)
+    for column, frame in enumerate(chosen.tolist()):
+        draw.text((_column(column, cell), header - _LINE + 2), f"frame {frame}", fill=_INK, font=font)
+    for row, (label, frames) in enumerate(rows):
+        top = header + row * (cell[1] + _GAP)
+        draw.text((_GAP, top + cell[1] // 2 - 8), label, fill=_INK, font=font)
+        for column, frame in enumerate(frames):
+            sheet.paste(_picture(frame, cell), (_column(column, cell), top))
+    top = header + len(rows) * (cell[1] + _GAP)
+    draw.text((_GAP, top + cell[1] // 2 - 8), "references", fill=_INK, font=font)
+    for column, (photo, name) in enumerate(zip(references.rgb, names, strict=True)):
+        sheet.paste(_picture(photo, cell), (_column(column, cell), top))
+        draw.text((_column(column, cell), top + cell[1] + 2), _shortened(draw, font, name, cell[0]), _INK, font)
+    return sheet
+
+
+def to_bytes(image: Float[Tensor, "*batch H W 3"]) -> UInt8[Tensor, "*batch H W 3"]:
+    """8-bit colours on the CPU; not-a-number becomes black. [..., H, W, 3]"""
+    return (image.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _rows(clip: Clip, repaired: RepairedClip) -> dict[str, Tensor]:
+    """Coloured frames [T, H, W, 3] by label."""
+    covered = clip.alpha > 0.5
+    # A robust range: one floater before the lens must not turn the rest of the row into one colour.
+    rendered = encode_disparity(clip.depth, covered, percentile=1.0).disparity
+    return {
+        "artifact": clip.rgb,
+        "repaired": repaired.rgb,
+        "|difference| x 2": 2 * (repaired.rgb - clip.rgb).abs(),
+        "alpha": clip.alpha.expand_as(clip.rgb),
+        "confidence": repaired.confidence.expand_as(clip.rgb),
+        "artifact disparity": apply_float_colormap(rendered, "turbo") * covered,
+        "repaired disparity": apply_float_colormap(repaired.disparity.clamp(0, 1), "turbo"),
+    }
+
+
+def _column(column: int, cell: tuple[int, int]) -> int:
+    return _LABEL_WIDTH + column * (cell[0] + _GAP)
+
+
+def _picture(image: Tensor, cell: tuple[int, int]) -> Image.Image:
+    """The image fitted into the cell with its own shape, on grey."""
+    picture = Image.fromarray(to_bytes(image).numpy())
+    scale = min(cell[0] / picture.width, cell[1] / picture.height)
+    fitted = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    if fitted.size == cell:
+        return fitted
+    framed = Image.new("RGB", cell, (128, 128, 128))
+    framed.paste(fitted, ((cell[0] - fitted.width) // 2, (cell[1] - fitted.height) // 2))
+    return framed
+
+
+def _shortened(
+    draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str, width: int
+) -> str:
+    """The end of a name, which tells photos apart better than the folder it begins with."""
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength("..." + text, font=font) > width:
+        text = text[1:]
+    return "..." + text

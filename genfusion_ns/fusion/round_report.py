@@ -1,0 +1,219 @@
+"""The written record of a round: what was rendered, generated and decided, with all that is needed to do it again.
+
+A round's folder holds ``round.json`` and, per clip, ``sheet_NN.png`` and ``clip_NN.mp4`` (rendered left, repaired
+right). Each file is written completely or not at all, ``round.json`` last: a folder without it is an unfinished round.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from genfusion_ns import __version__
+from genfusion_ns.data.atomic_write import write_atomically
+from genfusion_ns.fusion.contact_sheet import contact_sheet, to_bytes
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.windows import Window
+
+RECORD_FILE = "round.json"
+_FRAMES_PER_SECOND = 8
+_VIDEO_GAP = 8
+"""Black pixels between the two halves of a video."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """All decisions of one round. Lists run over its W windows."""
+
+    round: int
+    """0-based count of rounds."""
+    step: int
+    """Training step about to begin."""
+    seed: int
+    """Seed of everything random in the round."""
+    repairer: str
+    c2w: Float[Tensor, "M 4 4"]
+    """Camera path, camera-to-world, OpenGL axes, in the frame of the scene."""
+    Ks: Float[Tensor, "M 3 3"]
+    """Intrinsics in pixels of the clips."""
+    windows: list[Window]
+    reference_ids: list[list[int]]
+    """Positions in the train split."""
+    reference_names: list[list[str]]
+    scores: list[dict[str, float]]
+    """Named figures of each clip."""
+    rejected: list[str | None]
+    """Why a clip was rejected; None for accepted ones."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Figures of the whole round, among them the sampler's log."""
+
+
+def write_round_report(
+    folder: Path,
+    record: RoundRecord,
+    clips: list[Clip],
+    repaired: list[RepairedClip],
+    references: list[References],
+    save_videos: bool = True,
+) -> None:
+    """Write the record of a round; files of an earlier attempt at the same round are replaced, others left alone.
+
+    Args:
+        folder: made when missing.
+        record: see `RoundRecord`.
+        clips: artifact clip of each window.
+        repaired: its repaired clip.
+        references: the photos given to the repairer for it.
+        save_videos: False leaves out the mp4 files.
+
+    Raises:
+        ValueError: lists of different lengths.
+        RuntimeError: ffmpeg could not encode a clip; the message carries its output.
+    """
+    lengths = {
+        "windows": len(record.windows),
+        "reference_ids": len(record.reference_ids),
+        "reference_names": len(record.reference_names),
+        "scores": len(record.scores),
+        "rejected": len(record.rejected),
+        "clips": len(clips),
+        "repaired": len(repaired),
+        "references": len(references),
+    }
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the record of round {record.round} needs one entry per window in every list, got {lengths}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in [folder / RECORD_FILE, *folder.glob("sheet_*.png"), *folder.glob("clip_*.mp4")]:
+        stale.unlink(missing_ok=True)
+    for number, (clip, repair, photos) in enumerate(zip(clips, repaired, references, strict=True)):
+        sheet = contact_sheet(clip, repair, photos, _title(record, number), record.reference_names[number])
+        encoded = io.BytesIO()
+        sheet.save(encoded, format="PNG")
+        write_atomically(folder / f"sheet_{number:02d}.png", encoded.getvalue())
+        if save_videos:
+            write_video(folder / f"clip_{number:02d}.mp4", _side_by_side(clip.rgb, repair.rgb))
+    write_atomically(folder / RECORD_FILE, json.dumps(_record_json(record), indent=1).encode())
+
+
+def write_video(path: Path, frames: Float[Tensor, "T H W 3"], frames_per_second: int = _FRAMES_PER_SECOND) -> None:
+    """Write an H.264 (yuv420p) mp4 with the ffmpeg that comes with imageio-ffmpeg.
+
+    Args:
+        path: ends in .mp4; written completely or not at all.
+        frames: colours in 0..1; odd sides are extended by one repeated row or column, as yuv420p needs even ones.
+        frames_per_second: playing speed.
+
+    Raises:
+        RuntimeError: ffmpeg failed; the message carries its output.
+    """
+    import imageio_ffmpeg
+
+    height, width = frames.shape[1:3]
+    even = F.pad(frames.permute(0, 3, 1, 2), (0, width % 2, 0, height % 2), mode="replicate").permute(0, 2, 3, 1)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        size=(even.shape[2], even.shape[1]),
+        fps=frames_per_second,
+        codec="libx264",
+        pix_fmt_in="rgb24",
+        pix_fmt_out="yuv420p",
+        quality=7,
+        macro_block_size=1,
+        ffmpeg_log_level="error",
+        output_params=["-movflags", "+faststart"],
+    )
+    try:
+        writer.send(None)
+        for frame in to_bytes(even):
+            writer.send(frame.contiguous().numpy().tobytes())
+        writer.close()
+        if not temporary.is_file():
+            raise RuntimeError(f"ffmpeg wrote no video for {path}; see its output above")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RuntimeError(f"ffmpeg could not encode {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
+    gap = left.new_zeros(*left.shape[:2], _VIDEO_GAP, 3)
+    return torch.cat([left, gap, right.to(left)], dim=2)
+
+
+def _title(record: RoundRecord, number: int) -> list[str]:
+    window, reason = record.windows[number], record.rejected[number]
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.scores[number].items())
+    return [
+        f"round {record.round}, step {record.step}, clip {number + 1} of {len(record.windows)}: "
+        f"path frames {window.start} to {window.start + window.length - 1}, {record.repairer}, seed {record.seed}",
+        f"rejected: {reason}" if reason is not None else "accepted",
+        scores,
+    ]
+
+
+def _record_json(record: RoundRecord) -> dict[str, Any]:
+    windows = [
+        {
+            **asdict(window),
+            "references": [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)],
+            "scores": scores,
+            "accepted": reason is None,
+            "reason": reason,
+        }
+        for window, ids, names, scores, reason in zip(
+            record.windows,
+            record.reference_ids,
+            record.reference_names,
+            record.scores,
+            record.rejected,
+            strict=True,
+        )
+    ]
+    return _plain(
+        {
+            "round": record.round,
+            "step": record.step,
+            "seed": record.seed,
+            "repairer": record.repairer,
+            "windows": windows,
+            "details": record.details,
+            "versions": {
+                "genfusion_ns": __version__,
+                "nerfstudio": version("nerfstudio"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "conventions": "c2w: camera-to-world, OpenGL axes (x right, y up, z backward); K: pixels, centres at +0.5",
+            "c2w": record.c2w,
+            "K": record.Ks,
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; infinite and undefined numbers, which it cannot, become null."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return value.as_posix()
+    return value
