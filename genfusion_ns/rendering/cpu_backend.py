@@ -7,14 +7,13 @@ own and adds the slots surfel by surfel, so results are the same bits for any nu
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.rendering import cpu_kernels as kernels
@@ -73,7 +72,7 @@ class _View:
     at_hit: np.float32
     degree: int
     records: np.ndarray
-    ids: np.ndarray
+    ranks: np.ndarray
     starts: np.ndarray
     lists: tuple[np.ndarray, np.ndarray, np.ndarray]
     images: tuple[np.ndarray, ...]
@@ -152,14 +151,14 @@ def _forward(
     size = (width, height, math.ceil(width / kernels.TILE), math.ceil(height / kernels.TILE))
     degree = -1 if settings.sh_degree is None else settings.sh_degree
     records, rect = np.empty((n, kernels.RECORD), np.float32), np.empty((n, 4), np.int32)
-    visible = np.empty(n, np.bool_)
+    ranks = np.empty(n, np.int32)
     counter, limits = np.zeros(1, np.int64), (settings.near, settings.far)
     run_on_all(
         lambda: kernels.project(
-            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, visible
+            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, ranks
         )
     )
-    ids = kernels.sort_by_depth(records, visible)
+    ids = kernels.sort_by_depth(records, ranks)
     at_hit = settings.depth_at == "intersection"
     starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size)
     view = _View(
@@ -171,7 +170,7 @@ def _forward(
         at_hit=np.float32(at_hit),
         degree=degree,
         records=records,
-        ids=ids,
+        ranks=ranks,
         starts=starts,
         lists=lists,
         images=(*images, np.empty(width * height, np.float32)),
@@ -234,12 +233,12 @@ def _backward(
             slots,
         )
     )
-    pose_sums = np.zeros((math.ceil(len(view.ids) / _SURFEL_BLOCK), 12))
+    pose_sums = np.zeros((math.ceil(len(view.ranks) / _SURFEL_BLOCK), 12))
     run_on_all(
         lambda: kernels.unproject(
             blocks,
             _SURFEL_BLOCK,
-            view.ids,
+            view.ranks,
             view.starts,
             slots,
             scene,

@@ -188,7 +188,7 @@ def _tile_range(low, high, tiles):
     return int(min(max(math.floor(low), 0.0), float(tiles))), int(min(max(math.ceil(high), 0.0), float(tiles)))
 
 
-@_call
+@_scalar
 def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n):
     """Tiles the surfel may touch: those of the 3-sigma square (part of the definition) that reach alpha = 1/255."""
     x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
@@ -269,7 +269,7 @@ def _color(means, dc, rest, n, view, degree, b):
     return red, green, blue
 
 
-@_call
+@_scalar
 def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
     """Everything about surfel n that pixels need, but for its colour; whether it can show."""
     width, height, tiles_x, tiles_y = size
@@ -308,8 +308,8 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
 
 
 @_call
-def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, visible):
-    """Project all surfels, `block` at a time, until the shared counter runs out. visible[n] is set to 0 or 1."""
+def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, ranks):
+    """Project all surfels, `block` at a time, until the shared counter runs out. ranks[n] is set to 0 if surfel n can show, else to -1."""
     means, quats, scales, opacities, dc, rest = scene
     b = np.empty(16)
     count = means.shape[0]
@@ -319,8 +319,9 @@ def project(counter, block, scene, view, K, size, limits, degree, rec, rect, rad
             return
         for n in range(first, min(first + block, count)):
             radii[n] = 0
-            visible[n] = _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii)
-            if visible[n]:
+            ranks[n] = -1
+            if _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
+                ranks[n] = 0
                 red, green, blue = _color(means, dc, rest, n, view, degree, b)
                 if degree >= 0:
                     red, green, blue = max(red, 0.0), max(green, 0.0), max(blue, 0.0)
@@ -328,15 +329,18 @@ def project(counter, block, scene, view, K, size, limits, degree, rec, rect, rad
 
 
 @_call
-def sort_by_depth(rec, visible):
-    """Indices of the visible surfels, nearest first, ties by index: a three-pass radix sort of the float bits."""
+def sort_by_depth(rec, ranks):
+    """Indices of the visible surfels (rank 0), nearest first, ties by index; their ranks into `ranks`.
+
+    A three-pass radix sort of the bits of the depths, which are positive floats.
+    """
     count = 0
-    for n in range(visible.shape[0]):
-        count += visible[n]
+    for n in range(ranks.shape[0]):
+        count += ranks[n] >= 0
     ids, depths = np.empty(count, np.int32), np.empty(count, np.float32)
     k = 0
-    for n in range(visible.shape[0]):
-        if visible[n]:
+    for n in range(ranks.shape[0]):
+        if ranks[n] >= 0:
             ids[k], depths[k] = n, rec[n, 8]
             k += 1
     keys = depths.view(np.int32)
@@ -353,6 +357,8 @@ def sort_by_depth(rec, visible):
             next_ids[starts[digit]], next_keys[starts[digit]] = ids[k], keys[k]
             starts[digit] += 1
         ids, next_ids, keys, next_keys = next_ids, ids, next_keys, keys
+    for k in range(count):
+        ranks[ids[k]] = k
     return ids
 
 
@@ -806,7 +812,7 @@ def _homography_backward(m, h, cx, cy, g):
     return (u0, u1, u2), (v0, v1, v2), (w0, w1, w2), raster_u, raster_v
 
 
-@_call
+@_scalar
 def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view):
     """Gradient of the colour to features, mean (through the view direction) and pose."""
     if degree < 0:
@@ -850,7 +856,7 @@ def _add_outer(d_view, camera, world):
             d_view[4 * i + j] += camera[i] * world[j]
 
 
-@_call
+@_scalar
 def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view):
     """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
     fx, fy, cx, cy = K
@@ -858,7 +864,11 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
     s, t = float(scales[n, 0]), float(scales[n, 1])
     r, inverse_norm = _rotation(quats, n)
     qu, qv, qn = (r[0], r[3], r[6]), (r[1], r[4], r[7]), (r[2], r[5], r[8])
-    axis_u, axis_v, normal = _turn(view, qu[0], qu[1], qu[2]), _turn(view, qv[0], qv[1], qv[2]), _turn(view, qn[0], qn[1], qn[2])
+    axis_u, axis_v, normal = (
+        _turn(view, qu[0], qu[1], qu[2]),
+        _turn(view, qv[0], qv[1], qv[2]),
+        _turn(view, qn[0], qn[1], qn[2]),
+    )
     turned = _turn(view, x, y, z)
     mean = (turned[0] + view[3], turned[1] + view[7], turned[2] + view[11])
     m = _homography(mean, axis_u, axis_v, s, t, K)
@@ -884,32 +894,40 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
     # the normal is turned into the camera frame and back
     _add_outer(d_view, normal, v_normal)
     _rotation_backward(
-        quats, n, inverse_norm, _turn_back(view, du[0], du[1], du[2]), _turn_back(view, dv[0], dv[1], dv[2]), _turn_back(view, dn[0], dn[1], dn[2]), d_quats
+        quats,
+        n,
+        inverse_norm,
+        _turn_back(view, du[0], du[1], du[2]),
+        _turn_back(view, dv[0], dv[1], dv[2]),
+        _turn_back(view, dn[0], dn[1], dn[2]),
+        d_quats,
     )
     return raster_u * m[8], raster_v * m[8]
 
 
 @_call
-def unproject(counter, block, ids, starts, slots, scene, view, K, degree, out, pose_sums):
+def unproject(counter, block, ranks, starts, slots, scene, view, K, degree, out, pose_sums):
     """Slots -> gradients of the surfels (out: means, quats, scales, opacities, dc, rest, gradient_2dgs).
 
-    Works through the depth-sorted surfels `block` at a time; the pose gradient of block k goes to pose_sums[k], so that
-    adding the blocks in order gives the same bits for any number of threads.
+    Works through the surfels `block` at a time; surfel n has slots starts[r] .. starts[r + 1], r = ranks[n], none if
+    r < 0. The pose gradient of block k goes to pose_sums[k]: adding the blocks in order gives the same bits for any
+    number of threads.
     """
     means, quats, scales, _, dc, rest = scene
     d_means, d_quats, d_scales, d_opacities, d_dc, d_rest, gradient_2dgs = out
     g, b, sums, d_view = np.zeros(SLOT), np.empty(16), np.empty(16), np.empty(12)
     while True:
         first = _fetch_add(counter, block)
-        if first >= ids.shape[0]:
+        if first >= means.shape[0]:
             return
         for j in range(12):
             d_view[j] = 0.0
-        for k in range(first, min(first + block, ids.shape[0])):
-            begin, end = starts[k], starts[k + 1]
+        for n in range(first, min(first + block, means.shape[0])):
+            if ranks[n] < 0:
+                continue
+            begin, end = starts[ranks[n]], starts[ranks[n] + 1]
             if begin == end:
                 continue
-            n = ids[k]
             for j in range(SLOT):
                 total = 0.0
                 for e in range(begin, end):
