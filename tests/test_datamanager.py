@@ -162,6 +162,17 @@ def test_a_declared_split_is_respected(tiny: TinyCapture) -> None:
     assert set_up(tiny.folder, num_views=2).train_view_ids == (4, 11)
 
 
+def test_a_split_by_file_name_is_respected(tiny: TinyCapture) -> None:
+    meta = json.loads((tiny.folder / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        old = tiny.folder / frame["file_path"]
+        new = old.with_name(f"{old.stem}_{'eval' if old.stem.endswith('5') else 'train'}.png")
+        frame["file_path"] = old.rename(new).relative_to(tiny.folder).as_posix()
+    (tiny.folder / "transforms.json").write_text(json.dumps(meta))
+    manager = set_up(tiny.folder, NerfstudioDataParserConfig(eval_mode="filename"))
+    assert manager.test_view_ids == (5,) and len(manager.train_view_ids) == 11
+
+
 def test_blender_files_are_train_and_test(tmp_path: Path) -> None:
     tiny = make_capture(tmp_path)
     write_blender(tiny, train=[1, 3, 5, 7, 9, 11], test=[0, 6])

@@ -180,6 +180,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_the_rest_of_an_epoch_can_be_set(tmp_path: Path) -> None:
+    store, generator = make_store(), torch.Generator().manual_seed(3)
+    draw(store, 2, generator)
+    queue = store.queue
+    expected = draw(store, len(queue), generator)
+    store.queue = queue
+    assert draw(store, len(queue), generator) == expected
+    with pytest.raises(StoreError, match=r"view order \[0, 9\] does not fit a store of 7"):
+        store.queue = [0, 9]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
 def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
     file = tmp_path / "views"
@@ -203,7 +214,7 @@ def test_an_order_that_does_not_fit_is_damage(tmp_path: Path, queue: list[int]) 
     file = tmp_path / "views"
     content = {"format": "genfusion generated views 1", "keep_rounds": 1, "queue": queue, "views": []}
     save_file({"unused": torch.zeros(1)}, file, metadata={"store": json.dumps(content)})
-    with pytest.raises(StoreError, match="is damaged: its view order"):
+    with pytest.raises(StoreError, match="is damaged: The view order"):
         GeneratedViewStore.load(file)
 
 

@@ -175,6 +175,15 @@ def test_random_points_do_not_depend_on_the_sparse_ones(tmp_path: Path) -> None:
     assert not torch.equal(first.xyz, seed(config, [1, 6], "random").xyz)
 
 
+def test_a_transforms_file_of_another_name(tmp_path: Path) -> None:
+    tiny = make_capture(tmp_path)
+    write_transforms(tiny)
+    (tmp_path / "transforms.json").rename(tmp_path / "other.json")
+    points = seed(NerfstudioDataParserConfig(data=tmp_path / "other.json"), [0, 6], "visible")
+    assert points.source.startswith("sparse_pc.ply")
+    assert len(points.xyz) == tiny.seen[[0, 6]].any(0).sum()
+
+
 def test_a_model_of_another_capture_is_not_used(tmp_path: Path) -> None:
     tiny = make_capture(tmp_path)
     write_transforms(tiny)

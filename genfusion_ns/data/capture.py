@@ -53,7 +53,7 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
     Points are read by `seed_points` instead, which knows which views are held out (and needs no open3d).
     """
     changes: dict[str, Any] = {}
-    if hasattr(config, "eval_mode") and hasattr(config, "eval_interval"):
+    if hasattr(config, "eval_interval") and getattr(config, "eval_mode", "filename") != "filename":
         # Its train and test views together are all views; "all" would warn about a danger that is not there.
         changes["eval_mode"], changes["eval_interval"] = "interval", 8
     if hasattr(config, "load_3D_points"):
@@ -77,12 +77,16 @@ def data_folder(config: DataParserConfig) -> Path:
 def point_sources(config: DataParserConfig) -> SparseSources:
     """Where the sparse points are of the capture that `config`, as the user wrote it, names."""
     folder = data_folder(config)
-    if isinstance(config, ColmapDataParserConfig):
-        return SparseSources(folder, colmap_path=config.colmap_path)
     if isinstance(config, BlenderDataParserConfig):
-        return SparseSources(folder, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
-    meta = _read_transforms(config) if isinstance(config, NerfstudioDataParserConfig) else {}
-    return SparseSources(folder, ply_path=Path(meta["ply_file_path"]) if "ply_file_path" in meta else None)
+        poses = tuple(folder / f"transforms_{split}.json" for split in _SPLITS)
+        poses = tuple(file for file in poses if file.exists())
+        return SparseSources(folder, poses, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
+    poses = _transforms_file(config)
+    pose_files = (poses,) if poses.exists() else ()
+    if isinstance(config, NerfstudioDataParserConfig):
+        ply = _read_transforms(config).get("ply_file_path")
+        return SparseSources(folder, pose_files, ply_path=None if ply is None else Path(ply))
+    return SparseSources(folder, pose_files, colmap_path=getattr(config, "colmap_path", None))
 
 
 def read_capture(parser: DataParser, train: DataparserOutputs) -> Capture:
@@ -136,12 +140,17 @@ def _parser_splits(config: DataParserConfig) -> tuple[list[str], bool]:
         declared = [split for split in _SPLITS if f"{split}_filenames" in meta]
     elif not hasattr(config, "eval_interval"):
         declared = list(_SPLITS)
+    if not declared and getattr(config, "eval_mode", None) == "filename":
+        declared = ["train", "test"]
     return (declared, True) if declared else (["train", "test"], False)
 
 
 def _read_transforms(config: DataParserConfig) -> dict[str, Any]:
-    file = config.data if config.data.suffix == ".json" else config.data / "transforms.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(_transforms_file(config).read_text(encoding="utf-8"))
+
+
+def _transforms_file(config: DataParserConfig) -> Path:
+    return config.data if config.data.suffix == ".json" else config.data / "transforms.json"
 
 
 def _declared_split(parts: dict[str, DataparserOutputs], files: Sequence[Path]) -> ViewSplit | None:

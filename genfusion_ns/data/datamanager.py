@@ -41,8 +41,8 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """JSON file with train_ids and test_ids: positions among the registered images sorted by name, or image names.
     Relative to the working directory or to the data. Wins over num-views."""
     test_every: int = 8
-    """Hold out every n-th view for evaluation when neither a split file nor the capture says which views to hold
-    out."""
+    """Hold out every n-th view for evaluation when neither a split file nor the capture says which views to hold out.
+    Stands in for the dataparser's own eval-interval and train-split-fraction; its eval-mode filename is respected."""
     seed_points: Literal["visible", "strict", "random"] = "visible"
     """Sparse points to start from: those seen by at least one train view; strict: only those that two or more train
     views see; random: none, points drawn in view of the train cameras."""

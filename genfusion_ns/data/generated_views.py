@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float16, UInt8
@@ -150,6 +149,20 @@ class GeneratedViewStore:
         """Rounds that views are held of, ascending."""
         return sorted({view.round for view in self._views})
 
+    @property
+    def queue(self) -> list[int]:
+        """Positions still to be drawn in the current epoch, in order; with `queue` set back, `sample` repeats itself.
+
+        Setting it raises `StoreError` when a position is repeated or is not in the store.
+        """
+        return list(self._queue)
+
+    @queue.setter
+    def queue(self, queue: Sequence[int]) -> None:
+        if len(set(queue)) != len(queue) or not all(0 <= i < len(self) for i in queue):
+            raise StoreError(f"The view order {list(queue)[:8]} does not fit a store of {len(self)} generated views.")
+        self._queue = list(queue)
+
     def replace(self, round: int, views: Sequence[GeneratedView]) -> None:
         """Hold `views` as round `round`, instead of what was held of it or newer, and drop what is too old.
 
@@ -209,25 +222,15 @@ class GeneratedViewStore:
             raise StoreError(f"{path} does not exist; resume from a checkpoint saved with its generated views.")
         try:
             with safe_open(str(path), framework="pt") as file:
-                content = _parse_metadata(path, file.metadata())
-                views = [
-                    GeneratedView(**{name: file.get_tensor(f"{i}.{name}") for name in _TENSORS}, **about)
-                    for i, about in enumerate(content["views"])
-                ]
+                content = json.loads((file.metadata() or {}).get("store", "{}"))
+                if content.get("format") == _FORMAT:
+                    store = cls(content["keep_rounds"])
+                    store._views = [
+                        GeneratedView(**{name: file.get_tensor(f"{i}.{name}") for name in _TENSORS}, **about)
+                        for i, about in enumerate(content["views"])
+                    ]
+                    store.queue = content["queue"]
+                    return store
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, StoreError):
-                raise
             raise StoreError(f"{path} is damaged: {error}. Delete it to go on without its views.") from error
-        store = cls(content["keep_rounds"])
-        store._views, store._queue = views, content["queue"]
-        return store
-
-
-def _parse_metadata(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
-    content = json.loads((metadata or {}).get("store", "{}"))
-    if content.get("format") != _FORMAT:
         raise StoreError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
-    queue, count = content["queue"], len(content["views"])
-    if content["keep_rounds"] < 1 or len(set(queue)) != len(queue) or not all(0 <= i < count for i in queue):
-        raise ValueError(f"its view order {queue[:8]} does not fit {count} views")
-    return content

@@ -6,7 +6,7 @@ that train views observe are used here (GenFusion filters by visibility too, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +48,8 @@ class SparseSources:
 
     data_dir: Path
     """Folder of the capture."""
+    pose_files: tuple[Path, ...] = ()
+    """Files with the poses that go with a point cloud: transforms.json or Blender's."""
     colmap_path: Path | None = None
     """COLMAP model to prefer, relative to `data_dir`."""
     ply_path: Path | None = None
@@ -71,6 +73,8 @@ def make_seed_points(
 
     A point is seen by a view when its track says so. Without tracks (a PLY file alone) it is seen when it projects
     into the image in front of the camera, which ignores occlusion and so keeps more.
+
+    Even so the positions and colours of the points that remain were estimated with the help of all views.
 
     Args:
         kind: `visible`: points seen by at least one train view; `strict`: by two or more, so that train views alone
@@ -120,21 +124,20 @@ def _find_model(sources: SparseSources, names: Sequence[str], cameras: Cameras) 
     return None, "; ".join(rejected) or "no COLMAP model or point cloud beside the data"
 
 
-def _candidates(sources: SparseSources):
+def _candidates(sources: SparseSources) -> list[tuple[Path, Callable[[], SparseModel]]]:
     folder = sources.data_dir
     colmap_folders = [folder / path for path in dict.fromkeys(filter(None, (sources.colmap_path, *_COLMAP_FOLDERS)))]
-    models = [
+    models: list[tuple[Path, Callable[[], SparseModel]]] = [
         (path, lambda path=path: read_colmap_model(path))
         for path in colmap_folders
         if any((path / f"points3D.{ext}").exists() for ext in ("bin", "txt"))
     ]
-    transforms = [folder / "transforms.json"]
-    if not transforms[0].exists():
-        transforms = sorted(folder.glob("transforms_*.json"))
     ply = folder / (sources.ply_path or "sparse_pc.ply")
     if sources.ply_path is not None and not ply.exists():
         raise SparseModelError(f"{ply}, named as the capture's point cloud, does not exist; add it or remove its name.")
-    clouds = [(ply, lambda: read_ply_model(ply, transforms))] if ply.exists() and transforms else []
+    clouds: list[tuple[Path, Callable[[], SparseModel]]] = []
+    if ply.exists() and sources.pose_files:
+        clouds = [(ply, lambda: read_ply_model(ply, sources.pose_files))]
     return clouds + models if sources.prefer_ply else models + clouds
 
 

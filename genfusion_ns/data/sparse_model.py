@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,34 +47,27 @@ def read_colmap_model(folder: Path) -> SparseModel:
     """
     images = _read_colmap(folder, "images", colmap.read_images_binary, colmap.read_images_text)
     points = _read_colmap(folder, "points3D", colmap.read_points3D_binary, colmap.read_points3D_text)
-    camera_of_image = {image_id: i for i, image_id in enumerate(images)}
     poses = np.zeros((len(images), 3, 4))
     for i, image in enumerate(images.values()):
         rotation = colmap.qvec2rotmat(image.qvec).T
         poses[i] = np.column_stack([rotation @ _OPENCV_TO_OPENGL, -rotation @ image.tvec])
-    tracks = [
-        (p, camera_of_image[image_id])
-        for p, point in enumerate(points.values())
-        for image_id in point.image_ids.tolist()
-        if image_id in camera_of_image
-    ]
     return SparseModel(
         path=folder,
         xyz=np.array([point.xyz for point in points.values()], dtype=np.float64).reshape(-1, 3),
         rgb=np.array([point.rgb for point in points.values()], dtype=np.uint8).reshape(-1, 3),
         names=tuple(image.name for image in images.values()),
         c2w=poses,
-        tracks=np.array(tracks, dtype=np.int64).reshape(-1, 2),
+        tracks=_tracks(list(images), [point.image_ids for point in points.values()]),
     )
 
 
-def read_ply_model(path: Path, transforms: list[Path]) -> SparseModel:
-    """Read a point cloud whose world is that of the poses in `transforms` (transforms.json or Blender's files).
+def read_ply_model(path: Path, pose_files: Sequence[Path]) -> SparseModel:
+    """Read a point cloud whose world is that of the poses in `pose_files` (transforms.json or Blender's files).
 
     Raises:
         SparseModelError: not a PLY file, no x, y, z, or an unreadable transforms file.
     """
-    frames = [frame for file in transforms for frame in _read_frames(file)]
+    frames = [frame for file in pose_files for frame in _read_frames(file)]
     try:
         vertices = PlyData.read(str(path))["vertex"].data
     except (OSError, PlyParseError, KeyError, ValueError) as error:
@@ -91,6 +84,16 @@ def read_ply_model(path: Path, transforms: list[Path]) -> SparseModel:
         c2w=poses[:, :3, :4],
         tracks=None,
     )
+
+
+def _tracks(image_ids: list[int], seen_by: list[np.ndarray]) -> Int[np.ndarray, "L 2"]:
+    """(point, camera) pairs from the image ids of every point's track; ids that are no image are left out."""
+    point = np.repeat(np.arange(len(seen_by)), [len(ids) for ids in seen_by])
+    image = np.concatenate([*seen_by, np.zeros(0, dtype=np.int64)])
+    order = np.argsort(image_ids)
+    known = np.asarray(image_ids, dtype=np.int64)[order]
+    is_known = np.isin(image, known)
+    return np.stack([point[is_known], order[np.searchsorted(known, image[is_known])]], axis=1)
 
 
 def _read_colmap(folder: Path, stem: str, binary: Callable[..., dict], text: Callable[..., dict]) -> dict[int, Any]:
