@@ -121,7 +121,13 @@ def _read_packed(path: Path) -> ClipPair:
     if missing:
         raise ValueError(f"{path} is not a clip pair: it lacks {', '.join(missing)}; gf-make-clips writes such files")
     artifact, clean = (
-        Clip(*(arrays[f"{kind}_{part}"] for part in ("rgb", "depth", "alpha")), arrays["viewmats"], arrays["Ks"])
+        Clip(
+            rgb=arrays[f"{kind}_rgb"],
+            depth=arrays[f"{kind}_depth"],
+            alpha=arrays[f"{kind}_alpha"],
+            viewmats=arrays["viewmats"],
+            Ks=arrays["Ks"],
+        )
         for kind in ("artifact", "clean")
     )
     photos = References(arrays["reference_rgb"], arrays["reference_viewmats"], arrays["reference_Ks"])
@@ -288,8 +294,10 @@ def _cut(pair: ClipPair, config: AugmentationConfig, generator: torch.Generator)
     x = _draw(0, pair.artifact.size[0] - width, generator)
     y = _draw(0, pair.artifact.size[1] - height, generator)
     window = slice(first, first + frames)
-    clips = [crop_clip(select_frames(clip, window), x, y, width, height) for clip in (pair.artifact, pair.clean)]
-    return ClipPair(*clips, pair.references)
+    artifact, clean = (
+        crop_clip(select_frames(clip, window), x, y, width, height) for clip in (pair.artifact, pair.clean)
+    )
+    return ClipPair(artifact, clean, pair.references)
 
 
 def _jitter(pair: ClipPair, strength: float, generator: torch.Generator) -> ClipPair:
@@ -303,7 +311,11 @@ def _jitter(pair: ClipPair, strength: float, generator: torch.Generator) -> Clip
         return (rgb.clamp(min=1e-6) ** gamma.to(rgb) * gain.to(rgb) + offset.to(rgb)).clamp(0, 1)
 
     artifact, clean, photos = pair.artifact, pair.clean, pair.references
-    return ClipPair(*(replace(part, rgb=change(part.rgb)) for part in (artifact, clean, photos)))
+    return ClipPair(
+        replace(artifact, rgb=change(artifact.rgb)),
+        replace(clean, rgb=change(clean.rgb)),
+        replace(photos, rgb=change(photos.rgb)),
+    )
 
 
 def _draw(low: int, high: int, generator: torch.Generator) -> int:

@@ -101,7 +101,7 @@ def _add_floaters(clip: Clip, typical: Tensor, generator: torch.Generator) -> Cl
         seen = (clip.Ks @ camera[..., None])[..., 0]
         z_frames = camera[:, 2].clamp(min=1e-3)
         middle = seen[:, :2] / z_frames[:, None]
-        extent = torch.tensor([float(torch.empty(()).uniform_(4, 25, generator=generator)), 1.0])
+        extent = width * torch.empty(2).uniform_(0.015, 0.1, generator=generator)
         extent[1] = extent[0] * float(torch.empty(()).uniform_(0.08, 0.5, generator=generator))
         angle = torch.rand((), generator=generator) * torch.pi
         weight = _splat(xs, ys, middle, extent, angle) * (camera[:, 2] > 1e-2)[:, None, None, None]

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images, resize_references, select_frames
 from genfusion_ns.priors.compact_unet import CompactUNet
 from genfusion_ns.priors.conditioning import Condition, condition_on
-from genfusion_ns.priors.flow import start_point, velocity
+from genfusion_ns.priors.flow import euler_step, start_point
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-_TRAIN_TIMESTEPS = 1000
 _MIN_FRAMES = 4  # temporal convolutions reach two frames to either side
 _HALF_CONFIDENCE_ERROR = 0.2  # expected rms colour error, of the -1..1 range, at which confidence is 0.5
 
@@ -89,7 +88,7 @@ class CompactRepairer:
         """
         _check(clip, references)
         home, frames, size = clip.rgb.device, len(clip), clip.size
-        self.network.to(self.device)
+        nn.Module.to(self.network, self.device)
         working = _fit(size, self.resolution)
         small = resize_clip(clip.to(self.device), working)
         photos = references.to(self.device)
@@ -109,7 +108,7 @@ class CompactRepairer:
 
     def release(self) -> None:
         """Move the network to the CPU until the next call."""
-        self.network.to("cpu")
+        nn.Module.to(self.network, "cpu")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -127,15 +126,14 @@ def run_flow(network: CompactUNet, condition: Condition, steps: int, generator: 
     noise = torch.randn(artifact.shape, generator=generator).to(artifact)
     sigmas = network.config["sigma_min"], network.config["sigma_max"]
     state = start_point(artifact, condition.alpha, noise, *sigmas)
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=_TRAIN_TIMESTEPS)
-    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
     log_variance = torch.zeros_like(condition.alpha)
-    for index, timestep in enumerate(scheduler.timesteps):
-        time = (timestep / _TRAIN_TIMESTEPS).expand(len(state)).to(state)
-        prediction = network(state, condition.artifact, condition.warped, condition.photos, time)
+    for index in range(steps):
+        time, following = 1 - index / steps, 1 - (index + 1) / steps
+        times = artifact.new_full((len(artifact),), time)
+        prediction = network(state, condition.artifact, condition.warped, condition.photos, times)
         # Later states contain the estimate itself, so only the first step judges it without bias.
         log_variance = prediction.log_variance if index == 0 else log_variance
-        state = scheduler.step(velocity(state, prediction.clean, time), timestep, state, return_dict=False)[0]
+        state = euler_step(state, prediction.clean, time, following)
     return FlowResult(clean=state, log_variance=log_variance)
 
 
@@ -152,11 +150,12 @@ def load_network(folder: Path) -> CompactUNet:
     if found != CompactUNet.__name__:
         raise ValueError(f"{folder / 'config.json'} describes a {found}, not a {CompactUNet.__name__}")
     try:
-        network, info = CompactUNet.from_pretrained(
+        loaded = CompactUNet.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / 'config.json'}: {error}") from error
+    network, info = cast(tuple[CompactUNet, dict[str, list[str]]], loaded)
     wrong = {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
     if wrong:
         raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / 'config.json'}: {wrong}")

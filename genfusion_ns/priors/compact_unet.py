@@ -130,9 +130,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(norm_groups, fine)
         self.head = nn.Conv2d(fine, (STATE_CHANNELS + 1) * cells, 3, padding=1)
         self.gate = nn.Conv2d(fine + reference_channels, cells, 3, padding=1)
-        for layer in (self.head, self.gate):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.head.parameters(), *self.gate.parameters()):
+            nn.init.zeros_(parameter)
 
     @property
     def pixel_multiple(self) -> int:

@@ -40,11 +40,18 @@ def interpolate(
     return (1 - time) * clean + time * start
 
 
+def euler_step(
+    state: Float[Tensor, "B C T H W"], clean: Float[Tensor, "B C T H W"], time: float, following: float
+) -> Float[Tensor, "B C T H W"]:
+    """State at the time `following` < `time` along the velocity that leads from `state` to `clean`."""
+    return state + (following - time) * velocity(state, clean, time)
+
+
 def velocity(
-    state: Float[Tensor, "B C T H W"], clean: Float[Tensor, "B C T H W"], time: Float[Tensor, " B"]
+    state: Float[Tensor, "B C T H W"], clean: Float[Tensor, "B C T H W"], time: float
 ) -> Float[Tensor, "B C T H W"]:
     """dx/dt of the straight line that passes `state` at `time` (0 < time <= 1) and ends in `clean` at time 0."""
-    return (state - clean) / time.view(-1, 1, 1, 1, 1)
+    return (state - clean) / time
 
 
 def sample_times(count: int, first_share: float, generator: torch.Generator) -> Float[Tensor, " B"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class OptimisationConfig:
     """Weight of the disparity loss."""
     gradient_weight: float = 0.5
     """Weight of the loss on spatial colour differences."""
-    likelihood_weight: float = 0.02
+    likelihood_weight: float = 0.1
     """Weight of the likelihood that trains the confidence."""
     precision: str = "no"
     """no, bf16 or fp16 mixed precision; bf16 halves the time on CPUs with AVX512-BF16 or AMX."""
@@ -143,7 +144,7 @@ def train(
     first = run.resume() if resume else 0
     remaining = Subset(batches, range(first, config.steps))
     loader = DataLoader(remaining, batch_size=None, collate_fn=_identity, num_workers=config.workers)
-    progress = tqdm(total=config.steps, initial=first, desc="train", disable=not accelerator.is_main_process)
+    progress = tqdm(total=config.steps, initial=first, desc="train", mininterval=5.0)
     report, smooth = None, None
     for step, pairs in enumerate(loader, start=first + 1):
         loss = run.step(pairs, step)
@@ -171,9 +172,7 @@ def build_network(config: NetworkConfig) -> CompactUNet:
 
 def save_network(network: CompactUNet, folder: Path) -> None:
     """Write config.json and half-precision weights."""
-    half = CompactUNet.from_config(network.config)
-    half.load_state_dict({key: value.detach().cpu() for key, value in network.state_dict().items()})
-    half.half().save_pretrained(folder, safe_serialization=True)
+    deepcopy(network).cpu().half().save_pretrained(folder, safe_serialization=True)
 
 
 class _Run:

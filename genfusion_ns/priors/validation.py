@@ -101,7 +101,8 @@ def _disparity_errors(pair: ClipPair, repaired: RepairedClip) -> tuple[float, fl
     known = target.depth_known[0].permute(1, 2, 3, 0)
     before = condition.artifact[0, 3:4].permute(1, 2, 3, 0) / 2 + 0.5
     count = known.sum().clamp(min=1)
-    return tuple((((x - truth).abs() * known).sum() / count).item() for x in (before, repaired.disparity))
+    errors = [((x - truth).abs() * known).sum() / count for x in (before, repaired.disparity)]
+    return errors[0].item(), errors[1].item()
 
 
 def _row(pair: ClipPair, repaired: RepairedClip) -> Float[Tensor, "H width 3"]:

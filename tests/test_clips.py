@@ -1,0 +1,179 @@
+"""Clip pairs on disk and the stream of training samples drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genfusion_ns.data.clips import (
+    AugmentationConfig,
+    ClipDataset,
+    ClipFolder,
+    ClipSource,
+    Provenance,
+    list_pairs,
+    read_pair,
+    read_provenance,
+    write_pair,
+)
+from genfusion_ns.data.degradation import degrade_clip, degrade_pair
+from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.warping import warp_references
+
+ORIGIN = Provenance("fox", "sparse 6", 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips")
+    for index in range(3):
+        pair = procedural_pair(torch.Generator().manual_seed(index), frames=5, size=(64, 48))
+        write_pair(path, f"clip_{index}", pair, ORIGIN)
+    return path
+
+
+def same(a: ClipPair, b: ClipPair) -> bool:
+    return all(
+        torch.equal(getattr(getattr(a, part), name), getattr(getattr(b, part), name))
+        for part, names in (
+            ("artifact", ("rgb", "depth", "alpha", "viewmats", "Ks")),
+            ("clean", ("rgb", "depth", "alpha", "viewmats", "Ks")),
+            ("references", ("rgb", "viewmats", "Ks")),
+        )
+        for name in names
+    )
+
+
+def stream(folder: Path, seed: int = 0, **changes: Any) -> ClipDataset:
+    augmentation = replace(AugmentationConfig(crop=(32, 24), frames=3), **changes)
+    return ClipDataset([ClipSource(list_pairs(folder), 1.0)], augmentation, 2, 20, seed, degrade_pair)
+
+
+def test_pairs_come_back_as_precise_as_their_types(folder: Path) -> None:
+    pair = procedural_pair(torch.Generator().manual_seed(0), frames=5, size=(64, 48))
+    back = read_pair(folder / "clip_0.npz")
+    for part in ("artifact", "clean"):
+        before, after = getattr(pair, part), getattr(back, part)
+        assert (before.rgb - after.rgb).abs().max() <= 0.5 / 255 + 1e-6
+        assert (before.alpha - after.alpha).abs().max() <= 0.5 / 255 + 1e-6
+        assert torch.allclose(before.depth, after.depth, rtol=2**-10)
+        assert torch.equal(before.viewmats, after.viewmats)
+        assert torch.equal(before.Ks, after.Ks)
+    assert (pair.references.rgb - back.references.rgb).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(pair.references.viewmats, back.references.viewmats)
+    assert read_provenance(folder / "clip_0.npz") == ORIGIN
+
+
+def test_writing_what_was_read_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    pair = read_pair(folder / "clip_1.npz")
+    assert same(pair, read_pair(write_pair(tmp_path, "copy", pair, ORIGIN)))
+    assert [path.name for path in list_pairs(tmp_path)] == ["copy.npz"]
+
+
+def test_unknown_depth_is_stored_as_zero(folder: Path, tmp_path: Path) -> None:
+    pair = read_pair(folder / "clip_0.npz")
+    depth = pair.clean.depth.clone()
+    depth[0, 0, :3, 0] = torch.tensor([torch.nan, torch.inf, -1.0])
+    back = read_pair(write_pair(tmp_path, "odd", replace(pair, clean=replace(pair.clean, depth=depth)), ORIGIN))
+    assert not back.clean.depth[0, 0, :3].any()
+
+
+def test_pairs_of_different_cameras_or_shapes_are_refused(folder: Path, tmp_path: Path) -> None:
+    pair, other = read_pair(folder / "clip_0.npz"), read_pair(folder / "clip_1.npz")
+    with pytest.raises(ValueError, match="different cameras"):
+        write_pair(tmp_path, "bad", replace(pair, clean=other.clean), ORIGIN)
+    with pytest.raises(ValueError, match=r"artifact \(5, 48, 64, 3\) and clean \(5, 24, 64, 3\)"):
+        write_pair(tmp_path, "bad", replace(pair, clean=replace(pair.clean, rgb=pair.clean.rgb[:, ::2])), ORIGIN)
+
+
+def test_files_that_are_no_pairs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gf-make-clips"):
+        list_pairs(tmp_path)
+    np.savez(tmp_path / "other.npz", viewmats=np.eye(4))
+    with pytest.raises(ValueError, match=r"other\.npz.*lacks artifact_rgb"):
+        read_pair(tmp_path / "other.npz")
+    (tmp_path / "text.npz").write_text("not an archive")
+    with pytest.raises(ValueError, match=r"text\.npz"):
+        read_pair(tmp_path / "text.npz")
+
+
+def test_batches_depend_on_seed_and_index_alone(folder: Path) -> None:
+    first, again, other = stream(folder), stream(folder), stream(folder, seed=1)
+    expected = first[7]
+    _ = again[2], again[11]
+    assert all(same(a, b) for a, b in zip(expected, again[7], strict=True))
+    assert not all(same(a, b) for a, b in zip(expected, other[7], strict=True))
+    assert not all(same(a, b) for a, b in zip(expected, first[8], strict=True))
+    with pytest.raises(IndexError):
+        first[20]
+
+
+def test_samples_have_the_asked_for_shape(folder: Path) -> None:
+    counts = set()
+    for index in range(12):
+        batch = stream(folder)[index]
+        assert {pair.artifact.rgb.shape for pair in batch} == {(3, 24, 32, 3)}
+        assert {pair.clean.depth.shape for pair in batch} == {(3, 24, 32, 1)}
+        assert len({len(pair.references) for pair in batch}) == 1
+        counts.add(len(batch[0].references))
+    assert counts == {1, 2, 3}
+
+
+@pytest.mark.parametrize("changes", [{"mirror": 1.0}, {"reverse": 1.0}, {"colour_jitter": 0.3}, {}])
+def test_augmented_photos_still_warp_onto_the_clean_clip(folder: Path, changes: dict[str, Any]) -> None:
+    plain = {"mirror": 0.0, "reverse": 0.0, "colour_jitter": 0.0, "degrade": 0.0, "references": (3, 3)}
+    hit, missed = [], []
+    for index in range(6):
+        for pair in stream(folder, **(plain | changes))[index]:
+            clean = pair.clean
+            warped = warp_references(clean.depth, clean.viewmats, clean.Ks, pair.references)
+            error = (warped.rgb - clean.rgb).abs().mean(-1, keepdim=True)
+            hit.append(error[warped.visible])
+            missed.append((warped.rgb.flip(3) - clean.rgb).abs().mean(-1, keepdim=True)[warped.visible])
+    assert torch.cat(hit).median() < 0.03
+    assert torch.cat(hit).mean() < 0.5 * torch.cat(missed).mean()
+
+
+def test_photos_repeat_where_a_pair_has_too_few(folder: Path, tmp_path: Path) -> None:
+    pair = read_pair(folder / "clip_0.npz")
+    single = replace(pair.references, rgb=pair.references.rgb[:1], viewmats=pair.references.viewmats[:1])
+    write_pair(tmp_path, "one", replace(pair, references=replace(single, Ks=pair.references.Ks[:1])), ORIGIN)
+    sample = stream(tmp_path, references=(3, 3), colour_jitter=0.0, mirror=0.0)[0][0]
+    assert len(sample.references) == 3
+    assert torch.equal(sample.references.rgb[0], sample.references.rgb[2])
+
+
+def test_sources_are_drawn_by_their_share(folder: Path) -> None:
+    paths = list_pairs(folder)
+    never = ClipSource([folder / "missing.npz"], 0.0)
+    data = ClipDataset([never, ClipSource(paths, 0.3)], AugmentationConfig(crop=(16, 16), frames=1), 1, 10, 0)
+    assert len([data[index] for index in range(10)]) == 10
+    with pytest.raises(ValueError, match="at least one clip pair"):
+        ClipDataset([ClipSource([], 1.0)], AugmentationConfig(), 1, 1, 0)
+
+
+def test_folders_are_sequences_of_whole_pairs(folder: Path) -> None:
+    pairs = ClipFolder(list_pairs(folder))
+    assert len(pairs) == 3
+    assert same(pairs[1], read_pair(folder / "clip_1.npz"))
+    assert len(pairs[1:]) == 2
+
+
+def test_degradation_is_seeded_keeps_cameras_and_makes_things_worse() -> None:
+    clean = procedural_pair(torch.Generator().manual_seed(4), frames=3, size=(64, 48)).clean
+    worse = degrade_clip(clean, torch.Generator().manual_seed(0))
+    again = degrade_clip(clean, torch.Generator().manual_seed(0))
+    assert torch.equal(worse.rgb, again.rgb)
+    assert not torch.equal(worse.rgb, degrade_clip(clean, torch.Generator().manual_seed(1)).rgb)
+    assert torch.equal(worse.viewmats, clean.viewmats)
+    assert (worse.rgb - clean.rgb).abs().mean() > 0.02
+    assert (worse.depth - clean.depth).abs().mean() > 0.01
+    for values in (worse.rgb, worse.alpha):
+        assert values.min() >= 0
+        assert values.max() <= 1

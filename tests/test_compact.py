@@ -1,0 +1,213 @@
+"""The compact repairer: an identity before training, a well-behaved `VideoRepairer` always."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.geometry.cameras import Clip, RepairedClip
+from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames, select_references
+from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
+from genfusion_ns.priors.compact import WEIGHTS_FILE, CompactRepairer
+from genfusion_ns.priors.compact_unet import CompactUNet
+from genfusion_ns.priors.conditioning import condition_on, stack_pairs, target_of
+from genfusion_ns.priors.config import RepairerConfig, build_repairer
+from genfusion_ns.priors.flow import euler_step, interpolate, sample_times, start_point, velocity
+from genfusion_ns.priors.training import save_network
+
+PAIR = procedural_pair(torch.Generator().manual_seed(0), frames=5, size=(64, 48))
+
+
+def tiny(seed: int = 0, trained: bool = True) -> CompactUNet:
+    """A network of toy size; `trained` gives its zero-initialised layers random values instead."""
+    torch.manual_seed(seed)
+    network = CompactUNet(channels=(16, 16, 32), reference_channels=8)
+    if trained:
+        for parameter in (*network.head.parameters(), *network.gate.parameters()):
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def repair(repairer: VideoRepairer, clip: Clip = PAIR.artifact, seed: int = 0, photos: int = 2) -> RepairedClip:
+    references = select_references(PAIR.references, list(range(photos)))
+    return repairer.repair(clip, references, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_untrained_network_changes_nothing(steps: int) -> None:
+    repaired = repair(CompactRepairer(tiny(trained=False), steps=steps))
+    assert (repaired.rgb - PAIR.artifact.rgb).abs().max() < 1e-5
+    code = encode_disparity(PAIR.artifact.depth, PAIR.artifact.alpha > 0.5, percentile=1.0)
+    assert (repaired.disparity - code.disparity).abs().max() < 1e-5
+    assert repaired.confidence.std() < 1e-6
+
+
+@pytest.mark.parametrize(("frames", "width", "height"), [(1, 64, 48), (3, 37, 29), (5, 16, 9), (2, 50, 48)])
+def test_any_length_and_size_keeps_its_shape(frames: int, width: int, height: int) -> None:
+    clip = crop_clip(select_frames(PAIR.artifact, slice(0, frames)), 3, 0, width, height)
+    repaired = repair(CompactRepairer(tiny(), steps=2), clip, photos=1)
+    shape = clip.rgb.shape[:3]
+    assert repaired.rgb.shape == (*shape, 3)
+    assert repaired.disparity.shape == repaired.confidence.shape == (*shape, 1)
+    for values in (repaired.rgb, repaired.disparity, repaired.confidence):
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_larger_clips_are_repaired_at_the_resolution_and_restored() -> None:
+    repairer = CompactRepairer(tiny(trained=False), steps=1, resolution=(32, 24))
+    repaired = repair(repairer)
+    assert repaired.rgb.shape == PAIR.artifact.rgb.shape
+    assert 0 < (repaired.rgb - PAIR.artifact.rgb).abs().mean() < 0.1
+
+
+def test_the_generator_decides_everything() -> None:
+    repairer = CompactRepairer(tiny(), steps=2)
+    first, again, other = repair(repairer), repair(repairer), repair(repairer, seed=1)
+    assert torch.equal(first.rgb, again.rgb)
+    assert torch.equal(first.confidence, again.confidence)
+    assert not torch.equal(first.rgb, other.rgb)
+
+
+def test_the_order_of_the_photos_does_not_matter() -> None:
+    repairer = CompactRepairer(tiny(), steps=1)
+    outputs = [
+        repairer.repair(PAIR.artifact, select_references(PAIR.references, order), torch.Generator().manual_seed(0))
+        for order in ([0, 1, 2], [2, 0, 1], [0, 1])
+    ]
+    assert torch.allclose(outputs[0].rgb, outputs[1].rgb, atol=1e-4)
+    assert not torch.allclose(outputs[0].rgb, outputs[2].rgb, atol=1e-4)
+
+
+def test_photos_matter_also_where_they_cannot_be_warped() -> None:
+    repairer = CompactRepairer(tiny(), steps=1)
+    away = PAIR.references.viewmats.clone()
+    away[:, :3] = torch.diag(torch.tensor([1.0, -1, -1])) @ away[:, :3]
+    unseen = replace(PAIR.references, viewmats=away)
+    assert not condition_on(PAIR.artifact, unseen).warped.any()
+    dark = replace(unseen, rgb=unseen.rgb * 0.2)
+    one, two = (repairer.repair(PAIR.artifact, r, torch.Generator().manual_seed(0)) for r in (unseen, dark))
+    assert not torch.equal(one.rgb, two.rgb)
+
+
+def test_saving_and_loading_keeps_the_network(tmp_path: Path) -> None:
+    network = tiny()
+    save_network(network, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", WEIGHTS_FILE}
+    loaded = build_repairer(RepairerConfig(model=str(tmp_path), steps=2), "cpu")
+    assert isinstance(loaded, CompactRepairer)
+    assert loaded.network.config["channels"] in ((16, 16, 32), [16, 16, 32])
+    for key, value in loaded.network.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, network.state_dict()[key].half().float())
+    assert torch.allclose(repair(loaded).rgb, repair(CompactRepairer(network, steps=2)).rgb, atol=2e-2)
+
+
+def test_the_default_network_fits_its_budget(tmp_path: Path) -> None:
+    network = CompactUNet()
+    assert sum(parameter.numel() for parameter in network.parameters()) < 5e6
+    save_network(network, tmp_path)
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size < 10e6
+
+
+def test_wrong_folders_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither auto, compact or none nor an existing folder"):
+        build_repairer(RepairerConfig(model=str(tmp_path / "nothing")), "cpu")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        build_repairer(RepairerConfig(model=str(tmp_path)), "cpu")
+    save_network(tiny(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"channels": [16, 16, 64]}))
+    with pytest.raises(ValueError, match="does not fit"):
+        CompactRepairer.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"_class_name": "AutoencoderKL"}))
+    with pytest.raises(ValueError, match="describes a AutoencoderKL"):
+        CompactRepairer.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="does not fit"):
+        CompactRepairer.from_folder(tmp_path)
+
+
+def test_wrong_inputs_are_explained() -> None:
+    repairer = CompactRepairer(tiny())
+    with pytest.raises(ValueError, match="no reference photos"):
+        repair(repairer, photos=0)
+    with pytest.raises(ValueError, match="no frames"):
+        repair(repairer, select_frames(PAIR.artifact, slice(0, 0)))
+    with pytest.raises(ValueError, match=r"clip\.depth has shape"):
+        repair(repairer, replace(PAIR.artifact, depth=PAIR.artifact.depth[:, :5]))
+    with pytest.raises(ValueError, match="steps is 0"):
+        CompactRepairer(tiny(), steps=0)
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        CompactRepairer(tiny(), resolution=(8, 8))
+
+
+def test_names_build_what_they_say() -> None:
+    assert isinstance(build_repairer(RepairerConfig(model="none", resolution=(80, 60)), "cpu"), IdentityRepairer)
+    assert isinstance(CompactRepairer(tiny()), VideoRepairer)
+
+
+def test_diffusers_is_imported_only_when_a_repairer_is_built() -> None:
+    code = (
+        "import sys; import genfusion_ns.priors.config, genfusion_ns.priors.base; "
+        "print([name for name in ('diffusers', 'nerfstudio', 'accelerate') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_start_point_is_the_artifact_where_opaque_and_noise_where_empty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    artifact, noise = torch.rand(2, 4, 3, 8, 8, generator=generator), torch.randn(2, 4, 3, 8, 8, generator=generator)
+    alpha = torch.zeros(2, 1, 3, 8, 8)
+    alpha[:, :, :, :4] = 1
+    start = start_point(artifact, alpha, noise, sigma_min=0.0, sigma_max=1.0)
+    assert torch.equal(start[..., :4, :], artifact[..., :4, :])
+    assert torch.equal(start[..., 4:, :], noise[..., 4:, :])
+    half = start_point(artifact, alpha * 0.5, noise, sigma_min=0.2, sigma_max=0.8)[..., :4, :]
+    assert torch.allclose(half, 0.5 * (artifact + noise)[..., :4, :])
+
+
+def test_euler_steps_with_the_true_end_follow_the_line() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, start = (torch.randn(1, 4, 2, 4, 4, generator=generator) for _ in range(2))
+    assert torch.allclose(velocity(start, clean, 1.0), start - clean)
+    state = start
+    for index in range(5):
+        time, following = 1 - index / 5, 1 - (index + 1) / 5
+        assert torch.allclose(state, interpolate(clean, start, torch.tensor([time])), atol=1e-5)
+        assert torch.allclose(velocity(state, clean, time), start - clean, atol=1e-4)
+        state = euler_step(state, clean, time, following)
+    assert torch.allclose(state, clean, atol=1e-5)
+
+
+def test_training_times_start_at_one_as_often_as_asked() -> None:
+    times = sample_times(4000, 0.3, torch.Generator().manual_seed(0))
+    assert times.min() >= 0.05
+    assert times.max() == 1
+    assert abs((times == 1).float().mean().item() - 0.3) < 0.03
+
+
+def test_targets_share_the_disparity_code_of_their_artifact_clip() -> None:
+    condition, target = stack_pairs([PAIR, PAIR])
+    assert condition.warped.shape == (2, 3, 5, 5, 48, 64)
+    code = condition.code
+    disparity = target.clean[0, 3] / 2 + 0.5
+    inverse = code.minimum + disparity * (code.maximum - code.minimum)
+    unclamped = target.depth_known[0, 0] & (disparity > -0.49) & (disparity < 1.49)
+    assert unclamped.float().mean() > 0.5
+    assert torch.allclose(1 / inverse[unclamped], PAIR.clean.depth[..., 0][unclamped], rtol=1e-3)
+    hidden = target_of(replace(PAIR.clean, alpha=torch.zeros_like(PAIR.clean.alpha)), code)
+    assert not hidden.depth_known.any()
+    other = ClipPair(PAIR.artifact, PAIR.clean, select_references(PAIR.references, [0]))
+    with pytest.raises(ValueError, match="must agree"):
+        stack_pairs([PAIR, other])
