@@ -118,6 +118,30 @@ def test_ellipse_of_an_exact_ellipse():
     torch.testing.assert_close(path[:, 2], torch.full_like(path[:, 2], 1.5), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["ring", "three", "stone_horse"])
+def test_ellipse_comes_no_nearer_to_the_focus_than_the_cameras(name):
+    c2w = capture(name)
+    shape = capture_shape(c2w)
+
+    def distances(poses):
+        offset = poses[:, :3, 3] - shape.focus
+        return (offset - (offset @ shape.up)[:, None] * shape.up).norm(dim=-1)
+
+    assert distances(ellipse_path(c2w, 60)).min() >= distances(c2w).min() - 1e-9
+    assert distances(ellipse_path(c2w, 60)).max() <= distances(c2w).max() * 1.1
+    half = distances(ellipse_path(c2w, 60, scale=0.5)) / distances(ellipse_path(c2w, 60))
+    torch.testing.assert_close(half, torch.full_like(half, 0.5), rtol=0, atol=0.02)
+
+
+def test_ellipse_of_a_lopsided_capture_is_lopsided():
+    # Far cameras on one side, near ones on the other: the loop must not send far cameras to the near side.
+    direction = torch.tensor([[4.0, 0.3, 1], [3.5, -1.5, 1], [3.5, 1.5, 1], [-1.0, 0.4, 1], [-0.9, -0.6, 1]]).double()
+    path = ellipse_path(
+        look_at(direction, torch.tensor([0.0, 0.0, 1.0]).double(), torch.tensor([0.0, 0, 1]).double()), 40
+    )
+    assert path[:, 0, 3].min() > -1.2 and 3.5 < path[:, 0, 3].max() < 4.2
+
+
 def test_ellipse_heights_scale_the_deviation_not_the_height():
     c2w = capture("ring")
     up = mean_up(c2w)

@@ -41,11 +41,13 @@ def contact_sheet(
     cell = (round((_CELL_AREA * aspect) ** 0.5), round((_CELL_AREA / aspect) ** 0.5))
     rows = [(label, frames[chosen.to(frames.device)]) for label, frames in _rows(clip, repaired).items()]
     columns = max(len(chosen), len(references))
-    width = _LABEL_WIDTH + columns * (cell[0] + _GAP)
+    font = ImageFont.load_default(size=13)
+    widest = max((round(font.getlength(line)) for line in title), default=0) + 2 * _GAP
+    width = max(_LABEL_WIDTH + columns * (cell[0] + _GAP), widest)
     header = _LINE * (len(title) + 1)
     height = header + (len(rows) + 1) * (cell[1] + _GAP) + _LINE
     sheet = Image.new("RGB", (width, height), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    draw = ImageDraw.Draw(sheet)
 
     for line, text in enumerate(title):
         draw.text((_GAP, _GAP + line * _LINE), text, fill=_INK, font=font)

@@ -50,23 +50,24 @@ def ellipse_path(
 ) -> Float[Tensor, "num 4 4"]:
     """A closed loop around the focus of a capture, looking at it (paper section 4.3, novel views of sparse captures).
 
-    The ellipse is horizontal about the vertical of the capture and centred over its focus. Its axes are the principal
-    axes of the camera positions, its half-axes the 90th percentile of the camera offsets along them, though never
-    smaller than the smallest horizontal distance, so that no frame comes nearer to the focus than the photographer.
+    The ellipse is horizontal about the vertical of the capture and goes around its focus. Along each principal axis of
+    the camera positions it reaches from their 5th to their 95th percentile, so a lopsided capture gets a lopsided loop;
+    on the sides where nobody stood, and wherever else the loop would come nearer to the focus than the photographer
+    did, it keeps the smallest observed horizontal distance.
 
     Args:
         c2w: poses of the capture. [N, 4, 4]
         num: frames, evenly spaced along the curve; the last stops one step before the first.
         height_variation: 0 stays at the middle height, 1 sways between the 10th and 90th percentile of the heights.
         phase: where along the loop the highest point lies, in turns (0..1).
-        scale: factor on the half-axes.
+        scale: factor on the horizontal distances from the focus.
         tilt: rotation of each camera about its own x axis, radians, positive looks up.
 
     Returns:
         Poses. [num, 4, 4]
 
     Raises:
-        ValueError: num < 1, no vertical (`mean_up`), or all cameras stand on one vertical through the focus.
+        ValueError: num < 1, no vertical (`mean_up`), or a camera on the vertical through the focus.
     """
     _require_frames(num)
     poses = c2w.detach().double().cpu()
@@ -75,16 +76,19 @@ def ellipse_path(
     first, second = horizontal_axes(offset, up)
     plan = torch.stack([offset @ first, offset @ second], dim=-1)
     nearest = plan.norm(dim=-1).min()
-    half_axes = scale * torch.maximum(torch.quantile(plan.abs(), 0.9, dim=0), nearest)
-    if half_axes.min() <= 1e-9 * offset.norm(dim=-1).max():
-        raise ValueError("all cameras stand above or below the point they look at; an ellipse around it has no extent")
+    if nearest <= 1e-9 * offset.norm(dim=-1).max():
+        raise ValueError("a camera stands straight above or below the point that all look at; no loop goes around it")
+    ends = torch.quantile(plan, plan.new_tensor([0.05, 0.95]), dim=0)
+    ends = torch.stack([ends[0].clamp(max=-nearest), ends[1].clamp(min=nearest)])
+    center, half_axes = ends.mean(0), (ends[1] - ends[0]) / 2
     low, high = torch.quantile(offset @ up, offset.new_tensor([0.1, 0.9]))
 
     def curve(s: np.ndarray) -> np.ndarray:
         turn = 2 * math.pi * torch.from_numpy(s)[:, None]
         sway = height_variation * (high - low) / 2 * torch.cos(turn + 2 * math.pi * phase)
-        plane = half_axes[0] * torch.cos(turn) * first + half_axes[1] * torch.sin(turn) * second
-        return (focus + plane + ((low + high) / 2 + sway) * up).numpy()
+        loop = center + half_axes * torch.cat([torch.cos(turn), torch.sin(turn)], dim=1)
+        loop = scale * loop * (nearest / loop.norm(dim=1, keepdim=True)).clamp(min=1.0)
+        return (focus + loop @ torch.stack([first, second]) + ((low + high) / 2 + sway) * up).numpy()
 
     stops = _constant_speed(curve, num + 1, samples=_DENSE * max(num, 25))[:-1]
     path = look_at(torch.from_numpy(curve(stops)), focus, up)
