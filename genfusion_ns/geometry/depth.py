@@ -43,7 +43,7 @@ class DisparityCode:
 def encode_disparity(
     depth: Float[Tensor, "*shape 1"], valid: Bool[Tensor, "*shape 1"] | None = None, percentile: float = 0.0
 ) -> DisparityCode:
-    """Disparity of a whole clip, min-max normalised over its valid pixels (paper section 4.1: RGB-D video input).
+    """Disparity of a whole clip, min-max normalised over its valid pixels (the depth channel of GenFusion clips).
 
     Args:
         depth: z depth of all frames, scene units. [..., 1]
@@ -110,7 +110,7 @@ def align_scale_shift(
         source: relative disparity. [B, ...]; to fit a whole clip with one pair, pass it as [1, T, H, W, 1].
         target: disparity in 1 / scene units. [B, ...]
         mask: pixels where both are valid; values outside it are never read, so they may be inf or nan. [B, ...]
-        robust: False gives ordinary least squares (paper section 4.2, depth loss).
+        robust: False gives ordinary least squares (as in the depth loss of GenFusion).
         tolerance: residual that still counts as inlier, as a share of the 5..95 % range of the masked target.
         generator: draws the pixel pairs; without one, a generator seeded with 0 makes the result reproducible.
 
@@ -210,7 +210,7 @@ def depth_to_points(
 def depth_to_normals(
     depth: Float[Tensor, "*batch H W 1"], K: Float[Tensor, "*batch 3 3"], viewmat: Float[Tensor, "*batch 4 4"]
 ) -> Float[Tensor, "*batch H W 3"]:
-    """Unit world normals of a depth map, towards the camera, from differences of neighbouring points (2DGS section 4).
+    """Unit world normals of a depth map, towards the camera, from differences of neighbouring points (as 2DGS does for its normal consistency).
 
     Central differences inside, one-sided ones on the border, so that no pixel is lost and planes are exact everywhere.
     Differentiable. Normals beside depth edges and beside unknown (0) depth mean nothing; mask them.

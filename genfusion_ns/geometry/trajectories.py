@@ -48,7 +48,7 @@ def ellipse_path(
     scale: float = 1.0,
     tilt: float = 0.0,
 ) -> Float[Tensor, "num 4 4"]:
-    """A closed loop around the focus of a capture, looking at it (paper section 4.3, novel views of sparse captures).
+    """A closed loop around the focus of a capture, looking at it (GenFusion, sparse captures).
 
     The ellipse is horizontal about the vertical of the capture and goes around its focus. Along each principal axis of
     the camera positions it reaches from their 5th to their 95th percentile, so a lopsided capture gets a lopsided loop;
