@@ -210,9 +210,9 @@ def depth_to_points(
 def depth_to_normals(
     depth: Float[Tensor, "*batch H W 1"], K: Float[Tensor, "*batch 3 3"], viewmat: Float[Tensor, "*batch 4 4"]
 ) -> Float[Tensor, "*batch H W 3"]:
-    """Unit world normals of a depth map, towards the camera, from differences of neighbouring points (as 2DGS does for its normal consistency).
+    """Unit world normals of a depth map, towards the camera, from differences of neighbouring points.
 
-    Central differences inside, one-sided ones on the border, so that no pixel is lost and planes are exact everywhere.
+    As 2DGS does for its normal consistency, but for the border: central differences inside, one-sided ones on the border, so that no pixel is lost and planes are exact everywhere.
     Differentiable. Normals beside depth edges and beside unknown (0) depth mean nothing; mask them.
 
     Args:
