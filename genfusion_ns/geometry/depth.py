@@ -212,7 +212,8 @@ def depth_to_normals(
 ) -> Float[Tensor, "*batch H W 3"]:
     """Unit world normals of a depth map, towards the camera, from differences of neighbouring points.
 
-    As 2DGS does for its normal consistency, but for the border: central differences inside, one-sided ones on the border, so that no pixel is lost and planes are exact everywhere.
+    As 2DGS does for its normal consistency, but for the border: central differences inside, one-sided ones on the
+    border, so that no pixel is lost and planes are exact everywhere.
     Differentiable. Normals beside depth edges and beside unknown (0) depth mean nothing; mask them.
 
     Args:
