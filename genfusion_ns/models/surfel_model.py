@@ -281,6 +281,15 @@ class GenFusionModel(SplatfactoModel):
             "background": background.expand_as(render.rgb[0]),
         }
 
+    def training_background(self) -> Float[Tensor, "3"]:
+        """Background of the next training render: fixed, or drawn anew when the configuration says random."""
+        if self.config.background_color == "random":
+            return torch.rand(3, device=self.device)
+        return self.background_color.to(self.device)
+
+    def _get_background_color(self) -> Tensor:
+        return self.training_background() if self.training else self.background_color.to(self.device)
+
     def _get_downscale_factor(self) -> int:
         if not self.training:
             return 1

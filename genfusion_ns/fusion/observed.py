@@ -1,0 +1,110 @@
+"""The train photos as the loop needs them: at clip resolution, with cameras, as references and as judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+from torch.nn import functional as F
+
+from genfusion_ns.data.datamanager import GenFusionDataManager
+from genfusion_ns.fusion.view_samplers import ObservedViews
+from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics
+from genfusion_ns.geometry.free_space import free_space_test
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+_JUDGES = 8
+"""Photos that a round is judged by; more cost time and say the same."""
+
+
+@dataclass(frozen=True)
+class ObservedPhotos:
+    """All train photos resampled to one size."""
+
+    rgb: Float[Tensor, "N H W 3"]
+    """Colours in 0..1, alpha composed over black."""
+    c2w: Float[Tensor, "N 4 4"]
+    """Camera-to-world, OpenGL axes."""
+    Ks: Float[Tensor, "N 3 3"]
+    """Intrinsics in pixels of this H x W raster."""
+
+    @classmethod
+    def of(
+        cls,
+        datamanager: GenFusionDataManager,
+        size: tuple[int, int],
+        device: torch.device | str,
+        split: Literal["train", "test"] = "train",
+    ) -> ObservedPhotos:
+        """Photos of one split of a datamanager, at (width, height) `size`, on `device`."""
+        # Reading the images first: undistortion may change the cameras.
+        cached = datamanager.cached_train if split == "train" else datamanager.cached_eval
+        images = [_composed(batch["image"]) for batch in cached]
+        cameras = (datamanager.train_dataset if split == "train" else datamanager.eval_dataset).cameras
+        c2w, Ks, sizes = camera_tensors(cameras)
+        rgb = torch.cat([_resized(image.to(device), size) for image in images])
+        Ks = torch.stack([resize_intrinsics(K, original, size) for K, original in zip(Ks, sizes, strict=True)])
+        return cls(rgb, c2w.to(device), Ks.to(device))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[2], self.rgb.shape[1]
+
+    def references(self, ids: Sequence[int]) -> References:
+        """The photos with these positions in the train split."""
+        chosen = list(ids)
+        return References(self.rgb[chosen], c2w_to_viewmat(self.c2w[chosen]), self.Ks[chosen])
+
+    def observed_views(self) -> ObservedViews:
+        """Cameras of all photos, for the view samplers."""
+        return ObservedViews(self.c2w.cpu(), self.Ks.cpu(), [self.size] * len(self.rgb))
+
+    @torch.no_grad()
+    def mean_psnr(self, model: GenFusionModel) -> float:
+        """Mean PSNR in dB of the scene against photos spread over the split."""
+        chosen = torch.linspace(0, len(self.rgb) - 1, min(_JUDGES, len(self.rgb))).round().long().unique().tolist()
+        viewmats = c2w_to_viewmat(self.c2w)
+        total = 0.0
+        for i in chosen:
+            render = model.render(viewmats[i : i + 1], self.Ks[i : i + 1], *self.size)
+            error = (render.rgb[0].clamp(0, 1) - self.rgb[i]).square().mean()
+            total += float(-10 * torch.log10(error.clamp_min(1e-10)))
+        return total / len(chosen)
+
+    @torch.no_grad()
+    def free_space(self, model: GenFusionModel) -> Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, "M"]]:
+        """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now."""
+        viewmats = c2w_to_viewmat(self.c2w)
+        renders = [model.render(viewmats[i : i + 1], self.Ks[i : i + 1], *self.size) for i in range(len(viewmats))]
+        depth = torch.cat([render.median_depth for render in renders]).cpu()
+        alpha = torch.cat([render.alpha for render in renders]).cpu()
+        viewmats, Ks = viewmats.cpu(), self.Ks.cpu()
+
+        def is_clear(c2w: Float[Tensor, "M 4 4"]) -> Bool[Tensor, "M"]:
+            return free_space_test(c2w[:, :3, 3], viewmats, Ks, depth, alpha)
+
+        return is_clear
+
+
+def camera_tensors(cameras: Cameras) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Poses c2w [N, 4, 4] (OpenGL), intrinsics [N, 3, 3] and the (width, height) of nerfstudio cameras."""
+    poses = torch.eye(4).repeat(len(cameras), 1, 1)
+    poses[:, :3] = cameras.camera_to_worlds.cpu()
+    widths, heights = (size.flatten().tolist() for size in (cameras.width, cameras.height))
+    return poses, cameras.get_intrinsics_matrices().cpu(), list(zip(widths, heights, strict=True))
+
+
+def _composed(image: Tensor) -> Tensor:
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    return image[..., :3] * image[..., 3:] if image.shape[-1] == 4 else image
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    planes = F.interpolate(image.permute(2, 0, 1)[None], size=(size[1], size[0]), mode="area")
+    return planes.permute(0, 2, 3, 1)

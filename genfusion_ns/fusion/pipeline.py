@@ -1,0 +1,140 @@
+"""`GenFusionPipeline`: nerfstudio's pipeline plus rounds of repaired views and their loss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
+from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
+from genfusion_ns.fusion.loop import FusionConfig, FusionLoop
+from genfusion_ns.fusion.schedule import FusionSchedule
+from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
+from genfusion_ns.priors.config import RepairerConfig
+
+
+@dataclass
+class GenFusionPipelineConfig(VanillaPipelineConfig):
+    """Surfel reconstruction with a repairer in the loop."""
+
+    _target: type = field(default_factory=lambda: GenFusionPipeline)
+    datamanager: GenFusionDataManagerConfig = field(default_factory=GenFusionDataManagerConfig)
+    """Views, splits and seed points."""
+    model: GenFusionModelConfig = field(default_factory=GenFusionModelConfig)
+    """The surfel scene."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """When and where views are generated, and how much they weigh."""
+    repairer: RepairerConfig = field(default_factory=RepairerConfig)
+    """The video diffusion model that repairs rendered clips."""
+
+
+class GenFusionPipeline(VanillaPipeline):
+    """One observed and one generated view per step; rounds run in a callback before the iteration.
+
+    Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that never builds a repairer.
+    """
+
+    config: GenFusionPipelineConfig
+    datamanager: GenFusionDataManager  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        config: GenFusionPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        if world_size > 1:
+            raise ValueError(
+                f"genfusion trains on one device, --machine.num-devices is {world_size}; "
+                "set it to 1 and start one run per device instead"
+            )
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        ensure_ffmpeg()
+        self.loop: FusionLoop | None = None
+        self._loaded_state: dict[str, Any] | None = None
+
+    @property
+    def scene(self) -> GenFusionModel:
+        """The surfel model."""
+        return self.model  # type: ignore[return-value]
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Fix the schedules to the length of this run, restore a resumed loop, and hook the rounds in."""
+        trainer = training_callback_attributes.trainer
+        if trainer is None:
+            raise ValueError("the genfusion pipeline needs nerfstudio's trainer for its schedule; use ns-train")
+        total = trainer.config.max_num_iterations
+        fusion = self.config.fusion
+        self.scene.set_total_steps(total)
+        schedule = FusionSchedule.resolve(fusion.start, fusion.every, fusion.until, fusion.weight, total)
+        self.loop = FusionLoop(
+            fusion, self.config.repairer, schedule, self.scene, self.datamanager, Path(trainer.base_dir) / "genfusion"
+        )
+        if self._loaded_state is not None:
+            self._restore(self._loaded_state, trainer.config)
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
+        return callbacks
+
+    def _before_step(self, step: int) -> None:
+        if self.loop is not None:
+            self.loop.before_step(step)
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
+        """Losses of one observed view and, between the first round and the end, of one generated view."""
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        self.scene.observe_render(outputs["render"])
+        if self.loop is not None:
+            generated_losses, generated_metrics = self.loop.generated_losses(step)
+            losses |= generated_losses
+            metrics |= generated_metrics
+        return outputs, losses, metrics
+
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, Any]:
+        """Mean metrics over the held-out views; in ns-eval also the split and the seed points they belong to."""
+        metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        metrics["num_surfels"] = float(self.scene.num_points)
+        if self.test_mode == "test":
+            metrics |= self.datamanager.describe()
+        return metrics
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a resumed run needs beyond parameters and optimisers; tensors, numbers and strings only."""
+        if self.loop is None:
+            return {}
+        state = {name: value for name, value in self.scene.strategy_state.items() if isinstance(value, Tensor)}
+        return {
+            "strategy": state,
+            "rng": torch.get_rng_state(),
+            "views": json.dumps(self.datamanager.sampler_state()),
+            "loop": self.loop.state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Keep the state until the loop exists, which is after nerfstudio has loaded the checkpoint."""
+        self._loaded_state = state or None
+
+    def _restore(self, state: dict[str, Any], trainer_config: Any) -> None:
+        self.scene.strategy_state |= {name: value.to(self.device) for name, value in state["strategy"].items()}
+        torch.set_rng_state(state["rng"].cpu())
+        try:
+            self.datamanager.load_sampler_state(json.loads(state["views"]))
+        except ValueError as error:
+            CONSOLE.print(f"[yellow]The order of the train views starts afresh: {error}")
+        checkpoints = trainer_config.load_dir or trainer_config.load_checkpoint.parent
+        if self.loop is not None:
+            self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
+

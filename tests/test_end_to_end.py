@@ -1,0 +1,158 @@
+"""The real commands, as subprocesses, on a generated capture: train with rounds, resume, evaluate, render, export."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+TRAIN = (
+    *("--vis", "tensorboard", "--experiment-name", "scene", "--pipeline.datamanager.num-views", "6"),
+    *("--pipeline.repairer.model", "compact", "--pipeline.repairer.resolution", "64", "48"),
+    *("--pipeline.repairer.steps", "2", "--pipeline.fusion.sampler.num-frames", "16"),
+    *("--pipeline.fusion.start", "20", "--pipeline.fusion.every", "20", "--pipeline.fusion.reject-margin", "100"),
+)
+
+
+def command(*words: object, cwd: Path, succeed: bool = True) -> str:
+    text = [str(word) for word in words]
+    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(
+        [str(BIN / text[0]), *text[1:]], cwd=cwd, capture_output=True, text=True, env=environment, timeout=900
+    )
+    output = run.stdout + run.stderr
+    assert (run.returncode == 0) == succeed, f"{' '.join(text)} ended with {run.returncode}:\n{output[-6000:]}"
+    return output
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("end_to_end")
+    command(
+        *("gf-sample-scene", "scene", "--num-views", "18", "--width", "128", "--height", "96", "--seed", "3"),
+        cwd=folder,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(workspace) -> Path:
+    command(
+        *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "first"),
+        *("--max-num-iterations", "60", "--steps-per-save", "30", *TRAIN),
+        cwd=workspace,
+    )
+    return workspace / "runs" / "scene" / "genfusion" / "first"
+
+
+def checkpoint(run: Path) -> dict:
+    (path,) = (run / "nerfstudio_models").glob("*.ckpt")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def test_training_writes_a_safe_checkpoint_and_the_record_of_each_round(trained):
+    state = checkpoint(trained)
+    assert state["step"] == 59
+    assert torch.isfinite(state["pipeline"]["_model.gauss_params.means"]).all()
+    folders = sorted((trained / "genfusion").glob("round_*"))
+    assert [folder.name for folder in folders] == ["round_00", "round_01"]
+    for folder in folders:
+        record = json.loads((folder / "round.json").read_text())
+        assert record["repairer"] == "compact"
+        assert len(record["c2w"]) == 16
+        for name in ("sheet_00.png", "clip_00.mp4", "views.safetensors"):
+            assert (folder / name).stat().st_size > 1000
+
+
+def test_eval_reports_metrics_split_and_seed_points(trained, workspace):
+    command("ns-eval", "--load-config", trained / "config.yml", "--output-path", "eval.json", cwd=workspace)
+    results = json.loads((workspace / "eval.json").read_text())["results"]
+    assert 8 < results["psnr"] < 60
+    assert 0 < results["ssim"] <= 1
+    assert results["seed_points"] == "visible"
+    assert len(results["train_views"]) == 6
+    assert not set(results["train_views"]) & set(results["test_views"])
+
+
+def test_resume_continues_the_count_of_steps(trained, workspace):
+    command(
+        *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "resumed"),
+        *("--max-num-iterations", "64", "--load-dir", trained / "nerfstudio_models", *TRAIN),
+        cwd=workspace,
+    )
+    state = checkpoint(trained.parent / "resumed")
+    assert state["step"] == 63
+    before, after = checkpoint(trained), state
+    name = "_model.gauss_params.features_dc"
+    assert after["pipeline"][name].shape[1:] == before["pipeline"][name].shape[1:]
+    if after["pipeline"][name].shape == before["pipeline"][name].shape:
+        assert not torch.equal(after["pipeline"][name], before["pipeline"][name]), "the optimiser holds stale tensors"
+
+
+def test_resume_of_a_finished_run_says_so(trained, workspace):
+    output = command(
+        *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "finished"),
+        *("--max-num-iterations", "60", "--load-dir", trained / "nerfstudio_models", *TRAIN),
+        cwd=workspace,
+        succeed=False,
+    )
+    assert "nothing is left" in output
+
+
+def test_render_camera_path_interpolate_and_dataset(trained, workspace):
+    config = trained / "config.yml"
+    frames = json.loads((workspace / "scene" / "transforms.json").read_text())["frames"]
+    path = {
+        "camera_type": "perspective",
+        "render_height": 48,
+        "render_width": 64,
+        "fps": 8,
+        "seconds": 0.5,
+        "camera_path": [
+            {"camera_to_world": list(np.ravel(frame["transform_matrix"])), "fov": 60, "aspect": 4 / 3}
+            for frame in frames[:4]
+        ],
+    }
+    (workspace / "path.json").write_text(json.dumps(path))
+    command(
+        *("ns-render", "camera-path", "--load-config", config, "--camera-path-filename", "path.json"),
+        *("--output-path", "path.mp4", "--rendered-output-names", "rgb", "depth", "normals"),
+        cwd=workspace,
+    )
+    command(
+        *("ns-render", "interpolate", "--load-config", config, "--output-path", "between.mp4"),
+        *("--interpolation-steps", "2", "--rendered-output-names", "rgb", "median_depth"),
+        cwd=workspace,
+    )
+    command(
+        *("ns-render", "dataset", "--load-config", config, "--output-path", "renders", "--split", "train+test"),
+        cwd=workspace,
+    )
+    assert (workspace / "path.mp4").stat().st_size > 1000
+    assert (workspace / "between.mp4").stat().st_size > 1000
+    assert len(list((workspace / "renders" / "train" / "rgb").rglob("*.*"))) == 6
+    for output in ("gt-rgb", "accumulation", "depth", "median_depth", "normals", "normals_from_depth", "distortion"):
+        assert list((workspace / "renders" / "test" / output).rglob("*.*")), f"no pictures of {output}"
+
+
+def test_export_opens_as_a_gaussian_splat(trained, workspace):
+    command(
+        "ns-export", "gaussian-splat", "--load-config", trained / "config.yml", "--output-dir", "export", cwd=workspace
+    )
+    vertices = PlyData.read(str(workspace / "export" / "splat.ply"))["vertex"]
+    names = {prop.name for prop in vertices.properties}
+    wanted = {"x", "y", "z", "opacity", "f_dc_0", "f_rest_44", "scale_0", "scale_1", "scale_2", "rot_0", "rot_3"}
+    assert wanted <= names
+    means = checkpoint(trained)["pipeline"]["_model.gauss_params.means"]
+    assert 0 < len(vertices) <= len(means)
+    # Flat: the third axis lies far below the other two.
+    assert (vertices["scale_2"] < np.minimum(vertices["scale_0"], vertices["scale_1"])).all()
+    assert np.isfinite(vertices["scale_0"]).all()

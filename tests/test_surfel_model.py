@@ -1,0 +1,122 @@
+"""The surfel model: seeding, rendering through nerfstudio's camera, losses, reload and densification."""
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import SceneBox
+
+from genfusion_ns.models.surfel_model import GenFusionModelConfig
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    points = torch.rand(200, 3) * torch.tensor([1.0, 1.0, 0.2]) - torch.tensor([0.5, 0.5, 0.1])
+    colours = torch.randint(0, 256, (200, 3)).float()
+    config = GenFusionModelConfig(**changes)
+    box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+    model = config.setup(scene_box=box, num_train_data=3, seed_points=(points, colours), device="cpu", metadata={})
+    model.set_total_steps(100)
+    return model
+
+
+@pytest.fixture
+def camera():
+    c2w = torch.eye(4)[None, :3].clone()
+    c2w[0, 2, 3] = 2.0
+    return Cameras(c2w, fx=30.0, fy=30.0, cx=16.0, cy=12.0, width=32, height=24)
+
+
+def test_outputs_that_the_viewer_shows(camera):
+    model = make_model().eval()
+    outputs = model.get_outputs_for_camera(camera)
+    for name in ("rgb", "accumulation", "depth", "median_depth", "normals", "normals_from_depth", "distortion"):
+        assert outputs[name].shape[:2] == (24, 32), name
+        assert torch.isfinite(outputs[name]).all(), name
+    for name in ("rgb", "accumulation", "normals", "normals_from_depth"):
+        assert outputs[name].min() >= 0 and outputs[name].max() <= 1 + 1e-5, name
+    seen = outputs["accumulation"] > 0.5
+    assert seen.any() and (outputs["depth"][seen] - 2).abs().max() < 0.5
+
+
+def test_rendering_changes_nothing(camera):
+    model = make_model().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    size = (camera.width.clone(), camera.height.clone(), camera.fx.clone())
+    model.get_outputs_for_camera(camera)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(size, (camera.width, camera.height, camera.fx), strict=True))
+
+
+def test_training_starts_at_a_reduced_size_and_fits_the_image(camera):
+    model = make_model(num_downscales=1, resolution_schedule=10, background_color="black").train()
+    batch = {"image": torch.full((24, 32, 3), 0.7)}
+    assert model.get_outputs(camera)["rgb"].shape == (12, 16, 3)
+    model.step = 10
+    assert model.get_outputs(camera)["rgb"].shape == (24, 32, 3)
+    optimizer = torch.optim.Adam(model.gauss_params.values(), lr=0.02)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = model.get_loss_dict(model.get_outputs(camera), batch)["main_loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_third_scale_stays_flat_and_gets_no_gradient(camera):
+    model = make_model().train()
+    model.get_outputs(camera)["rgb"].sum().backward()
+    gradient = model.gauss_params["scales"].grad
+    assert gradient[:, :2].abs().max() > 0 and gradient[:, 2].abs().max() == 0
+
+
+def test_reload_with_another_number_of_surfels_keeps_the_parameter_objects(camera):
+    small, other = make_model(), make_model()
+    state = {name: value[:50] if name.startswith("gauss_params") else value for name, value in small.state_dict().items()}
+    held = dict(other.gauss_params.items())
+    other.load_state_dict(state)
+    assert other.num_points == 50
+    assert all(other.gauss_params[name] is held[name] for name in held)
+
+
+def test_regularizers_start_when_the_schedule_says(camera):
+    model = make_model(distortion_weight=1.0, normal_weight=1.0, num_downscales=0).train()
+    batch = {"image": torch.zeros(24, 32, 3)}
+    model.step = 0
+    assert set(model.get_loss_dict(model.get_outputs(camera), batch)) == {"main_loss"}
+    model.step = 80
+    losses = model.get_loss_dict(model.get_outputs(camera), batch)
+    assert {"distortion", "normal"} <= set(losses)
+    assert torch.isfinite(losses["normal"]) and losses["distortion"] >= 0
+
+
+def test_mask_silences_the_pixels_outside(camera):
+    model = make_model(num_downscales=0, background_color="black").train()
+    mask = torch.zeros(24, 32, 1)
+    image = torch.rand(24, 32, 3)
+    assert model.get_loss_dict(model.get_outputs(camera), {"image": image, "mask": mask})["main_loss"] == 0
+
+
+def test_renders_of_two_views_feed_densification(camera):
+    model = make_model(num_downscales=0, densify_grad_thresh=0.0, cull_alpha_thresh=0.0).train()
+    model.optimizers = {
+        name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()
+    }
+    for step in (1, 2):
+        model.step = step
+        for _ in range(2):
+            outputs = model.get_outputs(camera)
+            model.observe_render(outputs["render"])
+            outputs["rgb"].square().mean().backward()
+        model.step_post_backward(step)
+    assert model.strategy_state["count"].max() == 4
+    assert model.strategy_state["grad2d"].max() > 0
+    model.step = 200
+    outputs = model.get_outputs(camera)
+    model.observe_render(outputs["render"])
+    outputs["rgb"].square().mean().backward()
+    model.strategy.refine_stop_iter = 1000
+    before = model.num_points
+    model.step_post_backward(200)
+    assert model.num_points > before
