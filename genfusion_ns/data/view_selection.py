@@ -101,7 +101,7 @@ def dense_split(num_images: int, test_every: int = 8) -> ViewSplit:
             f"The capture has {num_images} registered image(s), of which {len(train)} remain for training with "
             f"--test-every {test_every}; at least {MIN_TRAIN_VIEWS} are needed. Add images or name a --split-file."
         )
-    return ViewSplit(train, tuple(ids[held_out].tolist()), source=f"every {test_every}th view held out")
+    return ViewSplit(train, tuple(ids[held_out].tolist()), source=f"1 view in {test_every} held out")
 
 
 def spread_split(num_images: int, num_views: int, test_every: int = 8) -> ViewSplit:
