@@ -24,7 +24,9 @@ def test_plugin_adds_no_heavy_module_to_what_nerfstudio_imports():
     assert not loaded, f"importing the plugin also imports {loaded}"
 
 
-@pytest.mark.parametrize("module", ["genfusion_ns.geometry.cameras", "genfusion_ns.rendering.surfels", "genfusion_ns.priors.base"])
+@pytest.mark.parametrize(
+    "module", ["genfusion_ns.geometry.cameras", "genfusion_ns.rendering.surfels", "genfusion_ns.priors.base"]
+)
 def test_lower_layers_work_without_nerfstudio(module):
     blocked = f"import sys\nsys.modules['nerfstudio'] = None\nimport {module}"
     assert module in modules_after(blocked)

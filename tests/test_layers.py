@@ -1,4 +1,4 @@
-"""The arrows between layers point one way: geometry <- rendering <- models; data and priors are siblings; fusion joins."""
+"""Arrows between layers point one way: geometry <- rendering <- models; data and priors are siblings; fusion joins."""
 
 import ast
 from pathlib import Path

@@ -73,7 +73,9 @@ def test_third_scale_stays_flat_and_gets_no_gradient(camera):
 
 def test_reload_with_another_number_of_surfels_keeps_the_parameter_objects(camera):
     small, other = make_model(), make_model()
-    state = {name: value[:50] if name.startswith("gauss_params") else value for name, value in small.state_dict().items()}
+    state = {
+        name: value[:50] if name.startswith("gauss_params") else value for name, value in small.state_dict().items()
+    }
     held = dict(other.gauss_params.items())
     other.load_state_dict(state)
     assert other.num_points == 50
@@ -100,9 +102,7 @@ def test_mask_silences_the_pixels_outside(camera):
 
 def test_renders_of_two_views_feed_densification(camera):
     model = make_model(num_downscales=0, densify_grad_thresh=0.0, cull_alpha_thresh=0.0).train()
-    model.optimizers = {
-        name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()
-    }
+    model.optimizers = {name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()}
     for step in (1, 2):
         model.step = step
         for _ in range(2):

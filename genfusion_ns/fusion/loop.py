@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +189,17 @@ class FusionLoop:
         references = self.photos.references(sampled.reference_ids[number])
         repaired = self.repairer.repair(clip, references, generator).to(self.model.device)
         agreement = photo_agreement(clip, repaired, references)
-        return _RepairedWindow(clip, repaired, references, agreement, agreement.verdict(self.config.reject_margin))
+        trusted = replace(repaired, confidence=agreement.confidence)
+        return _RepairedWindow(clip, trusted, references, agreement, agreement.verdict(self.config.reject_margin))
 
     def _store(self, index: int, sampled: SampledViews, windows: list[_RepairedWindow]) -> None:
         views: list[GeneratedView] = []
         for number, window in enumerate(windows):
             if window.rejected is None:
-                trusted = RepairedClip(window.repaired.rgb, window.repaired.disparity, window.agreement.confidence)
                 first = sampled.windows[number].new_from
                 last = first + len(sampled.windows[number].new_frames(len(sampled.c2w)))
                 views += views_of_clip(
-                    trusted, window.clip.viewmats, window.clip.Ks, index, number, range(first, last)
+                    window.repaired, window.clip.viewmats, window.clip.Ks, index, number, range(first, last)
                 )
         self.store.replace(index, views)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.view_samplers import ObservedViews
 from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics
-from genfusion_ns.geometry.free_space import free_space_test
+from genfusion_ns.geometry.free_space import ClearTest, clearance_test
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8
@@ -78,18 +78,13 @@ class ObservedPhotos:
         return total / len(chosen)
 
     @torch.no_grad()
-    def free_space(self, model: GenFusionModel) -> Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, "M"]]:
+    def free_space(self, model: GenFusionModel) -> ClearTest:
         """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now."""
         viewmats = c2w_to_viewmat(self.c2w)
         renders = [model.render(viewmats[i : i + 1], self.Ks[i : i + 1], *self.size) for i in range(len(viewmats))]
         depth = torch.cat([render.median_depth for render in renders]).cpu()
         alpha = torch.cat([render.alpha for render in renders]).cpu()
-        viewmats, Ks = viewmats.cpu(), self.Ks.cpu()
-
-        def is_clear(c2w: Float[Tensor, "M 4 4"]) -> Bool[Tensor, "M"]:
-            return free_space_test(c2w[:, :3, 3], viewmats, Ks, depth, alpha)
-
-        return is_clear
+        return clearance_test(viewmats.cpu(), self.Ks.cpu(), depth, alpha)
 
 
 def camera_tensors(cameras: Cameras) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:

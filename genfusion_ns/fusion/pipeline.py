@@ -69,7 +69,9 @@ class GenFusionPipeline(VanillaPipeline):
         """The surfel model."""
         return self.model  # type: ignore[return-value]
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """Fix the schedules to the length of this run, restore a resumed loop, and hook the rounds in."""
         trainer = training_callback_attributes.trainer
         if trainer is None:
@@ -137,4 +139,3 @@ class GenFusionPipeline(VanillaPipeline):
         checkpoints = trainer_config.load_dir or trainer_config.load_checkpoint.parent
         if self.loop is not None:
             self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
-

@@ -42,8 +42,8 @@ class GenFusionTrainer(Trainer):
         total = self.config.max_num_iterations
         if self._start_step >= total:
             raise ValueError(
-                f"the checkpoint is at step {self._start_step - 1} and --max-num-iterations is {total}: nothing is left "
-                f"to train. Give a larger --max-num-iterations to continue."
+                f"the checkpoint is at step {self._start_step - 1} and --max-num-iterations is {total}: nothing is "
+                f"left to train. Give a larger --max-num-iterations to continue."
             )
         self.config.max_num_iterations = total - self._start_step
         try:
@@ -83,4 +83,6 @@ def _write_atomically(state: dict[str, Any], path: Path) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write the checkpoint {path}: {error}; free disk space and resume with --load-dir") from error
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}; free disk space and resume with --load-dir"
+        ) from error

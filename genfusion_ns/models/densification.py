@@ -5,14 +5,13 @@ Follows 3D Gaussian Splatting (SIGGRAPH 2023) section 5 through `gsplat.strategy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import ParameterDict
 
 
 @dataclass
@@ -27,7 +26,7 @@ class SurfelStrategy(DefaultStrategy):
     max_surfels: int = 0
     """No growth beyond this number; 0 means no limit."""
 
-    def accumulate(self, params: Mapping[str, Parameter], state: dict[str, Any], step: int, info: dict[str, Any]) -> None:
+    def accumulate(self, params: ParameterDict, state: dict[str, Any], step: int, info: dict[str, Any]) -> None:
         """Add the screen-space gradients of one render that has been back-propagated.
 
         Args:

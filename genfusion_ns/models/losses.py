@@ -146,4 +146,6 @@ def _blur(planes: Tensor) -> Tensor:
     rows = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     columns = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     half = _SSIM_WINDOW // 2
-    return F.conv2d(F.conv2d(planes, rows, padding=(half, 0), groups=channels), columns, padding=(0, half), groups=channels)
+    return F.conv2d(
+        F.conv2d(planes, rows, padding=(half, 0), groups=channels), columns, padding=(0, half), groups=channels
+    )

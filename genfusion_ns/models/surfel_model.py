@@ -186,9 +186,7 @@ class GenFusionModel(SplatfactoModel):
         Args:
             selected: mask or indices of the surfels wanted; all by default. [N] or [M]
         """
-        parameters = {
-            name: value if selected is None else value[selected] for name, value in self.gauss_params.items()
-        }
+        parameters = {name: value if selected is None else value[selected] for name, value in self.gauss_params.items()}
         return Surfels(
             means=parameters["means"],
             quats=parameters["quats"],
@@ -232,10 +230,7 @@ class GenFusionModel(SplatfactoModel):
             distortion, background; while training instead rgb, accumulation, background and what the losses need: the
             `SurfelRender` ``render`` with its ``K`` [1, 3, 3] and ``viewmat`` [1, 4, 4].
         """
-        if self.training:
-            pose = self.camera_optimizer.apply_to_camera(camera)
-        else:
-            pose = camera.camera_to_worlds
+        pose = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         width, height = int(camera.width.item()), int(camera.height.item())
         K = camera.get_intrinsics_matrices().to(self.device)
         factor = self._get_downscale_factor()
@@ -370,12 +365,12 @@ class GenFusionModel(SplatfactoModel):
         )
 
 
-def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
     """Root mean square distance to the three nearest neighbours, scene units; outliers are capped."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     neighbours = min(4, len(points))
-    distances = cKDTree(points.numpy()).query(points.numpy(), k=neighbours)[0].reshape(len(points), neighbours)[:, 1:]
+    distances = KDTree(points.numpy()).query(points.numpy(), k=neighbours)[0].reshape(len(points), neighbours)[:, 1:]
     spacing = np.sqrt(np.square(distances).mean(axis=-1)) if neighbours > 1 else np.full(len(points), 0.1)
     spacing = np.clip(spacing, 1e-5, max(np.quantile(spacing, 0.98), 1e-5))
     return torch.from_numpy(spacing.astype(np.float32))

@@ -1,8 +1,8 @@
 """`gf-make-clips`: training pairs for the generator, from weak reconstructions of captures.
 
 Each capture is reconstructed from a few of its views, without repair; the weak scene is rendered along the capture at
-several stages of its fitting, and each render is paired with the photo taken there (GenFusion section 4.1). The depth of
-the clean side is that of a reconstruction from all train views.
+several stages of its fitting, and each render is paired with the photo taken there (GenFusion section 4.1). The depth
+of the clean side is that of a reconstruction from all train views.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class MakeClips:
             trainer.train()
         return pipeline
 
-    def _pairs(self, pipeline: GenFusionPipeline, photos: ObservedPhotos, order: list[int], clean: Clip) -> list[ClipPair]:
+    def _pairs(
+        self, pipeline: GenFusionPipeline, photos: ObservedPhotos, order: list[int], clean: Clip
+    ) -> list[ClipPair]:
         loop = pipeline.loop
         if loop is None:
             raise RuntimeError("clips can only be made from a pipeline in training")
@@ -122,7 +124,8 @@ class MakeClips:
             frames = window.frames(len(order))
             viewmats, Ks = clean.viewmats[frames], clean.Ks[frames]
             artifact = loop.render_clip(viewmats, Ks, photos.size)
-            chosen = choose_references(train.c2w.cpu(), photos.c2w[[order[i] for i in frames]].cpu(), self.num_references)
+            poses = photos.c2w[[order[i] for i in frames]].cpu()
+            chosen = choose_references(train.c2w.cpu(), poses, self.num_references)
             target = Clip(clean.rgb[frames], clean.depth[frames], clean.alpha[frames], viewmats, Ks)
             pairs.append(ClipPair(artifact, target, train.references(chosen)))
         return pairs
