@@ -1,0 +1,231 @@
+"""Light of the sample scene, computed once per scene and stored per face: it does not depend on the view.
+
+Every face carries a grid of texels. Each texel receives the area lights through shadow rays, then light reflected by
+other surfaces: one set of cosine-distributed rays per texel is traced, the texels they meet are remembered, and the
+reflected light is summed over a few bounces (a gathering form of radiosity). Stored is irradiance / pi, so that
+reflectance times the stored value is radiance, and the visible share of each light, for highlights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.random import Generator
+from scipy.ndimage import convolve
+
+from genfusion_ns.data.sample_scene_materials import FaceTable
+from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Tracer
+
+_CHUNK = 1 << 18
+_OFFSET = 2e-3
+
+
+@dataclass(frozen=True)
+class Light:
+    """A glowing ball, a glowing rectangle, or (without `position`) the sun."""
+
+    colour: Float[np.ndarray, "3"]
+    """Ball: radiant intensity; rectangle: radiance; sun: irradiance / pi. Linear, in arbitrary common units."""
+    position: Float[np.ndarray, "3"] | None
+    """Centre in metres; None for the sun."""
+    axes: Float[np.ndarray, "2 3"]
+    """Half-edges of the rectangle, its light leaving along their cross product; the radius of a ball is the first."""
+    direction: Float[np.ndarray, "3"] | None = None
+    """Unit vector towards the sun, or the normal of the rectangle; None for a ball."""
+
+    def towards(self, points: Points, jitter: Float[np.ndarray, "N 2"]) -> tuple[Points, Scalars]:
+        """Vectors from points to a random place of the light, and unshadowed irradiance / pi per unit cosine."""
+        a, b = 2 * jitter[:, :1] - 1, 2 * jitter[:, 1:] - 1
+        if self.position is None and self.direction is not None:
+            ray = self.direction + 0.012 * (a * self.axes[0] + b * self.axes[1])
+            return 60.0 * ray, np.ones(len(points), np.float32)
+        target = self.position + a * self.axes[0] + b * self.axes[1]
+        ray = target - points
+        square = np.maximum((ray**2).sum(1), 0.01)
+        if self.direction is None:
+            return ray, 1.0 / (np.pi * square)
+        area = 4 * np.linalg.norm(self.axes[0]) * np.linalg.norm(self.axes[1])
+        cosine = np.maximum(-(ray @ self.direction), 0.0) / np.sqrt(square)
+        return ray, area * cosine / (np.pi * square)
+
+    def aim(self, points: Points) -> Points:
+        """Unit vectors from points to the middle of the light. [N, 3]"""
+        if self.position is None and self.direction is not None:
+            return np.broadcast_to(self.direction, points.shape)
+        ray = self.position - points
+        return ray / np.linalg.norm(ray, axis=1, keepdims=True)
+
+
+class LightMap:
+    """Stored light of all faces of a tracer: irradiance / pi [T, 3] and share of each light seen [T, lights]."""
+
+    def __init__(self, tracer: Tracer, faces: FaceTable, lights: list[Light], rng: Generator, spacing: float) -> None:
+        """Trace and store the light.
+
+        Args:
+            tracer: the shapes.
+            faces: their materials.
+            lights: at least one.
+            rng: source of the sample positions.
+            spacing: metres between texels; 0.05 shows contact shadows, 0.2 is quick.
+        """
+        self.lights = lights
+        limits = np.where(faces.emission[:, None] > 0, 2, 160)
+        self.size = np.clip(np.ceil(faces.length / spacing), 3, limits).astype(np.int64)
+        counts = self.size.prod(1)
+        self.first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self.wraps = np.concatenate([_wraps(shape.kind) for shape in tracer.shapes])
+        self._face = np.repeat(np.arange(len(counts)), counts)
+        points, normals = self._texels(tracer)
+        inside = _inside(tracer, points)
+        direct, seen = _direct(tracer, lights, points, normals, rng)
+        direct = self._smooth(np.concatenate([direct, seen], 1), inside, 1)
+        bounced = self._bounces(tracer, faces, points, normals, direct[:, :3], rng)
+        total = direct.copy()
+        total[:, :3] += self._smooth(bounced, inside, 2)
+        self.values = total.astype(np.float32)
+
+    def lookup(self, face: Int[np.ndarray, " N"], s: Scalars, t: Scalars) -> Float[np.ndarray, "N C"]:
+        """Irradiance / pi (3 channels) and the visible share of each light, interpolated. [N, 3 + lights]"""
+        columns, rows, first, wraps = self.size[face, 0], self.size[face, 1], self.first[face], self.wraps[face]
+        x, y = s * columns - 0.5, np.clip(t * rows - 0.5, 0, rows - 1)
+        x = np.where(wraps, x, np.clip(x, 0, columns - 1))
+        x0, y0 = np.floor(x), np.floor(y)
+        fx, fy = (x - x0)[:, None].astype(np.float32), (y - y0)[:, None].astype(np.float32)
+        left = x0.astype(np.int64)
+        right = np.where(wraps, (left + 1) % columns, np.minimum(left + 1, columns - 1))
+        left = left % columns
+        low = first + y0.astype(np.int64) * columns
+        high = first + np.minimum(y0.astype(np.int64) + 1, rows - 1) * columns
+        bottom = self.values[low + left] * (1 - fx) + self.values[low + right] * fx
+        top = self.values[high + left] * (1 - fx) + self.values[high + right] * fx
+        return bottom * (1 - fy) + top * fy
+
+    def nearest_texel(self, face: Int[np.ndarray, " N"], s: Scalars, t: Scalars) -> Int[np.ndarray, " N"]:
+        """Index of the texel at (s, t) of faces. [N]"""
+        columns, rows = self.size[face, 0], self.size[face, 1]
+        column = np.minimum((s * columns).astype(np.int64), columns - 1)
+        return self.first[face] + np.minimum((t * rows).astype(np.int64), rows - 1) * columns + column
+
+    def _texels(self, tracer: Tracer) -> tuple[Points, Points]:
+        points, normals = [], []
+        number = 0
+        for shape in tracer.shapes:
+            for face in range(shape.num_faces):
+                columns, rows = self.size[number]
+                t, s = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+                place = shape.place(face, s.ravel(), t.ravel())
+                points.append(place)
+                normals.append(_face_normals(shape, face, place))
+                number += 1
+        return np.concatenate(points).astype(np.float32), np.concatenate(normals).astype(np.float32)
+
+    def _bounces(
+        self, tracer: Tracer, faces: FaceTable, points: Points, normals: Points, direct: Points, rng: Generator
+    ) -> Points:
+        rays = 20
+        hit = np.full((rays, len(points)), -1, np.int64)
+        shift = rng.uniform(size=(len(points), 2))
+        for k in range(rays):
+            jitter = (shift + np.array((k / rays, k * 0.618034))) % 1.0
+            directions = _cosine(normals, jitter)
+            for part in _chunks(len(points)):
+                found = tracer.hits(points[part] + _OFFSET * normals[part], directions[part])
+                ok = found.face >= 0
+                texel = self.nearest_texel(found.face[ok], found.s[ok], found.v[ok])
+                hit[k, part.start + np.flatnonzero(ok)] = texel
+        reflectance = faces.albedo[self._face] * (faces.emission[self._face] == 0)[:, None]
+        total, light = np.zeros_like(direct), direct
+        for _ in range(4):
+            radiance = np.concatenate([reflectance * light, np.zeros((1, 3), np.float32)])
+            light = radiance[hit].mean(0)
+            total = total + light
+        return total
+
+    def _smooth(self, values: np.ndarray, inside: np.ndarray, times: int) -> np.ndarray:
+        out = values.astype(np.float32).copy()
+        for face, (columns, rows) in enumerate(self.size):
+            part = slice(self.first[face], self.first[face] + columns * rows)
+            block = out[part].reshape(rows, columns, -1)
+            known = ~inside[part].reshape(rows, columns, 1)
+            if known.any():
+                out[part] = _blur(block, known.astype(np.float32), times, bool(self.wraps[face])).reshape(
+                    -1, out.shape[1]
+                )
+        return out
+
+
+def _blur(block: np.ndarray, known: np.ndarray, times: int, wraps: bool) -> np.ndarray:
+    kernel = np.array([1.0, 2.0, 1.0], np.float32)
+    mode = "wrap" if wraps else "nearest"
+
+    def pass_(x: np.ndarray) -> np.ndarray:
+        return convolve(convolve(x, kernel[:, None, None], mode="nearest"), kernel[None, :, None], mode=mode)
+
+    for _ in range(times):
+        weight = pass_(known)
+        block = np.where(weight > 0, pass_(block * known) / np.maximum(weight, 1e-6), block)
+        known = (weight > 0).astype(np.float32)
+    for _ in range(8):
+        weight = pass_(known)
+        block = np.where(known > 0, block, pass_(block * known) / np.maximum(weight, 1e-6))
+        known = (weight > 0).astype(np.float32)
+    return block
+
+
+def _wraps(kind: str) -> np.ndarray:
+    return {"panel": [False], "box": [False] * 6, "ellipsoid": [True], "frustum": [True, False, False]}[kind]
+
+
+def _face_normals(shape, face: int, points: Points) -> Points:
+    if shape.kind == "box" or (shape.kind == "frustum" and face > 0):
+        axis, sign = (face // 2, 2 * (face % 2) - 1) if shape.kind == "box" else (2, 2 * face - 3)
+        return np.broadcast_to(sign * shape.rotation[:, axis], points.shape)
+    return shape.locate(points)[3]
+
+
+def _inside(tracer: Tracer, points: Points) -> np.ndarray:
+    inside = np.zeros(len(points), bool)
+    for shape in tracer.shapes:
+        if shape.kind == "panel" or shape.emits:
+            continue
+        low, high = shape.bounds()
+        near = np.flatnonzero(((points > low) & (points < high)).all(1) & ~inside)
+        if len(near):
+            inside[near] = shape.distance(points[near]) < -1e-3
+    return inside
+
+
+def _direct(
+    tracer: Tracer, lights: list[Light], points: Points, normals: Points, rng: Generator
+) -> tuple[Points, Float[np.ndarray, "N L"]]:
+    samples = 9
+    total, seen = np.zeros((len(points), 3), np.float32), np.zeros((len(points), len(lights)), np.float32)
+    for number, light in enumerate(lights):
+        shift = rng.uniform(size=(len(points), 2))
+        for k in range(samples):
+            cell = np.array([k % 3, k // 3]) / 3.0
+            jitter = cell + shift / 3.0
+            ray, strength = light.towards(points, jitter)
+            cosine = np.maximum((ray * normals).sum(1) / np.linalg.norm(ray, axis=1), 0.0)
+            rows = np.flatnonzero(cosine * strength > 1e-5)
+            for part in _chunks(len(rows)):
+                chosen = rows[part]
+                t, _ = tracer.nearest(points[chosen] + _OFFSET * normals[chosen], ray[chosen], shadows=True)
+                lit = chosen[t >= 0.995]
+                total[lit] += (cosine[lit] * strength[lit] / samples)[:, None] * light.colour
+                seen[lit, number] += 1.0 / samples
+    return total, seen
+
+
+def _cosine(normals: Points, jitter: Float[np.ndarray, "N 2"]) -> Points:
+    angle, height = 2 * np.pi * jitter[:, :1], 1 - 2 * jitter[:, 1:]
+    radius = np.sqrt(np.maximum(1 - height**2, 0.0))
+    ball = np.concatenate([radius * np.cos(angle), radius * np.sin(angle), height], 1)
+    return (normals * 1.0001 + ball).astype(np.float32)
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
