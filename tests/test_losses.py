@@ -80,3 +80,22 @@ def test_normal_consistency_is_zero_for_equal_and_two_for_opposite_normals():
     alpha = torch.ones(6, 7, 1)
     assert normal_consistency_loss(normals, normals, alpha).abs() < 1e-6
     assert normal_consistency_loss(normals, -normals, alpha) == pytest.approx(2.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 52), (5, 7), (1, 1), (33, 17)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ssim_weight", [0.0, 0.2, 1.0])
+def test_compiled_loss_equals_plain_torch_in_value_and_gradient(size, weighted, ssim_weight):
+    generator = torch.Generator().manual_seed(4)
+    image = torch.rand(*size, 3, generator=generator, dtype=torch.float64)
+    target = torch.rand(*size, 3, generator=generator, dtype=torch.float64)
+    weight = torch.rand(*size, 1, generator=generator, dtype=torch.float64) if weighted else None
+    results = []
+    for dtype in (torch.float32, torch.float64):  # float32 on the CPU is compiled, float64 is plain torch
+        leaf = image.to(dtype).requires_grad_()
+        loss = photometric_loss(leaf, target.to(dtype), ssim_weight, None if weight is None else weight.to(dtype))
+        (gradient,) = torch.autograd.grad(3 * loss, leaf)
+        results.append((loss.detach().double(), gradient.double()))
+    (value, gradient), (expected_value, expected_gradient) = results
+    torch.testing.assert_close(value, expected_value, atol=2e-6, rtol=1e-5)
+    assert (gradient - expected_gradient).norm() <= 2e-4 * expected_gradient.norm()

@@ -57,12 +57,14 @@ def photometric_loss(
         weight: trust per pixel in 0..1; the mean runs over all pixels, so that a frame of which little is trusted also
             pulls little.
     """
-    absolute = (image - target).abs()
-    if weight is None:
-        loss = (1 - ssim_weight) * absolute.mean()
-        return loss + ssim_weight * (1 - ssim_map(image, target).mean()) if ssim_weight > 0 else loss
-    loss = (1 - ssim_weight) * (absolute * weight).mean()
-    return loss + ssim_weight * ((1 - ssim_map(image, target)) * weight).mean() if ssim_weight > 0 else loss
+    if image.device.type == "cpu" and image.dtype == target.dtype == torch.float32 and not target.requires_grad:
+        # The compiled kernels take a while to import, and only training on a CPU needs them.
+        from genfusion_ns.models.photometric_kernels import PhotometricLoss
+
+        return PhotometricLoss.apply(image, target, ssim_weight, weight)  # type: ignore[return-value]
+    trust = 1.0 if weight is None else weight
+    loss = (1 - ssim_weight) * ((image - target).abs() * trust).mean()
+    return loss + ssim_weight * ((1 - ssim_map(image, target)) * trust).mean()
 
 
 def disparity_loss(
