@@ -46,7 +46,8 @@ def test_an_untrained_network_changes_nothing(steps: int) -> None:
     repaired = repair(CompactRepairer(tiny(trained=False), steps=steps))
     assert (repaired.rgb - PAIR.artifact.rgb).abs().max() < 1e-5
     code = encode_disparity(PAIR.artifact.depth, PAIR.artifact.alpha > 0.5, percentile=1.0)
-    assert (repaired.disparity - code.disparity).abs().max() < 1e-5
+    solid = PAIR.artifact.alpha > 0.5
+    assert (repaired.disparity - code.disparity)[solid].abs().max() < 1e-5
     assert repaired.confidence.std() < 1e-6
 
 
@@ -67,6 +68,15 @@ def test_larger_clips_are_repaired_at_the_resolution_and_restored() -> None:
     repaired = repair(repairer)
     assert repaired.rgb.shape == PAIR.artifact.rgb.shape
     assert 0 < (repaired.rgb - PAIR.artifact.rgb).abs().mean() < 0.1
+
+
+def test_a_clip_without_any_surface_is_repaired_from_noise_and_photos() -> None:
+    empty = replace(
+        PAIR.artifact, alpha=torch.zeros_like(PAIR.artifact.alpha), depth=torch.zeros_like(PAIR.clean.depth)
+    )
+    repaired = repair(CompactRepairer(tiny(), steps=2), empty)
+    for values in (repaired.rgb, repaired.disparity, repaired.confidence):
+        assert bool(torch.isfinite(values).all())
 
 
 def test_the_generator_decides_everything() -> None:

@@ -12,7 +12,7 @@ from genfusion_ns.data.clips import AugmentationConfig, ClipDataset, ClipSource,
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
-from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, train
+from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
 from genfusion_ns.priors.validation import validate
 from genfusion_ns.scripts.train_generator import TrainGeneratorConfig, main, read_config
 
@@ -80,6 +80,18 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_training_goes_on_from_a_given_network_of_any_size(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path
+) -> None:
+    initial = build_network(NetworkConfig(channels=(16, 16, 32), reference_channels=16, sigma_min=0.1))
+    config = replace(TINY, steps=1, learning_rate=0.0)
+    train(batches(paths, config), held_out[:1], tmp_path, config, initial=initial)
+    loaded = load_network(tmp_path)
+    assert loaded.config["sigma_min"] == 0.1
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[key], value.half().float()) for key, value in initial.state_dict().items())
 
 
 def test_the_command_trains_on_a_folder_and_writes_its_config(paths: list[Path], tmp_path: Path) -> None:

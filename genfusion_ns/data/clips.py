@@ -187,7 +187,7 @@ class AugmentationConfig:
     """Width and height in pixels of the random crop window; clips that are smaller are taken whole."""
     frames: int = 8
     """Consecutive frames of a sample."""
-    references: tuple[int, int] = (1, 3)
+    references: tuple[int, int] = (1, 4)
     """Fewest and most reference photos of a sample."""
     mirror: float = 0.5
     """Probability of reflecting scene and images left to right."""

@@ -25,7 +25,7 @@ class Condition:
     """What is known before the repair."""
 
     artifact: Float[Tensor, "B 5 T H W"]
-    """rgb, disparity, alpha."""
+    """rgb, disparity (continued smoothly into holes), alpha."""
     warped: Float[Tensor, "B R 5 T H W"]
     """rgb of each photo in each frame, valid, visible."""
     photos: Float[Tensor, "B R 3 h w"]
@@ -53,8 +53,10 @@ def condition_on(clip: Clip, references: References) -> Condition:
     """Condition of one clip, batch size 1."""
     solid = clip.alpha > _SOLID_ALPHA
     code = encode_disparity(clip.depth, solid, percentile=_SATURATED_PERCENT)
-    images = torch.cat([clip.rgb.clamp(0, 1) * 2 - 1, code.disparity * 2 - 1, clip.alpha.clamp(0, 1)], dim=-1)
     depth = fill_depth(clip.depth, clip.alpha, threshold=_SOLID_ALPHA)
+    # Holes start from the continuation of what surrounds them, a better guess than the farthest depth.
+    disparity = _under_code(depth, code).clamp(0, 1)
+    images = torch.cat([clip.rgb.clamp(0, 1) * 2 - 1, disparity * 2 - 1, clip.alpha.clamp(0, 1)], dim=-1)
     warped = warp_references(depth, clip.viewmats, clip.Ks, references, solid=solid)
     planes = torch.cat([(warped.rgb * 2 - 1) * warped.valid, warped.valid.float(), warped.visible.float()], dim=-1)
     return Condition(
@@ -69,10 +71,17 @@ def target_of(clean: Clip, code: DisparityCode) -> Target:
     """Target of one clip under the disparity code of its artifact clip, batch size 1."""
     span = code.maximum - code.minimum
     known = (clean.alpha > _SOLID_ALPHA) & (clean.depth > 0) & (span > 0)
-    inverse = 1 / clean.depth.clamp(min=1e-6)
-    disparity = ((inverse - code.minimum) / span.clamp(min=1e-12)).clamp(-0.5, 1.5)
+    disparity = _under_code(clean.depth, code).clamp(-0.5, 1.5)
     images = torch.cat([clean.rgb * 2 - 1, torch.where(known, disparity * 2 - 1, -1.0)], dim=-1)
     return Target(clean=images.permute(3, 0, 1, 2)[None], depth_known=known.permute(3, 0, 1, 2)[None])
+
+
+def _under_code(depth: Tensor, code: DisparityCode) -> Tensor:
+    """Disparity under the range of a code, not clamped; 0 where depth is unknown or the code is empty."""
+    span = code.maximum - code.minimum
+    known = (depth > 0) & (span > 0)
+    inverse = 1 / torch.where(known, depth, 1.0)
+    return torch.where(known, (inverse - code.minimum) / torch.where(span > 0, span, 1.0), 0.0)
 
 
 def stack_pairs(pairs: list[ClipPair]) -> tuple[Condition, Target]:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,8 @@ class OptimisationConfig:
     """How the network is trained."""
 
     steps: int = 6000
-    """Optimiser steps."""
+    """Optimiser steps. An interrupted training may be resumed with another number: the learning rate then follows the
+    decay towards that one, which is how to end earlier or later than planned."""
     batch_size: int = 2
     """Samples per step."""
     learning_rate: float = 1e-3
@@ -129,28 +130,31 @@ def train(
     Args:
         batches: item i is the batch of step i; at least ``config.steps`` of them.
         held_out: whole clips that are never trained on, for validation.
-        output: receives config.json, weights (half precision), validation.json, samples.png and a checkpoint.
+        output: receives config.json, weights (half precision), validation.jsonl, samples.png and a checkpoint.
         config: see `OptimisationConfig`.
         resume: go on from the checkpoint in `output` where there is one.
-        initial: network to start from; a fresh one of the configured size when None.
+        initial: network to start from, whose size then counts; a fresh one of the configured size when None.
 
     Returns:
         The last validation.
     """
     set_seed(config.seed)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
-    network = build_network(config.network) if initial is None else initial
+    if initial is None:
+        network = build_network(config.network)
+    else:
+        network, config = initial, replace(config, network=_network_config(initial))
     run = _Run(accelerator, network.train(), config, output)
     first = run.resume() if resume else 0
     remaining = Subset(batches, range(first, config.steps))
     loader = DataLoader(remaining, batch_size=None, collate_fn=_identity, num_workers=config.workers)
     progress = tqdm(total=config.steps, initial=first, desc="train", mininterval=5.0)
-    report, smooth = None, None
+    report, total = None, 0.0
     for step, pairs in enumerate(loader, start=first + 1):
         loss = run.step(pairs, step)
-        smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+        total = 0.98 * total + 0.02 * loss
         progress.update()
-        progress.set_postfix(loss=f"{smooth:.4f}")
+        progress.set_postfix(loss=f"{total / (1 - 0.98 ** (step - first)):.4f}", refresh=False)
         if step % config.validate_every == 0 or step == config.steps:
             report = run.validate(held_out, step)
             progress.write(f"step {step}: {report.summary()}")
@@ -168,6 +172,10 @@ def build_network(config: NetworkConfig) -> CompactUNet:
         sigma_min=config.sigma_min,
         sigma_max=config.sigma_max,
     )
+
+
+def _network_config(network: CompactUNet) -> NetworkConfig:
+    return NetworkConfig(**{f.name: network.config[f.name] for f in fields(NetworkConfig)})
 
 
 def save_network(network: CompactUNet, folder: Path) -> None:
