@@ -13,7 +13,7 @@ from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
-from genfusion_ns.priors.validation import validate
+from genfusion_ns.priors.validation import novel_frames, validate
 from genfusion_ns.scripts.train_generator import TrainGeneratorConfig, main, read_config
 
 TINY = OptimisationConfig(
@@ -80,6 +80,20 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_frames_at_a_photo_do_not_count_in_validation(held_out: list[ClipPair]) -> None:
+    pair = held_out[0]
+    assert novel_frames(pair).all()
+    photos = replace(pair.references, viewmats=pair.artifact.viewmats[:3].clone())
+    assert novel_frames(replace(pair, references=photos)).tolist() == [False, False, False, True]
+    spoiled = pair.artifact.rgb.clone()
+    spoiled[:3] = 0
+    whole, part = (
+        validate(build_network(TINY.network), [replace(p, references=photos)], None, seed=0, steps=1)
+        for p in (pair, replace(pair, artifact=replace(pair.artifact, rgb=spoiled)))
+    )
+    assert whole.psnr_artifact == part.psnr_artifact
 
 
 def test_training_goes_on_from_a_given_network_of_any_size(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -19,11 +19,12 @@ from genfusion_ns.priors.conditioning import condition_on, target_of
 
 _PHOTOS = 3
 _ROWS = 6
+_SAME_CAMERA = 1e-4  # largest difference of matrix entries between equal cameras
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Means over the held-out clips."""
+    """Means over the held-out clips, colours over their frames that no stored photo was taken at."""
 
     psnr_artifact: float
     """Of the input, in dB."""
@@ -85,9 +86,17 @@ def psnr(error: Float[Tensor, "*pixels 3"]) -> float:
     return -10 * torch.log10(error.square().mean().clamp(min=1e-10)).item()
 
 
+def novel_frames(pair: ClipPair) -> Bool[Tensor, " T"]:
+    """Frames seen by no stored photo: a photo warped into its own camera would be the answer. All if none is novel."""
+    difference = pair.artifact.viewmats[:, None] - pair.references.viewmats[None]
+    novel = ~(difference.abs().amax(dim=(2, 3)) < _SAME_CAMERA).any(dim=1)
+    return novel if bool(novel.any()) else torch.ones_like(novel)
+
+
 def _judge(pair: ClipPair, repaired: RepairedClip) -> tuple[float, ...]:
-    before, after = pair.artifact.rgb - pair.clean.rgb, repaired.rgb - pair.clean.rgb
-    confidence = repaired.confidence[..., 0].flatten()
+    novel = novel_frames(pair)
+    before, after = (pair.artifact.rgb - pair.clean.rgb)[novel], (repaired.rgb - pair.clean.rgb)[novel]
+    confidence = repaired.confidence[novel].flatten()
     order = confidence.argsort(descending=True)
     errors = after.reshape(-1, 3)[order]
     half = len(errors) // 2
