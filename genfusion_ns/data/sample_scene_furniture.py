@@ -79,7 +79,7 @@ class Workshop:
             )
             for hue, value, gloss in zip(hues, rng.uniform(0.25, 0.85, 3), (0.0, 0.12, 0.05), strict=True)
         ]
-        paint = textures.colour(rng, (0.1, 0.6), (0.4, 0.95))
+        paint = textures.colour(rng, (0.03, 0.4), (0.4, 0.95))
         self.woods.append(Surface(textures.wood(rng, paint), tile=0.8, grain=True))
         self.cloths = [
             Surface(textures.fabric(rng, textures.colour(rng, (0.15, 0.7), (0.3, 0.9))), tile=rng.uniform(0.25, 0.6))
@@ -103,7 +103,7 @@ class Workshop:
         self.shade = Surface(
             textures.fabric(rng, textures.hsv(0.11, rng.uniform(0.1, 0.4), 0.95)), tile=0.3, emission=2.2
         )
-        self.spines = [Surface(pictures.book_spine(rng)) for _ in range(14)]
+        self.spines = [Surface(pictures.book_spine(rng)) for _ in range(24)]
         self.pages = Surface(textures.fabric(rng, textures.hsv(0.12, 0.12, 0.9), 64), tile=0.1)
 
     def pick(self, options: list[Surface]) -> Surface:

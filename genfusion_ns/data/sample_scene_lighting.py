@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.random import Generator
-from scipy.ndimage import convolve
 
 from genfusion_ns.data.sample_scene_materials import FaceTable
 from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Tracer
@@ -144,35 +143,31 @@ class LightMap:
             total = total + light
         return total
 
-    def _smooth(self, values: np.ndarray, inside: np.ndarray, times: int) -> np.ndarray:
-        out = values.astype(np.float32).copy()
-        for face, (columns, rows) in enumerate(self.size):
-            part = slice(self.first[face], self.first[face] + columns * rows)
-            block = out[part].reshape(rows, columns, -1)
-            known = ~inside[part].reshape(rows, columns, 1)
-            if known.any():
-                out[part] = _blur(block, known.astype(np.float32), times, bool(self.wraps[face])).reshape(
-                    -1, out.shape[1]
-                )
-        return out
+    def _neighbours(self) -> tuple[Int[np.ndarray, " T"], ...]:
+        columns, rows = self.size[self._face, 0], self.size[self._face, 1]
+        first, wraps = self.first[self._face], self.wraps[self._face]
+        column, row = (np.arange(len(first)) - first) % columns, (np.arange(len(first)) - first) // columns
+        left = np.where(wraps, (column - 1) % columns, np.maximum(column - 1, 0))
+        right = np.where(wraps, (column + 1) % columns, np.minimum(column + 1, columns - 1))
+        below, above = np.maximum(row - 1, 0), np.minimum(row + 1, rows - 1)
+        here = first + row * columns
+        return here + left, here + right, first + below * columns + column, first + above * columns + column
 
+    def _smooth(self, values: np.ndarray, inside: Bool[np.ndarray, " T"], times: int) -> np.ndarray:
+        # Texels inside an object hold no light of their own: they take that of the nearest texels outside.
+        values, known = values.astype(np.float32), (~inside).astype(np.float32)[:, None]
+        left, right, below, above = self._neighbours()
 
-def _blur(block: np.ndarray, known: np.ndarray, times: int, wraps: bool) -> np.ndarray:
-    kernel = np.array([1.0, 2.0, 1.0], np.float32)
-    mode = "wrap" if wraps else "nearest"
+        def spread(x: np.ndarray) -> np.ndarray:
+            x = 2 * x + x[left] + x[right]
+            return 2 * x + x[below] + x[above]
 
-    def pass_(x: np.ndarray) -> np.ndarray:
-        return convolve(convolve(x, kernel[:, None, None], mode="nearest"), kernel[None, :, None], mode=mode)
-
-    for _ in range(times):
-        weight = pass_(known)
-        block = np.where(weight > 0, pass_(block * known) / np.maximum(weight, 1e-6), block)
-        known = (weight > 0).astype(np.float32)
-    for _ in range(8):
-        weight = pass_(known)
-        block = np.where(known > 0, block, pass_(block * known) / np.maximum(weight, 1e-6))
-        known = (weight > 0).astype(np.float32)
-    return block
+        for step in range(times + 8):
+            weight = spread(known)
+            mean = spread(values * known) / np.maximum(weight, 1e-6)
+            values = np.where(weight > 0, mean, values) if step < times else np.where(known > 0, values, mean)
+            known = (weight > 0).astype(np.float32)
+        return values
 
 
 def _wraps(kind: str) -> np.ndarray:
@@ -186,15 +181,17 @@ def _face_normals(shape, face: int, points: Points) -> Points:
     return shape.locate(points)[3]
 
 
-def _inside(tracer: Tracer, points: Points) -> np.ndarray:
+def _inside(tracer: Tracer, points: Points) -> Bool[np.ndarray, " N"]:
     inside = np.zeros(len(points), bool)
-    for shape in tracer.shapes:
-        if shape.kind == "panel" or shape.emits:
+    for group in tracer.groups:
+        solids = [shape for shape in group if shape.kind != "panel" and not shape.emits]
+        if not solids:
             continue
-        low, high = shape.bounds()
-        near = np.flatnonzero(((points > low) & (points < high)).all(1) & ~inside)
-        if len(near):
-            inside[near] = shape.distance(points[near]) < -1e-3
+        boxes = np.stack([shape.bounds() for shape in solids])
+        near = np.flatnonzero(((points > boxes[:, 0].min(0)) & (points < boxes[:, 1].max(0))).all(1))
+        for shape, (low, high) in zip(solids, boxes, strict=True):
+            rows = near[((points[near] > low) & (points[near] < high)).all(1)]
+            inside[rows] |= shape.distance(points[rows]) < -1e-3
     return inside
 
 

@@ -117,7 +117,7 @@ class _Room:
                 sweep,
                 (rng.uniform(0.8, 1.0), rng.uniform(1.6, 1.9)),
             )
-        focus = self.main.point(rng.uniform(-0.4, 0.4), 0.35, rng.uniform(0.85, 1.1))
+        focus = self.main.point(rng.uniform(-0.4, 0.4), 0.45, rng.uniform(0.7, 0.95))
         heading = self.main.yaw + np.pi / 2 + rng.uniform(-0.12, 0.12)
         return CameraPath(
             "forward",
@@ -146,7 +146,7 @@ class _Room:
         )
         floor = Surface(kind(rng, tint), tile=rng.uniform(1.4, 2.2), gloss=rng.uniform(0.0, 0.3), shininess=18.0)
         ceiling = Surface(textures.plaster(rng, textures.hsv(rng.uniform(), 0.04, 0.92)), tile=2.0)
-        base = [textures.colour(rng, (0.03, 0.38), (0.55, 0.93)) for _ in range(2)]
+        base = [textures.colour(rng, (0.03, 0.3), (0.55, 0.93)) for _ in range(2)]
         coats = [
             Surface(textures.WALLS[int(rng.integers(len(textures.WALLS)))](rng, c), tile=rng.uniform(1.0, 2.0))
             for c in base

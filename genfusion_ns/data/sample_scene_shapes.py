@@ -345,4 +345,3 @@ def _reaches(bounds: np.ndarray, origins: Rows, directions: Rows, limit: Scalars
             a, b = (bounds[0, k] - origins[k]) * inverse, (bounds[1, k] - origins[k]) * inverse
             enter, leave = np.fmax(enter, np.minimum(a, b)), np.fmin(leave, np.maximum(a, b))
     return np.flatnonzero(enter <= leave)
-
