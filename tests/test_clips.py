@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from genfusion_ns.data.clips import (
-    AugmentationConfig,
-    ClipDataset,
-    ClipFolder,
-    ClipSource,
-    Provenance,
-    list_pairs,
-    read_pair,
-    read_provenance,
-    write_pair,
-)
+from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
 from genfusion_ns.data.degradation import degrade_clip, degrade_pair
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair

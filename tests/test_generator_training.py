@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from genfusion_ns.data.clips import AugmentationConfig, ClipDataset, ClipSource, Provenance, write_pair
+from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips import Provenance, write_pair
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network

@@ -12,16 +12,8 @@ import torch
 import tyro
 import yaml
 
-from genfusion_ns.data.clips import (
-    AugmentationConfig,
-    ClipDataset,
-    ClipFolder,
-    ClipSource,
-    Provenance,
-    list_pairs,
-    read_provenance,
-    write_pair,
-)
+from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips import ClipFolder, Provenance, list_pairs, read_provenance, write_pair
 from genfusion_ns.data.degradation import degrade_pair
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.priors.compact import load_network
