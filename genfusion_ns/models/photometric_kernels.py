@@ -29,6 +29,7 @@ _f = np.float32
 _C1, _C2 = _f(0.01**2), _f(0.03**2)
 _ZERO, _ONE, _TWO = _f(0.0), _f(1.0), _f(2.0)
 _HALF_WINDOW = 5
+_PAD = 3 * _HALF_WINDOW
 
 
 def _window() -> np.ndarray:
@@ -78,11 +79,11 @@ def _value_and_gradient(
 
     def statistics(strip: int) -> None:
         first, last = strip * _STRIP, min((strip + 1) * _STRIP, height)
-        _moments(x, y, trust, partials, sums[strip], first, last, channels)
+        _moments(x, y, trust, partials, sums[strip], first, last)
 
     def gradients(strip: int) -> None:
         first, last = strip * _STRIP, min((strip + 1) * _STRIP, height)
-        _gradient(x, y, trust, partials, gradient, first, last, channels, _f(scale_l1), _f(scale_ssim))
+        _gradient(x, y, trust, partials, gradient, first, last, _f(scale_l1), _f(scale_ssim))
 
     _share_out(statistics, strips)
     _share_out(gradients, strips)
@@ -103,17 +104,19 @@ def _share_out(work: Callable[[int], None], count: int) -> None:
 
 
 @njit(nogil=True, cache=True, fastmath=_FAST)
-def _blur_row(source: np.ndarray, out: np.ndarray, step: int) -> None:
-    """Window along a row of interleaved channels; `source` carries 5 * step zeros on either side."""
+def _blur_row(source: np.ndarray, out: np.ndarray) -> None:
+    """Window along a row of interleaved rgb; `source` carries _PAD zeros on either side.
+
+    Constant offsets, because LLVM does not vectorise the loop when the number of channels is a variable.
+    """
     for i in range(out.shape[0]):
-        j = i + 5 * step
         out[i] = (
-            _W0 * source[j]
-            + _W1 * (source[j - step] + source[j + step])
-            + _W2 * (source[j - 2 * step] + source[j + 2 * step])
-            + _W3 * (source[j - 3 * step] + source[j + 3 * step])
-            + _W4 * (source[j - 4 * step] + source[j + 4 * step])
-            + _W5 * (source[j - 5 * step] + source[j + 5 * step])
+            _W0 * source[i + 15]
+            + _W1 * (source[i + 12] + source[i + 18])
+            + _W2 * (source[i + 9] + source[i + 21])
+            + _W3 * (source[i + 6] + source[i + 24])
+            + _W4 * (source[i + 3] + source[i + 27])
+            + _W5 * (source[i] + source[i + 30])
         )
 
 
@@ -142,14 +145,12 @@ def _moments(
     sums: np.ndarray,
     first: int,
     last: int,
-    channels: int,
 ) -> None:
     """Sums of |x - y| and 1 - SSIM over rows first..last, and the three derivatives of SSIM per pixel."""
     height, row = x.shape
     count = last - first + 10
     blurred = np.zeros((5, count, row), np.float32)
-    padded = np.zeros((5, row + 10 * channels), np.float32)
-    inner = 5 * channels
+    padded = np.zeros((5, row + 2 * _PAD), np.float32)
     for k in range(count):
         r = first - 5 + k
         if r < 0 or r >= height:
@@ -158,10 +159,10 @@ def _moments(
         p0, p1, p2, p3, p4 = padded[0], padded[1], padded[2], padded[3], padded[4]
         for i in range(row):
             a, b = xr[i], yr[i]
-            p0[inner + i], p1[inner + i] = a, b
-            p2[inner + i], p3[inner + i], p4[inner + i] = a * a, b * b, a * b
+            p0[_PAD + i], p1[_PAD + i] = a, b
+            p2[_PAD + i], p3[_PAD + i], p4[_PAD + i] = a * a, b * b, a * b
         for m in range(5):
-            _blur_row(padded[m], blurred[m, k], channels)
+            _blur_row(padded[m], blurred[m, k])
     moment = np.empty((5, row), np.float32)
     weighted = trust.size > 1
     ones = np.ones(row, np.float32)
@@ -212,7 +213,6 @@ def _gradient(
     gradient: np.ndarray,
     first: int,
     last: int,
-    channels: int,
     scale_l1: float,
     scale_ssim: float,
 ) -> None:
@@ -220,15 +220,14 @@ def _gradient(
     height, row = x.shape
     count = last - first + 10
     blurred = np.zeros((3, count, row), np.float32)
-    padded = np.zeros(row + 10 * channels, np.float32)
-    inner = 5 * channels
+    padded = np.zeros(row + 2 * _PAD, np.float32)
     for k in range(count):
         r = first - 5 + k
         if r < 0 or r >= height:
             continue
         for m in range(3):
-            padded[inner : inner + row] = partials[m, r]
-            _blur_row(padded, blurred[m, k], channels)
+            padded[_PAD : _PAD + row] = partials[m, r]
+            _blur_row(padded, blurred[m, k])
     window = np.empty((3, row), np.float32)
     weighted = trust.size > 1
     ones = np.ones(row, np.float32)
