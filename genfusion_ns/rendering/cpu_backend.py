@@ -8,12 +8,14 @@ own and adds the slots surfel by surfel, so results are the same bits for any nu
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numba.core import event
 from torch import Tensor
 
 from genfusion_ns.rendering import cpu_kernels as kernels
@@ -58,6 +60,25 @@ def render(
     rgb, alpha, depth, median, normals, distortion, radii = outputs
     info = strategy_info(gradient_2dgs, radii, settings)
     return SurfelRender(rgb, alpha, depth, median, normals, distortion, info)
+
+
+class _SayOnce(event.Listener):
+    """Tells the user why the first render takes a while; numba's events fire only where its cache has no answer."""
+
+    def on_start(self, event: Any) -> None:
+        """Print one line before the first of the rasteriser's kernels is compiled."""
+        global _announced
+        dispatcher = (event.data or {}).get("dispatcher")
+        if not _announced and getattr(dispatcher, "__module__", None) == kernels.__name__:
+            _announced = True
+            print("Compiling the CPU rasteriser: some seconds, then it is kept on disk.", file=sys.stderr, flush=True)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing to say."""
+
+
+_announced = False
+event.register("numba:compile", _SayOnce())
 
 
 @dataclass(frozen=True)

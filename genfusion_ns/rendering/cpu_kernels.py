@@ -21,6 +21,8 @@ float literal would silently promote such a loop to float64, hence the float32 c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -32,7 +34,7 @@ from genfusion_ns.rendering import spherical_harmonics as sh
 
 TILE = 16
 RECORD = 20
-"""Floats per surfel: c (2), A B C D a b (6), M22, opacity, box centre - c (2), rgb (3), world normal (3), two cut-offs."""
+"""Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
@@ -67,7 +69,7 @@ _C3XXX, _C3XYZ, _C3YZZ, _C3ZZZ, _C3ZXX = sh.C3_XXX, sh.C3_XYZ, sh.C3_YZZ, sh.C3_
 
 
 @intrinsic
-def _fetch_add(typingctx, array, amount):
+def _atomic_add(typingctx, array, amount):
     """array[0] += amount, atomically; the value before."""
     signature = types.int64(array, types.int64)
 
@@ -78,8 +80,11 @@ def _fetch_add(typingctx, array, amount):
     return signature, codegen
 
 
+_fetch_add: Any = _atomic_add
+
+
 @intrinsic
-def _lowest_bit(typingctx, value):
+def _count_trailing_zeros(typingctx, value):
     """Index of the lowest set bit of a nonzero int64."""
     signature = types.int64(types.int64)
 
@@ -89,9 +94,26 @@ def _lowest_bit(typingctx, value):
     return signature, codegen
 
 
-_scalar = njit(nogil=True, cache=True, error_model="numpy", inline="always")
-_call = njit(nogil=True, cache=True, error_model="numpy")
-_vector = njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+_lowest_bit: Any = _count_trailing_zeros
+
+
+def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """njit without the GIL, kept on disk where some cache directory can be written, else compiled once per process."""
+
+    def compile_lazily(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(nogil=True, error_model="numpy", cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            return njit(nogil=True, error_model="numpy", **options)(function)
+
+    return compile_lazily
+
+
+_call = _kernel()
+_scalar = _kernel(inline="always")
+_vector = _kernel(fastmath=_FAST)
 
 
 @_call
@@ -167,8 +189,8 @@ def _hit_coefficients(m):
     if abs(det) < floor:
         det = floor if det >= 0.0 else -floor
     f = 1.0 / det
-    plane = (-w2 * b1 * f, w2 * a1 * f, w2 * b0 * f, -w2 * a0 * f)
-    return plane + ((w0 * b1 - w1 * b0) * f, (a0 * w1 - a1 * w0) * f), cx, cy
+    d = w2 * f
+    return (-b1 * d, a1 * d, b0 * d, -a0 * d, (w0 * b1 - w1 * b0) * f, (a0 * w1 - a1 * w0) * f), cx, cy
 
 
 @_call
@@ -309,7 +331,7 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
 
 @_call
 def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, ranks):
-    """Project all surfels, `block` at a time, until the shared counter runs out. ranks[n] is set to 0 if surfel n can show, else to -1."""
+    """Project surfels, `block` at a time, until the counter runs out; ranks[n] is 0 if surfel n can show, else -1."""
     means, quats, scales, opacities, dc, rest = scene
     b = np.empty(16)
     count = means.shape[0]
@@ -486,37 +508,49 @@ def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks):
             listed[to, 0], listed[to, 1], listed_masks[to] = ids[k], e, masks[e]
 
 
+@_scalar
+def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit):
+    """Where the ray of pixel c + (x, y) meets a surfel: depth, falloff, whether the surfel wins over the low-pass disc,
+    1 / hit_2, s, t, s^2 + t^2, offset from the disc's centre."""
+    inv = _ONE / (_ONE + a * x + b * y)
+    s, t = (A * x + B * y) * inv, (C * x + D * y) * inv
+    squared = s * s + t * t
+    dx, dy = x - ox, y - oy
+    disc = _TWO * (dx * dx + dy * dy)
+    wins = squared <= disc
+    z = w2 * (at_hit * inv + (_ONE - at_hit)) if wins else w2
+    exponent = _HALF * (squared if wins else disc)
+    e = (exponent if exponent < _MAX_EXPONENT else _MAX_EXPONENT) * _EIGHTH
+    p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
+    p = p * p
+    p = p * p
+    return z, p * p, wins, inv, s, t, squared, dx, dy
+
+
 @_vector
-def _shade(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, cb, nx, ny, nz, near, at_hit):
-    """Blend one surfel into the 16 pixels of the block at scratch offset o; the number of pixels still open."""
+def _shade(S, block, rec, n, x0, y0, near, at_hit):
+    """Blend surfel n into a block of the tile with corner (x0, y0); the number of pixels still open."""
+    first = (block & 15) * 16
+    bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
+    A, B, C, D, a, b = rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7]
+    w2, opacity, ox, oy, key = rec[n, 8], rec[n, 9], rec[n, 10], rec[n, 11], _f(n)
+    red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
     open_lanes = _ZERO
-    at_centre = _ONE - at_hit
     for l in range(16):
-        i = (o & 240) + l
-        px, py = x + S[_LX + l], y + S[_LY + l]
-        inv = _ONE / (_ONE + a * px + b * py)
-        s, t = (A * px + B * py) * inv, (C * px + D * py) * inv
-        g3 = s * s + t * t
-        dx, dy = px - ox, py - oy
-        g2 = _TWO * (dx * dx + dy * dy)
-        meets = g3 <= g2
-        z = w2 * (at_hit * inv + at_centre) if meets else w2
-        exponent = _HALF * (g3 if meets else g2)
-        e = (exponent if exponent < _MAX_EXPONENT else _MAX_EXPONENT) * _EIGHTH
-        p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
-        p = p * p
-        p = p * p
-        p = p * p
-        alpha = op * p
+        i = first + l
+        x, y = bx + S[_LX + l], by + S[_LY + l]
+        met = _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit)
+        z = met[0]
+        alpha = opacity * met[1]
         alpha = alpha if alpha < _MAX_ALPHA else _MAX_ALPHA
         T = S[_T + i]
         after = T * (_ONE - alpha)
         hit = (alpha >= _MIN_ALPHA) & (z >= near)
         go = hit & (after > _MIN_TRANSMITTANCE)
         w = alpha * T if go else _ZERO
-        S[_CR + i] += w * cr
-        S[_CG + i] += w * cg
-        S[_CB + i] += w * cb
+        S[_CR + i] += w * red
+        S[_CG + i] += w * green
+        S[_CB + i] += w * blue
         S[_NX + i] += w * nx
         S[_NY + i] += w * ny
         S[_NZ + i] += w * nz
@@ -524,9 +558,9 @@ def _shade(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, cb, nx, ny
         S[_DI + i] += _TWO * w * (z * (_ONE - T) - sum_z)
         S[_Z + i] = sum_z + w * z
         median = go & (T > _HALF)
-        me, mi = S[_ME + i], S[_MI + i]
-        S[_ME + i] = z if median else me
-        S[_MI + i] = key if median else mi
+        last_z, last_id = S[_ME + i], S[_MI + i]
+        S[_ME + i] = z if median else last_z
+        S[_MI + i] = key if median else last_id
         # a closed pixel keeps its transmittance with the sign flipped, so that nothing passes the test above again
         T = after if go else (-abs(T) if hit else T)
         S[_T + i] = T
@@ -583,38 +617,14 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
             S[_P:] = _ZERO
             S[_MI : _MI + _P] = -_ONE
             x0, y0, live = _start_tile(S, _LX, _LY, tile, size)
+            x, y = _f(x0), _f(y0)
             for k in range(offsets[tile], offsets[tile + 1]):
                 bits = masks[k] & live
                 n = listed[k, 0]
-                x, y = _f(x0) - rec[n, 0], _f(y0) - rec[n, 1]
                 while bits:
                     b = _lowest_bit(bits)
                     bits &= bits - 1
-                    still_open = _shade(
-                        S,
-                        16 * b,
-                        _f(n),
-                        x + _f(4 * (b & 3)),
-                        y + _f(4 * (b >> 2)),
-                        rec[n, 2],
-                        rec[n, 3],
-                        rec[n, 4],
-                        rec[n, 5],
-                        rec[n, 6],
-                        rec[n, 7],
-                        rec[n, 8],
-                        rec[n, 9],
-                        rec[n, 10],
-                        rec[n, 11],
-                        rec[n, 12],
-                        rec[n, 13],
-                        rec[n, 14],
-                        rec[n, 15],
-                        rec[n, 16],
-                        rec[n, 17],
-                        near,
-                        at_hit,
-                    )
+                    still_open = _shade(S, b, rec, n, x, y, near, at_hit)
                     if still_open == _ZERO:
                         live &= ~(1 << b)
                 if live == 0:
@@ -623,27 +633,19 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
 
 
 @_vector
-def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, cb, nx, ny, nz, near, at_hit):
-    """Repeat `_shade` for one block and add the gradients of the surfel, per lane, to the accumulators."""
+def _shade_backward(S, block, rec, n, x0, y0, near, at_hit):
+    """Repeat `_shade` and add the gradients of surfel n, per lane, to the accumulators."""
+    first = (block & 15) * 16
+    bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
+    A, B, C, D, a, b = rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7]
+    w2, opacity, ox, oy, key = rec[n, 8], rec[n, 9], rec[n, 10], rec[n, 11], _f(n)
+    red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
     open_lanes = _ZERO
-    at_centre = _ONE - at_hit
     for l in range(16):
-        i = (o & 240) + l
-        px, py = x + S[_BX + l], y + S[_BY + l]
-        inv = _ONE / (_ONE + a * px + b * py)
-        s, t = (A * px + B * py) * inv, (C * px + D * py) * inv
-        g3 = s * s + t * t
-        dx, dy = px - ox, py - oy
-        g2 = _TWO * (dx * dx + dy * dy)
-        meets = g3 <= g2
-        z = w2 * (at_hit * inv + at_centre) if meets else w2
-        exponent = _HALF * (g3 if meets else g2)
-        e = (exponent if exponent < _MAX_EXPONENT else _MAX_EXPONENT) * _EIGHTH
-        p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
-        p = p * p
-        p = p * p
-        p = p * p
-        raw = op * p
+        i = first + l
+        x, y = bx + S[_BX + l], by + S[_BY + l]
+        z, p, wins, inv, s, t, squared, dx, dy = _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit)
+        raw = opacity * p
         alpha = raw if raw < _MAX_ALPHA else _MAX_ALPHA
         T = S[_T + i]
         keep = _ONE - alpha
@@ -651,13 +653,14 @@ def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, c
         hit = (alpha >= _MIN_ALPHA) & (z >= near)
         go = hit & (after > _MIN_TRANSMITTANCE)
         w = alpha * T if go else _ZERO
-        S[_T + i] = after if go else (-abs(T) if hit else T)
-        open_lanes += _ONE if S[_T + i] > _ZERO else _ZERO
+        T_next = after if go else (-abs(T) if hit else T)
+        S[_T + i] = T_next
+        open_lanes += _ONE if T_next > _ZERO else _ZERO
         covered, sum_z = _ONE - T, S[_ZA + i]
         S[_ZA + i] = sum_z + w * z
         vr, vg, vb, vx, vy, vzn = S[_VR + i], S[_VG + i], S[_VB + i], S[_VX + i], S[_VY + i], S[_VZN + i]
-        vz, vd, total_a = S[_VZ + i], S[_VD + i], S[_AT + i]
-        q = cr * vr + cg * vg + cb * vb + nx * vx + ny * vy + nz * vzn + z * vz + S[_VA + i]
+        vz, vd, total_a, vm = S[_VZ + i], S[_VD + i], S[_AT + i], S[_VM + i]
+        q = red * vr + green * vg + blue * vb + nx * vx + ny * vy + nz * vzn + z * vz + S[_VA + i]
         q += _TWO * vd * (_TWO * (z * covered - sum_z) + S[_ZT + i] - z * total_a)
         running = S[_Q + i] + q * w
         S[_Q + i] = running
@@ -665,20 +668,19 @@ def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, c
         d_alpha = d_alpha if go & (raw <= _MAX_ALPHA) else _ZERO
         d_exponent = -d_alpha * alpha
         d_z = w * (vz + _TWO * vd * (_TWO * covered + w - total_a))
-        vm = S[_VM + i]
         d_z += vm if S[_MID + i] == key else _ZERO
-        h0 = d_exponent * inv * s if meets else _ZERO
-        h1 = d_exponent * inv * t if meets else _ZERO
-        h2 = -inv * (d_exponent * g3 + at_hit * d_z * z) if meets else _ZERO
-        d_disc = _ZERO if meets else -_TWO * d_exponent
-        S[_ACC + l] += h0 * px
-        S[_ACC + 16 + l] += h0 * py
+        h0 = d_exponent * inv * s if wins else _ZERO
+        h1 = d_exponent * inv * t if wins else _ZERO
+        h2 = -inv * (d_exponent * squared + at_hit * d_z * z) if wins else _ZERO
+        d_disc = _ZERO if wins else -_TWO * d_exponent
+        S[_ACC + l] += h0 * x
+        S[_ACC + 16 + l] += h0 * y
         S[_ACC + 32 + l] += h0
-        S[_ACC + 48 + l] += h1 * px
-        S[_ACC + 64 + l] += h1 * py
+        S[_ACC + 48 + l] += h1 * x
+        S[_ACC + 64 + l] += h1 * y
         S[_ACC + 80 + l] += h1
-        S[_ACC + 96 + l] += h2 * px
-        S[_ACC + 112 + l] += h2 * py
+        S[_ACC + 96 + l] += h2 * x
+        S[_ACC + 112 + l] += h2 * y
         S[_ACC + 128 + l] += h2
         S[_ACC + 144 + l] += d_alpha * p
         S[_ACC + 160 + l] += d_disc * dx
@@ -689,7 +691,7 @@ def _shade_backward(S, o, key, x, y, A, B, C, D, a, b, w2, op, ox, oy, cr, cg, c
         S[_ACC + 240 + l] += w * vx
         S[_ACC + 256 + l] += w * vy
         S[_ACC + 272 + l] += w * vzn
-        S[_ACC + 288 + l] += at_centre * d_z if meets else d_z
+        S[_ACC + 288 + l] += (_ONE - at_hit) * d_z if wins else d_z
     return open_lanes
 
 
@@ -744,6 +746,7 @@ def backward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, ba
         for tile in range(first, min(first + batch, tile_count)):
             S[:] = _ZERO
             x0, y0, live = _start_tile(S, _BX, _BY, tile, size)
+            x, y = _f(x0), _f(y0)
             _read_tile(S, x0, y0, size, background, images, cotangents)
             for k in range(offsets[tile], offsets[tile + 1]):
                 bits = masks[k] & live
@@ -751,36 +754,11 @@ def backward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, ba
                 if bits == 0:
                     slots[slot] = _ZERO
                     continue
-                x, y = _f(x0) - rec[n, 0], _f(y0) - rec[n, 1]
                 S[_ACC : _ACC + 16 * SLOT] = _ZERO
                 while bits:
                     b = _lowest_bit(bits)
                     bits &= bits - 1
-                    still_open = _shade_backward(
-                        S,
-                        16 * b,
-                        _f(n),
-                        x + _f(4 * (b & 3)),
-                        y + _f(4 * (b >> 2)),
-                        rec[n, 2],
-                        rec[n, 3],
-                        rec[n, 4],
-                        rec[n, 5],
-                        rec[n, 6],
-                        rec[n, 7],
-                        rec[n, 8],
-                        rec[n, 9],
-                        rec[n, 10],
-                        rec[n, 11],
-                        rec[n, 12],
-                        rec[n, 13],
-                        rec[n, 14],
-                        rec[n, 15],
-                        rec[n, 16],
-                        rec[n, 17],
-                        near,
-                        at_hit,
-                    )
+                    still_open = _shade_backward(S, b, rec, n, x, y, near, at_hit)
                     if still_open == _ZERO:
                         live &= ~(1 << b)
                 _fold(S, slots, slot)
@@ -893,15 +871,9 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
     _add_outer(d_view, dn, qn)
     # the normal is turned into the camera frame and back
     _add_outer(d_view, normal, v_normal)
-    _rotation_backward(
-        quats,
-        n,
-        inverse_norm,
-        _turn_back(view, du[0], du[1], du[2]),
-        _turn_back(view, dv[0], dv[1], dv[2]),
-        _turn_back(view, dn[0], dn[1], dn[2]),
-        d_quats,
-    )
+    back_u, back_v = _turn_back(view, du[0], du[1], du[2]), _turn_back(view, dv[0], dv[1], dv[2])
+    back_n = _turn_back(view, dn[0], dn[1], dn[2])
+    _rotation_backward(quats, n, inverse_norm, back_u, back_v, back_n, d_quats)
     return raster_u * m[8], raster_v * m[8]
 
 

@@ -7,9 +7,9 @@ projected centre (it is the relative change of disparity). With E the mean under
     depth(p) = E[m]^2 / E[m (1 + e(p))],
 
 from the blended m and the three coefficients of m (1 + e). That is the expected depth exactly for one surfel, and for
-any number of surfels that face the camera; elsewhere it is right to first order in e. On the benchmark scene (garden,
-50k surfels) the median error is 0.14 % of the depth, against 0.8 % for blended centre depth. Towards edge-on views e
-is faded out, as the contract takes centre depth where the low-pass disc wins.
+any number of surfels that face the camera; elsewhere it is right to first order in e. On a garden scene of 50k
+surfels at 120 x 67 pixels the median error is 0.14 % of the depth, against 0.8 % for blended centre depth. Towards
+edge-on views e is faded out, as the contract takes centre depth where the low-pass disc wins.
 
 What else differs from the other backends: median depth and distortion use centre depths; intersections nearer than the
 near plane are not skipped; ``gradient_2dgs`` leaves out the part of the loss that goes through depth; gsplat 1.5 takes

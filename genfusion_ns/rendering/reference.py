@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -156,6 +157,8 @@ def _one_sigma_box(
 def _rasterize(projection: _Projection, settings: RasterSettings) -> Float[Tensor, "H W 10"]:
     columns, rows = math.ceil(settings.width / TILE), math.ceil(settings.height / TILE)
     like = projection.opacities
+    tensors = (projection.homographies, projection.centers2d, like, projection.features)
+    grad = any(tensor.requires_grad for tensor in tensors)
     bands = []
     for row in range(rows):
         in_row = ((projection.tile_min[:, 1] <= row) & (projection.tile_max[:, 1] > row)).nonzero()[:, 0]
@@ -166,7 +169,7 @@ def _rasterize(projection: _Projection, settings: RasterSettings) -> Float[Tenso
             pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
             here = (projection.tile_min[in_row, 0] <= column) & (projection.tile_max[in_row, 0] > column)
             arguments = (pixels, *projection.select(in_row[here]), settings)
-            tile = checkpoint(_blend, *arguments, use_reentrant=False) if like.requires_grad else _blend(*arguments)
+            tile: Any = checkpoint(_blend, *arguments, use_reentrant=False) if grad else _blend(*arguments)
             band.append(tile.reshape(len(y), len(x), 10))
         bands.append(torch.cat(band, 1))
     return torch.cat(bands, 0)
