@@ -185,7 +185,8 @@ def _blend(
 ) -> Float[Tensor, "P 10"]:
     """Pixels of one tile: rgb, normal, sum(w z), alpha, distortion, median depth, front to back."""
     if len(opacities) == 0:
-        return pixels.new_zeros(len(pixels), 10) + 0 * features.sum()
+        # still part of the graph, so that every tensor gets a gradient of zero
+        return pixels.new_zeros(len(pixels), 10) + 0 * (features.sum() + homographies.sum())
     exponent, z, valid = _evaluate(pixels, homographies, centers2d, settings)
     alpha = (opacities * torch.exp(-exponent)).clamp_max(MAX_ALPHA)
     alpha = torch.where(valid & (alpha >= MIN_ALPHA), alpha, 0.0)
