@@ -100,6 +100,6 @@ def backpropagate(render: SurfelRender, upstream: dict[str, Tensor]) -> None:
 
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
-    """Relative L2 distance."""
+    """Relative L2 distance; a tensor shorter than 0.01 counts as that long."""
     value, expected = value.detach().double().cpu(), expected.detach().double().cpu()
-    return float((value - expected).norm() / expected.norm().clamp_min(1e-12))
+    return float((value - expected).norm() / expected.norm().clamp_min(1e-2))
