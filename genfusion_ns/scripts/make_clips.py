@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -93,12 +94,14 @@ class MakeClips:
         config.pipeline.datamanager.num_views = views
         config.pipeline.datamanager.dataparser.downscale_factor = self.downscale_factor
         config.pipeline.repairer.model = "none"
-        config.max_num_iterations, config.vis, config.machine.seed = iterations, "tensorboard", self.seed
+        config.max_num_iterations, config.machine.seed = iterations, self.seed
+        config.vis = ""  # no event file: its writer thread outlives the temporary folder
         config.steps_per_eval_image = 0
         torch.manual_seed(self.seed)
         with tempfile.TemporaryDirectory() as folder:
             config.output_dir, config.timestamp = Path(folder), "run"
             config.set_timestamp()
+            writer.EVENT_WRITERS.clear()
             trainer: GenFusionTrainer = config.setup(local_rank=0, world_size=1)
             trainer.setup()
             pipeline: Any = trainer.pipeline
