@@ -16,11 +16,12 @@ from scipy.ndimage import map_coordinates
 
 from genfusion_ns.data.sample_scene import SampleSceneConfig, build_scene, write_sample_scene
 from genfusion_ns.data.sample_scene_files import project, spread_views
-from genfusion_ns.data.sample_scene_furniture import turn
-from genfusion_ns.data.sample_scene_shapes import Shape, Surface, Tracer
+from genfusion_ns.data.sample_scene_groups import turn
+from genfusion_ns.data.sample_scene_shapes import Shape, Surface
+from genfusion_ns.data.sample_scene_tracer import Tracer
 
 PLAIN = Surface(np.full((8, 8, 3), 0.5, np.float32))
-ROUGH_LIGHT = 0.5
+ROUGH_LIGHT = 1.0
 K = np.array([[100.0, 0.0, 80.0], [0.0, 100.0, 45.0], [0.0, 0.0, 1.0]])
 
 

@@ -15,10 +15,16 @@ from jaxtyping import Bool, Float, Int
 from numpy.random import Generator
 
 from genfusion_ns.data.sample_scene_materials import FaceTable
-from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Tracer
+from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Shape
+from genfusion_ns.data.sample_scene_tracer import Tracer
 
 _CHUNK = 1 << 18
 _OFFSET = 2e-3
+_LIGHT_GRID = 3
+"""Shadow rays per light and texel, along either side of the light."""
+_BOUNCE_RAYS = 20
+_WRAPS = {"panel": [False], "box": [False] * 6, "ellipsoid": [True], "frustum": [True, False, False]}
+"""Which faces of a kind close upon themselves along s."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class LightMap:
         self.size = np.clip(np.ceil(faces.length / spacing), 3, limits).astype(np.int64)
         counts = self.size.prod(1)
         self.first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        self.wraps = np.concatenate([_wraps(shape.kind) for shape in tracer.shapes])
+        self.wraps = np.array([wrap for shape in tracer.shapes for wrap in _WRAPS[shape.kind]])
         self._face = np.repeat(np.arange(len(counts)), counts)
         points, normals = self._texels(tracer)
         inside = _inside(tracer, points)
@@ -124,17 +130,15 @@ class LightMap:
     def _bounces(
         self, tracer: Tracer, faces: FaceTable, points: Points, normals: Points, direct: Points, rng: Generator
     ) -> Points:
-        rays = 20
-        hit = np.full((rays, len(points)), -1, np.int64)
-        shift = rng.uniform(size=(len(points), 2))
-        for k in range(rays):
-            jitter = (shift + np.array((k / rays, k * 0.618034))) % 1.0
-            directions = _cosine(normals, jitter)
-            for part in _chunks(len(points)):
-                found = tracer.hits(points[part] + _OFFSET * normals[part], directions[part])
-                ok = found.face >= 0
-                texel = self.nearest_texel(found.face[ok], found.s[ok], found.v[ok])
-                hit[k, part.start + np.flatnonzero(ok)] = texel
+        count, shift = len(points), rng.uniform(size=(len(points), 2))
+        hit = np.full(_BOUNCE_RAYS * count, -1, np.int64)
+        for part in _chunks(len(hit)):
+            k, texel = np.divmod(np.arange(part.start, part.stop), count)
+            jitter = (shift[texel] + np.stack([k / _BOUNCE_RAYS, k * 0.618034], -1)) % 1.0
+            found = tracer.hits(points[texel] + _OFFSET * normals[texel], _cosine(normals[texel], jitter))
+            met = np.flatnonzero(found.face >= 0)
+            hit[part.start + met] = self.nearest_texel(found.face[met], found.s[met], found.v[met])
+        hit = hit.reshape(_BOUNCE_RAYS, count)
         reflectance = faces.albedo[self._face] * (faces.emission[self._face] == 0)[:, None]
         total, light = np.zeros_like(direct), direct
         for _ in range(4):
@@ -170,11 +174,7 @@ class LightMap:
         return values
 
 
-def _wraps(kind: str) -> np.ndarray:
-    return {"panel": [False], "box": [False] * 6, "ellipsoid": [True], "frustum": [True, False, False]}[kind]
-
-
-def _face_normals(shape, face: int, points: Points) -> Points:
+def _face_normals(shape: Shape, face: int, points: Points) -> Points:
     if shape.kind == "box" or (shape.kind == "frustum" and face > 0):
         axis, sign = (face // 2, 2 * (face % 2) - 1) if shape.kind == "box" else (2, 2 * face - 3)
         return np.broadcast_to(sign * shape.rotation[:, axis], points.shape)
@@ -198,22 +198,22 @@ def _inside(tracer: Tracer, points: Points) -> Bool[np.ndarray, " N"]:
 def _direct(
     tracer: Tracer, lights: list[Light], points: Points, normals: Points, rng: Generator
 ) -> tuple[Points, Float[np.ndarray, "N L"]]:
-    samples = 9
-    total, seen = np.zeros((len(points), 3), np.float32), np.zeros((len(points), len(lights)), np.float32)
+    count = len(points)
+    total, seen = np.zeros((count, 3), np.float32), np.zeros((count, len(lights)), np.float32)
     for number, light in enumerate(lights):
-        shift = rng.uniform(size=(len(points), 2))
-        for k in range(samples):
-            cell = np.array([k % 3, k // 3]) / 3.0
-            jitter = cell + shift / 3.0
-            ray, strength = light.towards(points, jitter)
-            cosine = np.maximum((ray * normals).sum(1) / np.linalg.norm(ray, axis=1), 0.0)
-            rows = np.flatnonzero(cosine * strength > 1e-5)
-            for part in _chunks(len(rows)):
-                chosen = rows[part]
-                t, _ = tracer.nearest(points[chosen] + _OFFSET * normals[chosen], ray[chosen], shadows=True)
-                lit = chosen[t >= 0.995]
-                total[lit] += (cosine[lit] * strength[lit] / samples)[:, None] * light.colour
-                seen[lit, number] += 1.0 / samples
+        shift = rng.uniform(size=(count, 2))
+        for part in _chunks(_LIGHT_GRID**2 * count):
+            k, texel = np.divmod(np.arange(part.start, part.stop), count)
+            jitter = (np.stack([k % _LIGHT_GRID, k // _LIGHT_GRID], -1) + shift[texel]) / _LIGHT_GRID
+            ray, strength = light.towards(points[texel], jitter)
+            normal = normals[texel]
+            received = np.maximum((ray * normal).sum(1) / np.linalg.norm(ray, axis=1), 0.0) * strength
+            facing = np.flatnonzero(received > 1e-5)
+            origins = points[texel[facing]] + _OFFSET * normal[facing]
+            lit = facing[tracer.nearest(origins, ray[facing], shadows=True)[0] >= 0.995]
+            amount = np.bincount(texel[lit], received[lit], count) / _LIGHT_GRID**2
+            total += (amount[:, None] * light.colour).astype(np.float32)
+            seen[:, number] += np.bincount(texel[lit], minlength=count) / _LIGHT_GRID**2
     return total, seen
 
 

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.random import Generator
 
-from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Surface, Tracer
+from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Surface
 from genfusion_ns.data.sample_scene_textures import Image
+from genfusion_ns.data.sample_scene_tracer import Tracer
 
 _LEVELS = 10
 

@@ -83,7 +83,7 @@ def poster(rng: Generator, size: int = 256) -> Image:
 def rug(rng: Generator, size: int = 512) -> Image:
     """A carpet with nested borders, repeating ornaments and a mirrored field."""
     u, v = grid(size, size)
-    ground, second = colour(rng, (0.4, 0.85), (0.3, 0.75)), colour(rng, (0.2, 0.7), (0.15, 0.5))
+    ground, second = colour(rng, (0.3, 0.65), (0.3, 0.65)), colour(rng, (0.2, 0.6), (0.15, 0.45))
     third = colour(rng, (0.1, 0.5), (0.75, 0.95))
     field = fractal(rng, (size, size), 1.5)
     field = field + field[::-1] + (field + field[::-1])[:, ::-1]

@@ -12,7 +12,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from genfusion_ns.data.sample_scene_lighting import Light, LightMap
 from genfusion_ns.data.sample_scene_materials import FaceTable, linear_to_srgb
 from genfusion_ns.data.sample_scene_paths import CameraPath
-from genfusion_ns.data.sample_scene_shapes import Hits, Points, Scalars, Shape, Tracer
+from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Shape
+from genfusion_ns.data.sample_scene_tracer import Hits, Tracer
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Scene:
     def visible(self, points: Points, centre: Float[np.ndarray, "3"]) -> Bool[np.ndarray, " N"]:
         """Whether nothing lies between a camera centre and points on surfaces (to 0.2 % of the distance). [N]"""
         t, _ = self.tracer.nearest(centre[None], points - centre)
-        return t > 0.998
+        return np.asarray(t > 0.998)
 
     def _shade(self, origin: Points, directions: Points, hits: Hits, pixel: float) -> Points:
         length = np.linalg.norm(directions, axis=1)
@@ -151,7 +152,7 @@ class Scene:
         light, texels = self.light_map.values[:, :3], self.light_map.size.prod(1)
         weight = np.repeat(self._face_in_room() * self.faces.length.prod(1) / texels, texels)
         reflected = np.repeat(self.faces.albedo, texels, axis=0) * light
-        return 0.30 / float(np.average(reflected.mean(1), weights=weight))
+        return 0.27 / float(np.average(reflected.mean(1), weights=weight))
 
     def _face_in_room(self) -> Bool[np.ndarray, " F"]:
         inside = [

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 Image = Float[np.ndarray, "H W 3"]
 Plane = Float[np.ndarray, "H W"]
@@ -61,7 +61,7 @@ def mix(a: np.ndarray, b: np.ndarray, weight: Plane) -> Image:
     return a + (b - a) * np.clip(weight, 0.0, 1.0)[..., None]
 
 
-def step(x: Plane, edge: float, soft: float = 0.01) -> Plane:
+def step(x: Plane, edge: float | Plane, soft: float = 0.01) -> Plane:
     """Smooth step from 0 to 1 as x passes `edge`, `soft` wide on either side."""
     return np.clip((x - edge) / (2.0 * soft) + 0.5, 0.0, 1.0)
 
@@ -198,7 +198,9 @@ def stone(rng: Generator, base: Colour, size: int = 256) -> Image:
         return _grime(rng, mix(base, base * rng.uniform(0.2, 0.6), 1.0 - step(veins, 0.10, 0.10)), 0.05)
     u, v = grid(*shape)
     seeds = rng.uniform(size=(260, 2))
-    distance, index = cKDTree(seeds, boxsize=1.0).query(np.stack([u, v], -1).reshape(-1, 2) % 1.0, k=2)
+    distance, index = (
+        np.asarray(x) for x in KDTree(seeds, boxsize=1.0).query(np.stack([u, v], -1).reshape(-1, 2), k=2)
+    )
     chip = step((distance[:, 1] - distance[:, 0]).reshape(shape), 0.012, 0.004)
     tint = rng.uniform(-0.35, 0.3, (260, 1)) + rng.uniform(0.02, 0.12) * rng.standard_normal((260, 3))
     chips = np.clip(base + tint, 0, 1)[index[:, 0]].reshape(*shape, 3)
