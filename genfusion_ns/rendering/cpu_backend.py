@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from genfusion_ns.rendering import cpu_kernels as kernels
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
 from genfusion_ns.rendering.thread_pool import num_threads, run_on_all, set_num_threads
 
-__all__ = ["num_threads", "render", "set_num_threads"]
+__all__ = ["count_pairs", "num_threads", "render", "set_num_threads"]
 
 _SURFEL_BLOCK = 512
 _TILE_BATCH = 4
@@ -60,6 +60,20 @@ def render(
     rgb, alpha, depth, median, normals, distortion, radii = outputs
     info = strategy_info(gradient_2dgs, radii, settings)
     return SurfelRender(rgb, alpha, depth, median, normals, distortion, info)
+
+
+def count_pairs(
+    surfels: Surfels, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], settings: RasterSettings
+) -> int:
+    """Surfel-pixel pairs that contribute to the image of one camera: the work that any rasteriser has to do."""
+    pixels = settings.width * settings.height
+    tensors = (surfels.means, surfels.quats, surfels.scales, surfels.opacities, surfels.features_dc)
+    scene = (*(_array(tensor) for tensor in tensors), np.empty((len(surfels), 0, 3), np.float32))
+    images = tuple(np.empty((pixels, 3) if k in (0, 4) else pixels, np.float32) for k in range(6))
+    camera = (_view_rows(viewmat), _pinhole(K), np.zeros(3, np.float32))
+    plain = replace(settings, sh_degree=None)
+    view = _forward(scene, camera, plain, images, np.empty(len(surfels), np.int32))
+    return int(kernels.count_pairs(view.size, *view.lists, view.records, view.near, view.at_hit))
 
 
 class _SayOnce(event.Listener):

@@ -632,6 +632,27 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
             _write_tile(S, x0, y0, size, background, images)
 
 
+@_call
+def count_pairs(size, offsets, listed, masks, rec, near, at_hit):
+    """Surfel-pixel pairs that contribute to an image: the unit in which renderings can be compared for work."""
+    S = np.zeros(_FORWARD_SCRATCH, np.float32)
+    before = np.empty(16, np.float32)
+    pairs = 0
+    for tile in range(offsets.shape[0] - 1):
+        x0, y0, live = _start_tile(S, _LX, _LY, tile, size)
+        for k in range(offsets[tile], offsets[tile + 1]):
+            bits = masks[k] & live
+            while bits:
+                b = _lowest_bit(bits)
+                bits &= bits - 1
+                before[:] = S[_T + 16 * b : _T + 16 * b + 16]
+                _shade(S, b, rec, listed[k, 0], _f(x0), _f(y0), near, at_hit)
+                for l in range(16):
+                    # a pixel that closes does so without the pair
+                    pairs += S[_T + 16 * b + l] > _ZERO and S[_T + 16 * b + l] < before[l]
+    return pairs
+
+
 @_vector
 def _shade_backward(S, block, rec, n, x0, y0, near, at_hit):
     """Repeat `_shade` and add the gradients of surfel n, per lane, to the accumulators."""
