@@ -119,7 +119,7 @@ class Scene:
     def visible(self, points: Points, centre: Float[np.ndarray, "3"]) -> Bool[np.ndarray, " N"]:
         """Whether nothing lies between a camera centre and points on surfaces (to 0.2 % of the distance). [N]"""
         t, _ = self.tracer.nearest(centre[None], points - centre)
-        return np.asarray(t > 0.998)
+        return np.array(t > 0.998, dtype=bool)
 
     def _shade(self, origin: Points, directions: Points, hits: Hits, pixel: float) -> Points:
         length = np.linalg.norm(directions, axis=1)

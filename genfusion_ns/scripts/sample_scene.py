@@ -15,7 +15,7 @@ from genfusion_ns.data.sample_scene import SampleSceneConfig, write_sample_scene
 class Command(SampleSceneConfig):
     """Write a generated capture of a furnished room: images, depths, points, poses and few-view splits."""
 
-    out: tyro.conf.Positional[Path] = Path("sample_scene")
+    out: tyro.conf.Positional[Path] = tyro.MISSING
     """Folder to write; it must be new or empty."""
     overwrite: bool = False
     """Replace an earlier sample scene in that folder."""
