@@ -110,16 +110,16 @@ class Scene:
 
     def is_free(self, points: Float[np.ndarray, "N 3"], margin: float) -> Bool[np.ndarray, " N"]:
         """Whether points are inside the main room and outside every object, at least `margin` metres away. [N]"""
-        free = ((points > self.room.low + margin) & (points < self.room.high - margin)).all(1)
+        free = np.all((points > self.room.low + margin) & (points < self.room.high - margin), axis=1)
         for shape in self.tracer.shapes:
             if shape.kind != "panel":
-                free &= shape.distance(points) >= margin
+                free = np.logical_and(free, shape.distance(points) >= margin)
         return free
 
     def visible(self, points: Points, centre: Float[np.ndarray, "3"]) -> Bool[np.ndarray, " N"]:
         """Whether nothing lies between a camera centre and points on surfaces (to 0.2 % of the distance). [N]"""
         t, _ = self.tracer.nearest(centre[None], points - centre)
-        return np.array(t > 0.998, dtype=bool)
+        return t > 0.998
 
     def _shade(self, origin: Points, directions: Points, hits: Hits, pixel: float) -> Points:
         length = np.linalg.norm(directions, axis=1)
