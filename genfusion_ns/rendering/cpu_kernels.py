@@ -61,7 +61,8 @@ _Q, _VR, _VG, _VB, _VX, _VY, _VZN, _VZ, _VA, _VD, _VM, _AT, _ZT, _QT = (k * _P f
 _ZA, _MID = 2 * _P, 16 * _P
 _ACC = 17 * _P
 _BX, _BY = _ACC + SLOT * 16, _ACC + SLOT * 16 + 16
-_BACKWARD_SCRATCH = _ACC + SLOT * 16 + 32
+_SUM = _ACC + SLOT * 16 + 32
+_BACKWARD_SCRATCH = _SUM + SLOT
 
 _C0, _C1 = sh.C0, sh.C1
 _C2XY, _C2ZZ, _C2XX = sh.C2_XY, sh.C2_ZZ, sh.C2_XX
@@ -589,19 +590,19 @@ def _start_tile(S, lanes_x, lanes_y, tile, size):
 def _write_tile(S, x0, y0, size, background, images):
     width, height = size[0], size[1]
     rgb, alpha, depth, median, normals, distortion, median_id = images
-    for b in range(16):
-        for l in range(16):
-            x, y = x0 + 4 * (b & 3) + (l & 3), y0 + 4 * (b >> 2) + (l >> 2)
-            if x < width and y < height:
-                i, p = 16 * b + l, y * width + x
-                T = abs(S[_T + i])
-                rgb[p, 0] = S[_CR + i] + T * background[0]
-                rgb[p, 1] = S[_CG + i] + T * background[1]
-                rgb[p, 2] = S[_CB + i] + T * background[2]
-                normals[p, 0], normals[p, 1], normals[p, 2] = S[_NX + i], S[_NY + i], S[_NZ + i]
-                alpha[p] = _ONE - T
-                depth[p] = S[_Z + i] / max(_ONE - T, _MIN_COVERAGE)
-                median[p], distortion[p], median_id[p] = S[_ME + i], S[_DI + i], S[_MI + i]
+    red, green, blue = background[0], background[1], background[2]
+    for y in range(y0, min(y0 + TILE, height)):
+        for x in range(x0, min(x0 + TILE, width)):
+            p = y * width + x
+            i = 16 * ((y - y0 & 12) + (x - x0 >> 2)) + 4 * (y & 3) + (x & 3)
+            T = abs(S[_T + i])
+            rgb[p, 0] = S[_CR + i] + T * red
+            rgb[p, 1] = S[_CG + i] + T * green
+            rgb[p, 2] = S[_CB + i] + T * blue
+            normals[p, 0], normals[p, 1], normals[p, 2] = S[_NX + i], S[_NY + i], S[_NZ + i]
+            alpha[p] = _ONE - T
+            depth[p] = S[_Z + i] / max(_ONE - T, _MIN_COVERAGE)
+            median[p], distortion[p], median_id[p] = S[_ME + i], S[_DI + i], S[_MI + i]
 
 
 @_call
@@ -614,8 +615,10 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
         if first >= tile_count:
             return
         for tile in range(first, min(first + batch, tile_count)):
-            S[_P:] = _ZERO
-            S[_MI : _MI + _P] = -_ONE
+            for i in range(_P, _MI):
+                S[i] = _ZERO
+            for i in range(_MI, _MI + _P):
+                S[i] = -_ONE
             x0, y0, live = _start_tile(S, _LX, _LY, tile, size)
             x, y = _f(x0), _f(y0)
             for k in range(offsets[tile], offsets[tile + 1]):
@@ -752,7 +755,10 @@ def _fold(S, slots, slot):
         total = _ZERO
         for l in range(16):
             total += S[_ACC + 16 * k + l]
-        slots[slot, k] = total
+        # not into `slots` itself, which could overlap with S as far as the compiler knows
+        S[_SUM + k] = total
+    for k in range(SLOT):
+        slots[slot, k] = S[_SUM + k]
 
 
 @_call
@@ -922,10 +928,10 @@ def unproject(counter, block, ranks, starts, slots, scene, view, K, degree, out,
             if begin == end:
                 continue
             for j in range(SLOT):
-                total = 0.0
-                for e in range(begin, end):
-                    total += slots[e, j]
-                g[j] = total
+                g[j] = slots[begin, j]
+            for e in range(begin + 1, end):
+                for j in range(SLOT):
+                    g[j] += slots[e, j]
             d_opacities[n] += g[9]
             _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view)
             gradient_2dgs[n, 0], gradient_2dgs[n, 1] = _pose_backward(
