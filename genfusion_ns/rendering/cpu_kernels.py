@@ -208,7 +208,7 @@ def _level_box(m, level):
 @_call
 def _tile_range(low, high, tiles):
     """Tiles from `low` to `high`, both in tiles, clamped to 0..tiles."""
-    return int(min(max(math.floor(low), 0.0), float(tiles))), int(min(max(math.ceil(high), 0.0), float(tiles)))
+    return int(min(max(np.floor(low), 0.0), float(tiles))), int(min(max(np.ceil(high), 0.0), float(tiles)))
 
 
 @_scalar
@@ -309,7 +309,7 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
     )
     m = _homography(mean, axis_u, axis_v, float(scales[n, 0]), float(scales[n, 1]), K)
     mx, my, hx, hy, _ = _level_box(m, 1.0)
-    radius = math.ceil(3.0 * math.sqrt(max(1e-4, hx, hy)))
+    radius = np.ceil(3.0 * math.sqrt(max(1e-4, hx, hy)))
     if not (mx + radius > 0.0 and my + radius > 0.0 and mx - radius < width and my - radius < height):
         return False
     radii[n] = int(min(radius, 2147483519.0))
