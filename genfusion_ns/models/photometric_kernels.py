@@ -184,7 +184,7 @@ def _structure(
     d_mean: np.ndarray,
     d_square: np.ndarray,
     d_product: np.ndarray,
-) -> tuple[float, float]:
+) -> tuple[np.float32, np.float32]:
     mx, my, mxx, myy, mxy = moment[0], moment[1], moment[2], moment[3], moment[4]
     absolute, dissimilar = _ZERO, _ZERO
     for i in range(xr.shape[0]):
@@ -213,8 +213,8 @@ def _gradient(
     gradient: np.ndarray,
     first: int,
     last: int,
-    scale_l1: float,
-    scale_ssim: float,
+    scale_l1: np.float32,
+    scale_ssim: np.float32,
 ) -> None:
     """Gradient of the loss by x over rows first..last."""
     height, row = x.shape

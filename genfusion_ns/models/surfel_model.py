@@ -20,6 +20,7 @@ from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_de
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
 from torch.nn import Parameter
+from tyro.conf import Suppress
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
@@ -62,8 +63,6 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     """Steps after which one more band of spherical harmonics is fitted; -1: 1/7 of the run."""
     densify_grad_thresh: float = 2e-4
     """Surfels whose mean screen-space gradient exceeds this are cloned or split."""
-    use_absgrad: bool = False
-    """Not available for surfels; kept because nerfstudio's exporter and viewer know the field."""
     cull_alpha_thresh: float = 0.05
     """Surfels with less opacity than this are removed at refinements."""
     cull_scale_thresh: float = 0.5
@@ -80,6 +79,25 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     """First step with the distortion and normal terms; -1: 5/7 of the run, as published."""
     lpips_net: Literal["alex", "vgg"] = "alex"
     """Backbone of LPIPS at evaluation; its weights are fetched at the first evaluation and skipped when offline."""
+
+    # Settings of SplatfactoModel that mean nothing for surfels; hidden, so that no flag is without effect.
+    use_absgrad: Suppress[bool] = False
+    split_screen_size: Suppress[float] = 0.05
+    cull_screen_size: Suppress[float] = 0.15
+    stop_screen_size_at: Suppress[int] = 0
+    n_split_samples: Suppress[int] = 2
+    use_scale_regularization: Suppress[bool] = False
+    max_gauss_ratio: Suppress[float] = 10.0
+    output_depth_during_training: Suppress[bool] = False
+    rasterize_mode: Suppress[Literal["classic"]] = "classic"  # type: ignore[assignment]
+    use_bilateral_grid: Suppress[bool] = False
+    grid_shape: Suppress[tuple[int, int, int]] = (16, 16, 8)
+    color_corrected_metrics: Suppress[bool] = False
+    enable_collider: Suppress[bool] = False
+    collider_params: Suppress[dict[str, float] | None] = None
+    loss_coefficients: Suppress[dict[str, float]] = field(default_factory=dict)
+    eval_num_rays_per_chunk: Suppress[int] = 4096
+    prompt: Suppress[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -137,9 +155,7 @@ class GenFusionModel(SplatfactoModel):
             prune_opa=config.cull_alpha_thresh,
             grow_grad2d=config.densify_grad_thresh,
             grow_scale3d=config.densify_size_thresh,
-            grow_scale2d=config.split_screen_size,
             prune_scale3d=config.cull_scale_thresh,
-            prune_scale2d=config.cull_screen_size,
             refine_scale2d_stop_iter=0,
             refine_start_iter=self.schedule.warmup,
             refine_stop_iter=self.schedule.stop_refining,

@@ -1,0 +1,78 @@
+"""The command lines under snapshot: a flag that appears, vanishes or loses its help is noticed.
+
+`UPDATE_SNAPSHOTS=1 pytest tests/test_cli.py` writes the snapshots anew.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+BIN = Path(sys.executable).parent
+COMMANDS = {
+    "gf-sample-scene": ("gf-sample-scene",),
+    "gf-bench-raster": ("gf-bench-raster",),
+    "gf-make-clips": ("gf-make-clips",),
+    "gf-train-generator": ("gf-train-generator",),
+    "gf-demo": ("gf-demo",),
+    "ns-train-genfusion": ("ns-train", "genfusion"),
+}
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
+    run = subprocess.run([str(BIN / words[0]), *words[1:], "--help"], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def flags_of(text: str) -> list[str]:
+    """Option names in alphabetical order; nested groups carry their dotted path."""
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
+    own = ("--pipeline.fusion", "--pipeline.repairer", "--pipeline.datamanager.", "--pipeline.model.")
+    if "--pipeline.fusion.start" in flags:
+        flags = {flag for flag in flags if flag.startswith(own)}
+    return sorted(flags - {"--help"})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_are_those_of_the_snapshot(name):
+    flags = "\n".join(flags_of(help_of(COMMANDS[name]))) + "\n"
+    snapshot = SNAPSHOTS / f"{name}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        snapshot.parent.mkdir(exist_ok=True)
+        snapshot.write_text(flags)
+    assert snapshot.is_file(), f"{snapshot} is missing; UPDATE_SNAPSHOTS=1 writes it"
+    assert flags == snapshot.read_text(), f"the flags of {name} changed; UPDATE_SNAPSHOTS=1 accepts them"
+
+
+def test_every_config_field_of_ours_has_help():
+    import dataclasses
+    import inspect
+
+    from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+    from genfusion_ns.fusion.loop import FusionConfig
+    from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
+    from genfusion_ns.models.surfel_model import GenFusionModelConfig
+    from genfusion_ns.priors.config import RepairerConfig
+
+    for config in (
+        FusionConfig,
+        RepairerConfig,
+        SparseSamplerConfig,
+        GenFusionModelConfig,
+        GenFusionDataManagerConfig,
+    ):
+        source = inspect.getsource(config)
+        inherited = {
+            field.name for base in config.__mro__[1:] for field in getattr(base, "__dataclass_fields__", {}).values()
+        }
+        for field in dataclasses.fields(config):
+            if "Suppress" in str(field.type) or field.name == "_target" or (field.name in inherited and f"    {field.name}:" not in source):
+                continue
+            documented = re.search(rf"\n    {field.name}: [^\n]+\n    (\"\"\"|\")", source)
+            assert documented, f"{config.__name__}.{field.name} has no docstring, so --help says nothing about it"
