@@ -31,7 +31,7 @@ class BenchRaster:
     """Time the CPU rasteriser, and the plain torch reference on a window of the same image."""
 
     scene: Path | None = None
-    """An .npz with means, quats, scales, opacities, colors (0..255), viewmat, K, width, height; else a generated one."""
+    """An .npz of means, quats, scales, opacities, colors (0..255), viewmat, K, width, height; else a generated one."""
     surfels: int = 50_000
     """Number of surfels of the generated scene."""
     seed: int = 0
