@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import Browser, find_chromium
+from PIL import Image
 from plyfile import PlyData
 
 pytestmark = pytest.mark.slow
@@ -156,3 +159,55 @@ def test_export_opens_as_a_gaussian_splat(trained, workspace):
     # Flat: the third axis lies far below the other two.
     assert (vertices["scale_2"] < np.minimum(vertices["scale_0"], vertices["scale_1"])).all()
     assert np.isfinite(vertices["scale_0"]).all()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_viewer_shows_the_scene_and_lists_its_outputs(trained, workspace):
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the viewer page is not opened")
+    port = free_port()
+    log = (workspace / "viewer.log").open("w")
+    viewer = subprocess.Popen(
+        [str(BIN / "ns-viewer"), "--load-config", str(trained / "config.yml"), "--viewer.websocket-port", str(port)],
+        cwd=workspace,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        with Browser(chromium, workspace / "browser") as browser:
+            browser.wait_for(lambda: port_open(port), "the viewer to listen")
+            browser.call("Page.navigate", url=f"http://127.0.0.1:{port}")
+            browser.wait_for(lambda: browser.evaluate(f"!!({OUTPUT_FIELD})"), "the output selector")
+            browser.evaluate(f"{OUTPUT_FIELD}.click()")
+            options = browser.wait_for(
+                lambda: browser.evaluate("[...document.querySelectorAll('[role=option]')].map(x => x.innerText)"),
+                "the list of outputs",
+            )
+            assert {"rgb", "depth", "median_depth", "normals", "normals_from_depth", "distortion"} <= set(options)
+            picture = workspace / "viewer.png"
+            browser.wait_for(lambda: colours_in(browser, picture) > 500, "a render of the scene in the page")
+    finally:
+        viewer.terminate()
+        viewer.wait(timeout=60)
+        log.close()
+
+
+OUTPUT_FIELD = "[...document.querySelectorAll('input')].find(x => x.value == 'rgb' && x.type == 'text')"
+
+
+def port_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def colours_in(browser: Browser, path: Path) -> int:
+    """Distinct colours in the canvas part of a screenshot: a handful of interface greys until a render arrives."""
+    browser.screenshot(path)
+    canvas = np.asarray(Image.open(path).convert("RGB"))[80:560, 20:900]
+    return len(np.unique(canvas.reshape(-1, 3), axis=0))
