@@ -53,8 +53,8 @@ def render(
         raise ValueError(f"{len(surfels)} surfels; backend='cpu' takes up to {_MAX_SURFELS}.")
     rest = surfels.features_rest
     if rest is None or settings.sh_degree is None:
-        rest = means.new_zeros(len(surfels), 0, 3)
-    gradient_2dgs = means.new_zeros(viewmats.shape[0], len(surfels), 2).requires_grad_(torch.is_grad_enabled())
+        rest = _zeros(len(surfels), 0, 3)
+    gradient_2dgs = _zeros(viewmats.shape[0], len(surfels), 2).requires_grad_(torch.is_grad_enabled())
     tensors = (means, surfels.quats, surfels.scales, surfels.opacities, surfels.features_dc, rest)
     outputs: Any = _Rasterize.apply(*tensors, viewmats, background, gradient_2dgs, Ks, settings)
     rgb, alpha, depth, median, normals, distortion, radii = outputs
@@ -154,13 +154,12 @@ class _Rasterize(torch.autograd.Function):
         saved = ctx.saved_tensors
         c, h, w = ctx.shape
         scene = tuple(_array(tensor) for tensor in saved[:6])
-        gradients = [torch.zeros_like(tensor, memory_format=torch.contiguous_format) for tensor in saved[:5]]
+        gradients = [_zeros(*tensor.shape) for tensor in saved[:5]]
         rest = saved[5] if ctx.needs_input_grad[5] else saved[5][:0]
-        gradients += [torch.zeros_like(rest, memory_format=torch.contiguous_format)]
-        gradients += [torch.zeros(c, len(saved[0]), 2)]
-        viewmats = torch.zeros(c, 4, 4)
+        gradients += [_zeros(*rest.shape), _zeros(c, len(saved[0]), 2)]
+        viewmats = _zeros(c, 4, 4)
         filled = [
-            torch.zeros(c, h, w, 3 if k in (0, 4) else 1) if cotangent is None else cotangent.contiguous()
+            _zeros(c, h, w, 3 if k in (0, 4) else 1) if cotangent is None else cotangent.contiguous()
             for k, cotangent in enumerate(cotangents[:6])
         ]
         for k, view in enumerate(ctx.views):
@@ -297,3 +296,8 @@ def _view_rows(viewmat: Tensor) -> tuple[float, ...]:
 
 def _pinhole(K: Tensor) -> tuple[float, ...]:
     return tuple(float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+
+
+def _zeros(*shape: int) -> Tensor:
+    """Zeros without torch's own thread pool, whose threads would go on spinning beside ours for a while."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
