@@ -65,6 +65,7 @@ class BenchRaster:
         _report("cpu", forward, both, pairs)
         print(f"single-thread 1024^3 sgemm {sgemm * 1e3:.1f} ms; cpu F+B / sgemm (CPU time) {both.cpu / sgemm:.2f}")
         print(f"extra peak memory of F+B: {self._peak_memory(surfels, viewmat, K)}")
+        self._training_step(surfels, viewmat, K)
         if min(self.window) > 0:
             self._reference(surfels, viewmat, K, pairs / both.cpu)
 
@@ -92,6 +93,17 @@ class BenchRaster:
         gc.collect()
         peak = _peak_growth(run)
         return "not measured, this system does not say" if peak is None else f"{peak / 2**20:.0f} MiB"
+
+    def _training_step(self, surfels: Surfels, viewmat: Tensor, K: Tensor) -> None:
+        from genfusion_ns.scripts.bench_step import training_step
+
+        step = training_step(surfels, viewmat, K, self.width, self.height)
+        step()
+        times = _fastest(step, self.repeats)
+        print(
+            f"training step (SH 3, L1 + SSIM, Adam) {times.wall * 1e3:.1f} ms wall {times.cpu * 1e3:.1f} ms CPU, "
+            f"{1 / times.wall:.1f} steps/s, {torch.get_num_threads()} torch threads"
+        )
 
     def _reference(self, surfels: Surfels, viewmat: Tensor, K: Tensor, fast: float) -> None:
         from genfusion_ns.rendering import cpu_backend
