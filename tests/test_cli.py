@@ -72,7 +72,11 @@ def test_every_config_field_of_ours_has_help():
             field.name for base in config.__mro__[1:] for field in getattr(base, "__dataclass_fields__", {}).values()
         }
         for field in dataclasses.fields(config):
-            if "Suppress" in str(field.type) or field.name == "_target" or (field.name in inherited and f"    {field.name}:" not in source):
+            if (
+                "Suppress" in str(field.type)
+                or field.name == "_target"
+                or (field.name in inherited and f"    {field.name}:" not in source)
+            ):
                 continue
-            documented = re.search(rf"\n    {field.name}: [^\n]+\n    (\"\"\"|\")", source)
+            documented = re.search(rf'\n    {field.name}: [^\n]+\n    "', source)
             assert documented, f"{config.__name__}.{field.name} has no docstring, so --help says nothing about it"

@@ -1,13 +1,12 @@
 """The fusion loop inside the real pipeline and trainer, at toy size, with an untrained (identity) generator."""
 
-import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_capture import make_capture, write_transforms
+from tiny_run import make_trainer
 
 from genfusion_ns.data.generated_views import GeneratedViewStore
 from genfusion_ns.fusion.loop import FusionLoop
@@ -31,29 +30,6 @@ def capture_folder(tmp_path_factory) -> Path:
     capture = make_capture(tmp_path_factory.mktemp("loop") / "capture")
     write_transforms(capture)
     return capture.folder
-
-
-def make_trainer(capture_folder: Path, output: Path, model: str, steps: int = 12) -> GenFusionTrainer:
-    from nerfstudio.utils import writer
-
-    from genfusion_ns.methods import genfusion
-
-    writer.EVENT_WRITERS.clear()
-    config = copy.deepcopy(genfusion.config)
-    config.data = config.pipeline.datamanager.data = capture_folder
-    config.pipeline.datamanager.dataparser.downscale_factor = 1
-    config.pipeline.datamanager.num_views = 5
-    config.pipeline.repairer = replace(config.pipeline.repairer, model=model, steps=1, resolution=(32, 24))
-    config.pipeline.fusion.sampler.num_frames = 20
-    config.pipeline.fusion.start = config.pipeline.fusion.every = 4
-    config.pipeline.fusion.save_videos = False
-    config.max_num_iterations, config.vis, config.output_dir = steps, "", output
-    config.steps_per_eval_image = 0
-    config.set_timestamp()
-    torch.manual_seed(0)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    return trainer
 
 
 def loop_of(trainer: GenFusionTrainer) -> FusionLoop:

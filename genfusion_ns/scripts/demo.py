@@ -27,7 +27,7 @@ class Demo:
     layout: str = "orbit"
     """Layout of the sample scene: orbit or forward."""
     repairer: str = "auto"
-    """Repairer of the rounds, as in --pipeline.repairer.model."""
+    """Repairer of the rounds: auto, compact, or a folder, as in --pipeline.repairer.model."""
 
     def run(self) -> None:
         """Run all steps and say where the results are."""
@@ -54,21 +54,25 @@ class Demo:
         picture = self._before_and_after(run)
         self._summary(run, results, video, picture, time.monotonic() - began)
 
-    def _before_and_after(self, run: Path) -> Path | None:
-        """The contact sheet of the last round, which shows its clips before and after the repair."""
-        sheets = sorted((run / "genfusion").glob("round_*/sheet_*.png"))
-        if not sheets:
-            return None
+    def _before_and_after(self, run: Path) -> Path:
+        """The contact sheet of the clip that its repair improved most, measured against the photos that see it."""
+        gains: dict[Path, float] = {}
+        for record in (run / "genfusion").glob("round_*/round.json"):
+            for number, window in enumerate(json.loads(record.read_text())["windows"]):
+                scores = window["scores"]
+                known = scores["artifact_psnr"] is not None  # null where no photo sees the clip
+                gain = scores["repaired_psnr"] - scores["artifact_psnr"] if known else 0.0
+                gains[record.parent / f"sheet_{number:02d}.png"] = gain
         picture = self.out / "before_after.png"
-        shutil.copy2(sheets[-1], picture)
+        shutil.copy2(max(gains, key=lambda sheet: gains[sheet]), picture)
         return picture
 
-    def _summary(self, run: Path, results: Path, video: Path, picture: Path | None, seconds: float) -> None:
+    def _summary(self, run: Path, results: Path, video: Path, picture: Path, seconds: float) -> None:
         metrics = json.loads(results.read_text())["results"]
         rows = [
             ("held-out views", f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f} ({results})"),
             ("video", str(video)),
-            ("before and after", str(picture) if picture else "no round took place"),
+            ("before and after", str(picture)),
             ("rounds", str(run / "genfusion")),
             ("look around", f"ns-viewer --load-config {run / 'config.yml'}"),
         ]
