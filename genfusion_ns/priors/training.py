@@ -179,8 +179,11 @@ def _network_config(network: CompactUNet) -> NetworkConfig:
 
 
 def save_network(network: CompactUNet, folder: Path) -> None:
-    """Write config.json and half-precision weights."""
+    """Write config.json and half-precision weights; the folder that the network came from is not recorded."""
     deepcopy(network).cpu().half().save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 class _Run:
