@@ -8,13 +8,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
 
+from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.view_samplers import ObservedViews
-from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics
+from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.free_space import ClearTest, clearance_test
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -46,10 +46,11 @@ class ObservedPhotos:
         cached = datamanager.cached_train if split == "train" else datamanager.cached_eval
         images = [_composed(batch["image"]) for batch in cached]
         cameras = (datamanager.train_dataset if split == "train" else datamanager.eval_dataset).cameras
-        c2w, Ks, sizes = camera_tensors(cameras)
+        viewmats, Ks = cameras_to_viewmats(cameras.to("cpu"))
+        sizes = list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
         rgb = torch.cat([_resized(image.to(device), size) for image in images])
         Ks = torch.stack([resize_intrinsics(K, original, size) for K, original in zip(Ks, sizes, strict=True)])
-        return cls(rgb, c2w.to(device), Ks.to(device))
+        return cls(rgb, viewmat_to_c2w(viewmats).to(device), Ks.to(device))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,14 +86,6 @@ class ObservedPhotos:
         depth = torch.cat([render.median_depth for render in renders]).cpu()
         alpha = torch.cat([render.alpha for render in renders]).cpu()
         return clearance_test(viewmats.cpu(), self.Ks.cpu(), depth, alpha)
-
-
-def camera_tensors(cameras: Cameras) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Poses c2w [N, 4, 4] (OpenGL), intrinsics [N, 3, 3] and the (width, height) of nerfstudio cameras."""
-    poses = torch.eye(4).repeat(len(cameras), 1, 1)
-    poses[:, :3] = cameras.camera_to_worlds.cpu()
-    widths, heights = (size.flatten().tolist() for size in (cameras.width, cameras.height))
-    return poses, cameras.get_intrinsics_matrices().cpu(), list(zip(widths, heights, strict=True))
 
 
 def _composed(image: Tensor) -> Tensor:
