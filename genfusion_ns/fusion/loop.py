@@ -116,7 +116,8 @@ class FusionLoop:
         """The repairer, built when it is first needed."""
         if self._repairer is None:
             self._repairer = build_repairer(self._repairer_config, self.model.device)
-            CONSOLE.print(f"Repairer: {self._repairer.name}")
+            reason = " (auto: the best that is installed)" if self._repairer_config.model == "auto" else ""
+            CONSOLE.print(f"Repairer: {self._repairer.name}{reason}")
         return self._repairer
 
     def before_step(self, step: int) -> None:

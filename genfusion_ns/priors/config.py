@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
 
-_LOG = logging.getLogger(__name__)
 _COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
 
 
@@ -52,7 +50,4 @@ def build_repairer(config: RepairerConfig, device: torch.device | str) -> VideoR
     from genfusion_ns.priors.compact import CompactRepairer
 
     chosen = config.device if config.device is not None else device
-    repairer = CompactRepairer.from_folder(folder, config.steps, chosen, config.resolution)
-    if config.model == "auto":
-        _LOG.info("Repairer: compact, the model that comes with the package (no other model is installed)")
-    return repairer
+    return CompactRepairer.from_folder(folder, config.steps, chosen, config.resolution)
