@@ -100,23 +100,36 @@ def test_mask_silences_the_pixels_outside(camera):
     assert model.get_loss_dict(model.get_outputs(camera), {"image": image, "mask": mask})["main_loss"] == 0
 
 
-def test_renders_of_two_views_feed_densification(camera):
-    model = make_model(num_downscales=0, densify_grad_thresh=0.0, cull_alpha_thresh=0.0).train()
+def backward_of_a_render(model, camera, generated: bool, weight: float) -> None:
+    outputs = model.get_outputs(camera)
+    model.observe_render(outputs["render"], generated)
+    (weight * outputs["rgb"].square().mean()).backward()
+
+
+def test_observed_and_generated_views_feed_densification_apart(camera):
+    model = make_model(num_downscales=0).train()
     model.optimizers = {name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()}
     for step in (1, 2):
         model.step = step
-        for _ in range(2):
-            outputs = model.get_outputs(camera)
-            model.observe_render(outputs["render"])
-            outputs["rgb"].square().mean().backward()
+        backward_of_a_render(model, camera, False, 1.0)
+        backward_of_a_render(model, camera, True, 1e-3)
         model.step_post_backward(step)
-    assert model.strategy_state["count"].max() == 4
-    assert model.strategy_state["grad2d"].max() > 0
-    model.step = 200
-    outputs = model.get_outputs(camera)
-    model.observe_render(outputs["render"])
-    outputs["rgb"].square().mean().backward()
+    state = model.strategy_state
+    assert state["count"].max() == state["generated_count"].max() == 2
+    assert 0 < state["generated_grad2d"].max() < 0.1 * state["grad2d"].max()
+
+
+@pytest.mark.parametrize(("observed", "generated"), [(1.0, 1e-6), (1e-6, 1.0)])
+def test_either_kind_of_view_makes_surfels_grow(camera, observed, generated):
+    model = make_model(num_downscales=0, densify_grad_thresh=1e-6, cull_alpha_thresh=0.0).train()
     model.strategy.refine_stop_iter = 1000
+    model.optimizers = {name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()}
+    model.step = 200
+    backward_of_a_render(model, camera, False, observed)
+    backward_of_a_render(model, camera, True, generated)
+    for optimizer in model.optimizers.values():
+        optimizer.step()
     before = model.num_points
     model.step_post_backward(200)
     assert model.num_points > before
+    assert model.strategy_state["grad2d"].max() == 0 and "generated_grad2d" not in model.strategy_state

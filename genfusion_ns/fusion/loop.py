@@ -42,8 +42,8 @@ class FusionConfig:
     """No round and no generated view from this step on; -1: the end of the run."""
     weight: float = 1.0
     """Peak weight of the generated-view loss, reached midway between start and until."""
-    depth_weight: float = 0.1
-    """Weight of the disparity term within the generated-view loss."""
+    depth_weight: float = 0.0
+    """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
     keep_rounds: int = 1
@@ -255,7 +255,7 @@ class FusionLoop:
         render = self.model.render(
             view.viewmat[None], view.K[None], *view.size, background=self.model.training_background()
         )
-        self.model.observe_render(render)
+        self.model.observe_render(render, generated=True)
         confidence = view.confidence.float()
         colour = photometric_loss(render.rgb[0], view.rgb_float(), self.config.ssim_weight, confidence)
         losses = {"generated_rgb": weight * colour}

@@ -145,6 +145,7 @@ class GenFusionModel(SplatfactoModel):
         else:
             self.background_color = get_color(self.config.background_color)
         self._observed_infos: list[dict[str, Any]] = []
+        self._generated_infos: list[dict[str, Any]] = []
         self.set_total_steps(30000)
 
     def set_total_steps(self, total_steps: int) -> None:
@@ -358,26 +359,28 @@ class GenFusionModel(SplatfactoModel):
         }
         return metrics, images
 
-    def observe_render(self, render: SurfelRender) -> None:
-        """Let a training render of this step count for densification; call it before the backward pass."""
-        if render.info["gradient_2dgs"].requires_grad:
-            render.info["gradient_2dgs"].retain_grad()
-            self._observed_infos.append(render.info)
+    def observe_render(self, render: SurfelRender, generated: bool = False) -> None:
+        """Let a training render of this step count for densification; call it before the backward pass.
+
+        Args:
+            render: of an observed view, at most one per step, or of a generated one.
+            generated: which of the two it is.
+        """
+        render.info["gradient_2dgs"].retain_grad()
+        (self._generated_infos if generated else self._observed_infos).append(render.info)
 
     def step_post_backward(self, step: int) -> None:
         """Feed the renders of this step to the densification strategy and refine when it is time."""
-        infos, self._observed_infos = self._observed_infos, []
-        infos = [info for info in infos if info["gradient_2dgs"].grad is not None]
-        if not infos:
-            return
-        for info in infos[1:]:
-            self.strategy.accumulate(self.gauss_params, self.strategy_state, step, info)
+        observed, self._observed_infos = self._observed_infos, []
+        generated, self._generated_infos = self._generated_infos, []
+        for info in generated:
+            self.strategy.accumulate_generated(self.gauss_params, self.strategy_state, step, info)
         self.strategy.step_post_backward(
             params=self.gauss_params,
             optimizers={name: self.optimizers[name] for name in _PARAMETERS},
             state=self.strategy_state,
             step=step,
-            info=infos[0],
+            info=observed[0],
         )
 
 

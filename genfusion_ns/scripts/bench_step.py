@@ -37,22 +37,21 @@ def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, heig
         height=height,
     )
     batch = {"image": torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))}
-    optimizers = [
-        genfusion.config.optimizers[name]["optimizer"].setup(params=parameters)
+    model.optimizers = {
+        name: genfusion.config.optimizers[name]["optimizer"].setup(params=parameters)
         for name, parameters in model.get_gaussian_param_groups().items()
-    ]
+    }
 
     def step() -> None:
-        for optimizer in optimizers:
+        for optimizer in model.optimizers.values():
             optimizer.zero_grad()
         outputs = model.get_outputs(camera)
         model.observe_render(outputs["render"])
         losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
         torch.stack(list(losses.values())).sum().backward()
-        for optimizer in optimizers:
+        for optimizer in model.optimizers.values():
             optimizer.step()
-        infos, model._observed_infos = model._observed_infos, []
-        model.strategy.accumulate(model.gauss_params, model.strategy_state, 0, infos[0])
+        model.step_post_backward(1)
 
     return step
 
