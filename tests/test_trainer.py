@@ -1,0 +1,80 @@
+"""Checkpoints that load safely and survive a failed write; learning-rate schedule; length of the run."""
+
+import errno
+import math
+
+import pytest
+import torch
+from tiny_capture import make_capture, write_transforms
+from tiny_run import make_trainer
+
+from genfusion_ns.models.optim import LogLinearDecayConfig
+
+
+@pytest.fixture(scope="module")
+def capture_folder(tmp_path_factory):
+    capture = make_capture(tmp_path_factory.mktemp("trainer") / "capture")
+    write_transforms(capture)
+    return capture.folder
+
+
+def test_a_failed_write_keeps_the_older_checkpoint_and_says_what_to_do(capture_folder, tmp_path, monkeypatch):
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
+    trainer.train()
+    (older,) = trainer.checkpoint_dir.glob("*.ckpt")
+    content = older.read_bytes()
+
+    def disk_full(state, stream):
+        stream.write(b"half of a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="load-dir"):
+        trainer.save_checkpoint(7)
+    assert older.read_bytes() == content
+    assert [path.name for path in trainer.checkpoint_dir.iterdir()] == [older.name]
+    assert not list(trainer.base_dir.glob("*partial*"))
+
+
+def test_a_new_checkpoint_replaces_the_older_one_and_loads_safely(capture_folder, tmp_path):
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
+    trainer.train()
+    trainer.save_checkpoint(9)
+    (path,) = trainer.checkpoint_dir.glob("*.ckpt")
+    assert path.name == "step-000000009.ckpt"
+    state = torch.load(path, weights_only=True)
+    assert isinstance(state["schedulers"]["means"]["_last_lr"][0], float)
+
+
+def test_the_decay_is_log_linear_and_ends_with_the_run(capture_folder, tmp_path):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter], lr=1e-2)
+    scheduler = LogLinearDecayConfig(lr_final=1e-4, max_steps=10).setup().get_scheduler(optimizer, 1e-2)
+    rates = []
+    for _ in range(13):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(1e-2) and rates[5] == pytest.approx(1e-3)
+    assert rates[10] == pytest.approx(1e-4) and rates[12] == pytest.approx(1e-4)
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=9)
+    factor = trainer.optimizers.schedulers["means"].lr_lambdas[0]
+    assert math.log(factor(9)) == pytest.approx(math.log(1.6e-6 / 1.6e-4)) and factor(8) > factor(9) == factor(20)
+
+
+def test_resume_goes_on_to_the_given_length_with_the_same_state(capture_folder, tmp_path):
+    first = make_trainer(capture_folder, tmp_path / "first", "none", steps=6)
+    first.train()
+    second = make_trainer(capture_folder, tmp_path / "second", "none", steps=9, load_dir=first.checkpoint_dir)
+    assert second._start_step == 6
+    before = first.pipeline.scene.strategy_state
+    after = second.pipeline.scene.strategy_state
+    assert torch.equal(before["grad2d"], after["grad2d"]) and torch.equal(before["count"], after["count"])
+    assert second.pipeline.datamanager.sampler_state() == first.pipeline.datamanager.sampler_state()
+    means = second.pipeline.scene.gauss_params["means"]
+    assert torch.equal(means, first.pipeline.scene.gauss_params["means"])
+    assert second.optimizers.optimizers["means"].param_groups[0]["params"][0] is means
+    second.train()
+    (path,) = second.checkpoint_dir.glob("*.ckpt")
+    assert path.name == "step-000000008.ckpt"
+    assert second.config.max_num_iterations == 9
