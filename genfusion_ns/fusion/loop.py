@@ -40,7 +40,7 @@ class FusionConfig:
     """Steps between rounds; -1: 1/7 of the run."""
     until: int = -1
     """No round and no generated view from this step on; -1: the end of the run."""
-    weight: float = 1.0
+    weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
     depth_weight: float = 0.0
     """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
