@@ -35,7 +35,7 @@ def grid(height: int, width: int) -> tuple[Plane, Plane]:
     return u.astype(np.float32), v.astype(np.float32)
 
 
-def fractal(rng: Generator, shape: tuple[int, int], slope: float = 1.2, stretch: float = 1.0) -> Plane:
+def fractal(rng: Generator, shape: tuple[int, ...], slope: float = 1.2, stretch: float = 1.0) -> Plane:
     """Periodic noise with amplitude falling as 1 / frequency**slope, zero mean and unit variance.
 
     Args:
