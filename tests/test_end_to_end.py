@@ -14,6 +14,8 @@ from browser import Browser, find_chromium
 from PIL import Image
 from plyfile import PlyData
 
+from genfusion_ns.data.clips import list_pairs, read_pair
+
 pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
@@ -159,6 +161,21 @@ def test_export_opens_as_a_gaussian_splat(trained, workspace):
     # Flat: the third axis lies far below the other two.
     assert (vertices["scale_2"] < np.minimum(vertices["scale_0"], vertices["scale_1"])).all()
     assert np.isfinite(vertices["scale_0"]).all()
+
+
+def test_clip_pairs_are_made_of_a_capture(workspace):
+    command(
+        *("gf-make-clips", "clips", "--captures", "scene", "--views", "3", "--stages", "1.0"),
+        *("--iterations", "8", "--dense-iterations", "8", "--resolution", "64", "48"),
+        cwd=workspace,
+    )
+    paths = list_pairs(workspace / "clips")
+    assert len(paths) == 2  # 18 views are two windows of 16
+    for path in paths:
+        pair = read_pair(path)
+        assert pair.artifact.rgb.shape == pair.clean.rgb.shape == (16, 48, 64, 3)
+        assert not torch.equal(pair.artifact.rgb, pair.clean.rgb)
+        assert len(pair.references) == 3
 
 
 def free_port() -> int:

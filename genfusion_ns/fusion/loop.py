@@ -169,24 +169,9 @@ class FusionLoop:
         )
         return record
 
-    def render_clip(self, viewmats: Tensor, Ks: Tensor, size: tuple[int, int]) -> Clip:
-        """Artifact clip of the scene as it is now, on black. [T, 4, 4], [T, 3, 3], (width, height)"""
-        device = self.model.device
-        viewmats, Ks = viewmats.to(device), Ks.to(device)
-        with torch.no_grad():
-            # One camera per call: gsplat 1.4 is only right for a single camera.
-            renders = [self.model.render(viewmats[t : t + 1], Ks[t : t + 1], *size) for t in range(len(viewmats))]
-        return Clip(
-            rgb=torch.cat([render.rgb for render in renders]).clamp(0, 1),
-            depth=torch.cat([render.depth for render in renders]),
-            alpha=torch.cat([render.alpha for render in renders]),
-            viewmats=viewmats,
-            Ks=Ks,
-        )
-
     def _repair_window(self, sampled: SampledViews, number: int, generator: torch.Generator) -> _RepairedWindow:
         frames = sampled.windows[number].frames(len(sampled.c2w))
-        clip = self.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
+        clip = self.model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
         references = self.photos.references(sampled.reference_ids[number])
         repaired = self.repairer.repair(clip, references, generator).to(self.model.device)
         agreement = photo_agreement(clip, repaired, references)

@@ -70,22 +70,16 @@ class ObservedPhotos:
     def mean_psnr(self, model: GenFusionModel) -> float:
         """Mean PSNR in dB of the scene against photos spread over the split."""
         chosen = torch.linspace(0, len(self.rgb) - 1, min(_JUDGES, len(self.rgb))).round().long().unique().tolist()
-        viewmats = c2w_to_viewmat(self.c2w)
-        total = 0.0
-        for i in chosen:
-            render = model.render(viewmats[i : i + 1], self.Ks[i : i + 1], *self.size)
-            error = (render.rgb[0].clamp(0, 1) - self.rgb[i]).square().mean()
-            total += float(-10 * torch.log10(error.clamp_min(1e-10)))
-        return total / len(chosen)
+        clip = model.render_clip(c2w_to_viewmat(self.c2w[chosen]), self.Ks[chosen], self.size)
+        errors = (clip.rgb - self.rgb[chosen]).square().mean(dim=(1, 2, 3))
+        return float((-10 * torch.log10(errors.clamp_min(1e-10))).mean())
 
     @torch.no_grad()
     def free_space(self, model: GenFusionModel) -> ClearTest:
         """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now."""
         viewmats = c2w_to_viewmat(self.c2w)
-        renders = [model.render(viewmats[i : i + 1], self.Ks[i : i + 1], *self.size) for i in range(len(viewmats))]
-        depth = torch.cat([render.median_depth for render in renders]).cpu()
-        alpha = torch.cat([render.alpha for render in renders]).cpu()
-        return clearance_test(viewmats.cpu(), self.Ks.cpu(), depth, alpha)
+        render = model.render(viewmats, self.Ks, *self.size)
+        return clearance_test(viewmats.cpu(), self.Ks.cpu(), render.median_depth.cpu(), render.alpha.cpu())
 
 
 def _composed(image: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class GenFusionPipeline(VanillaPipeline):
                 "set it to 1 and start one run per device instead"
             )
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        ensure_ffmpeg()
+        if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
+            ensure_ffmpeg()
         self.loop: FusionLoop | None = None
         self._loaded_state: dict[str, Any] | None = None
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
-from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics
+from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
@@ -238,6 +238,13 @@ class GenFusionModel(SplatfactoModel):
             depth_at=self.config.depth_at,
             backend=self.config.backend,
         )
+
+    @torch.no_grad()
+    def render_clip(self, viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"], size: tuple[int, int]) -> Clip:
+        """Artifact clip of the scene as it is now, on black, at (width, height) `size` in pixels."""
+        viewmats, Ks = viewmats.to(self.device), Ks.to(self.device)
+        render = self.render(viewmats, Ks, *size)
+        return Clip(rgb=render.rgb.clamp(0, 1), depth=render.depth, alpha=render.alpha, viewmats=viewmats, Ks=Ks)
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Render one camera, see `nerfstudio.models.base_model.Model.get_outputs`.

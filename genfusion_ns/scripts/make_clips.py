@@ -118,15 +118,12 @@ class MakeClips:
     def _pairs(
         self, pipeline: GenFusionPipeline, photos: ObservedPhotos, order: list[int], clean: Clip
     ) -> list[ClipPair]:
-        loop = pipeline.loop
-        if loop is None:
-            raise RuntimeError("clips can only be made from a pipeline in training")
         train = ObservedPhotos.of(pipeline.datamanager, photos.size, pipeline.scene.device)
         pairs = []
         for window in clip_windows(len(order), _CLIP_LENGTH):
             frames = window.frames(len(order))
             viewmats, Ks = clean.viewmats[frames], clean.Ks[frames]
-            artifact = loop.render_clip(viewmats, Ks, photos.size)
+            artifact = pipeline.scene.render_clip(viewmats, Ks, photos.size)
             poses = photos.c2w[[order[i] for i in frames]].cpu()
             chosen = choose_references(train.c2w.cpu(), poses, self.num_references)
             target = Clip(clean.rgb[frames], clean.depth[frames], clean.alpha[frames], viewmats, Ks)
@@ -150,10 +147,8 @@ def _joined(parts: list[ObservedPhotos], name: str) -> Tensor:
 
 def _clean_clip(dense: GenFusionPipeline, photos: ObservedPhotos, order: list[int]) -> Clip:
     """The photos in walking order with the depth of the dense scene."""
-    if dense.loop is None:
-        raise RuntimeError("clips can only be made from a pipeline in training")
     viewmats, Ks = c2w_to_viewmat(photos.c2w[order]), photos.Ks[order]
-    rendered = dense.loop.render_clip(viewmats, Ks, photos.size)
+    rendered = dense.scene.render_clip(viewmats, Ks, photos.size)
     return Clip(photos.rgb[order], rendered.depth, (rendered.alpha > 0.9).float(), viewmats, Ks)
 
 
