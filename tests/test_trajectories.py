@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genfusion_ns.geometry.capture import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
-from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, look_at, spline_path, visiting_order
+from genfusion_ns.geometry.trajectories import (
+    ellipse_path,
+    follow_path,
+    look_at,
+    orbit_path,
+    spline_path,
+    visiting_order,
+)
 from genfusion_ns.geometry.windows import clip_windows
 
 torch.set_num_threads(1)
@@ -62,10 +69,12 @@ def make_path(kind: str, c2w: torch.Tensor, num: int = 24) -> torch.Tensor:
         return ellipse_path(c2w, num, height_variation=0.8, phase=0.3, tilt=0.05)
     if kind == "spline":
         return spline_path(c2w, num)
+    if kind == "orbit":
+        return orbit_path(c2w, num, 0.9, rotation_angle=0.4, position_z_offset=0.3, distance=0.2)
     return follow_path(c2w, num, torch.Generator().manual_seed(4), position_jitter=0.3, turn_jitter=0.1)
 
 
-@pytest.mark.parametrize("kind", ["ellipse", "spline", "follow"])
+@pytest.mark.parametrize("kind", ["ellipse", "spline", "follow", "orbit"])
 @pytest.mark.parametrize("name", CAPTURES)
 def test_paths_are_rigid_and_never_mirrored(kind, name):
     path = make_path(kind, capture(name))
@@ -77,7 +86,7 @@ def test_paths_are_rigid_and_never_mirrored(kind, name):
     assert make_path(kind, capture(name).float()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", ["ellipse", "spline", "follow"])
+@pytest.mark.parametrize("kind", ["ellipse", "spline", "follow", "orbit"])
 @pytest.mark.parametrize("name", CAPTURES)
 def test_moving_the_capture_moves_the_path(kind, name):
     c2w = capture(name)
@@ -160,6 +169,55 @@ def test_tilt_raises_the_view():
     cosine = (level[:, :3, 2] * raised[:, :3, 2]).sum(-1)
     torch.testing.assert_close(cosine, torch.full_like(cosine, math.cos(0.2)))
     assert ((level[:, :3, 2] - raised[:, :3, 2]) @ mean_up(c2w) > 0).all()
+
+
+def level_ring(radius: float = 2.0, height: float = 0.0, count: int = 36) -> torch.Tensor:
+    """Cameras on a circle about the vertical through (1, -2, 0.5), looking at that point; z is up."""
+    angle = 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
+    center = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    circle = torch.stack([radius * angle.cos(), radius * angle.sin(), torch.full_like(angle, height)], dim=-1)
+    return look_at(center + circle, center, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("path_scale", [0.3, 1.0, 1.5])
+def test_orbit_of_a_ring_is_a_ring_of_the_scaled_radius(path_scale):
+    c2w = level_ring(height=0.6)
+    focus = focus_point(c2w)
+    offset = orbit_path(c2w, 20, path_scale)[:, :3, 3] - focus
+    torch.testing.assert_close(offset[:, :2].norm(dim=1), torch.full((20,), 2.0 * path_scale, dtype=torch.float64))
+    torch.testing.assert_close(offset[:, 2], torch.full((20,), 0.6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("height", [0.0, 0.8])
+def test_orbit_turned_by_a_right_angle_looks_along_the_loop_to_its_left(height):
+    c2w = level_ring(height=height)
+    path = orbit_path(c2w, 16, 1.0, rotation_angle=math.pi / 2)
+    up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    inward = torch.nn.functional.normalize((focus_point(c2w) - path[:, :3, 3]) * torch.tensor([1.0, 1.0, 0.0]), dim=-1)
+    left = torch.linalg.cross(up.expand_as(inward), inward)
+    level = torch.nn.functional.normalize(-path[:, :3, 2] * torch.tensor([1.0, 1.0, 0.0]), dim=-1)
+    torch.testing.assert_close(level, left)
+    assert path[:, 2, 0].abs().max() < 1e-12, "the cameras must not roll"
+
+
+def test_orbit_shifts_are_in_units_of_the_distance_to_the_focus():
+    c2w = level_ring(radius=3.0, height=4.0)
+    focus, plain = focus_point(c2w), orbit_path(c2w, 12, 1.0)
+    raised = orbit_path(c2w, 12, 1.0, position_z_offset=0.2)
+    expected = plain[:, :3, 3] + torch.tensor([0.0, 0.0, 0.2 * 5.0], dtype=torch.float64)
+    torch.testing.assert_close(raised[:, :3, 3], expected)
+    for distance in (0.4, -0.4):
+        moved_away = orbit_path(c2w, 12, 1.0, distance=distance)[:, :3, 3] - focus
+        torch.testing.assert_close(moved_away, (1 + distance) * (plain[:, :3, 3] - focus))
+    toward = torch.nn.functional.normalize(focus - raised[:, :3, 3], dim=-1)
+    torch.testing.assert_close(-raised[:, :3, 2], toward)
+
+
+def test_orbit_refuses_a_scale_that_leaves_no_loop():
+    with pytest.raises(ValueError, match=r"path_scale is 0\.0; it must be above 0"):
+        orbit_path(level_ring(), 8, 0.0)
+    with pytest.raises(ValueError, match="distance is -0.5; it must be above -0.5, where cameras pass"):
+        orbit_path(level_ring(), 8, 0.5, distance=-0.5)
 
 
 def test_up_is_vertical_although_cameras_look_down_from_one_side():

@@ -95,6 +95,55 @@ def ellipse_path(
     return _tilted(path, tilt).to(c2w)
 
 
+def orbit_path(
+    c2w: Float[Tensor, "N 4 4"],
+    num: int,
+    path_scale: float = 0.7,
+    rotation_angle: float = 0.0,
+    position_z_offset: float = 0.0,
+    distance: float = 0.0,
+) -> Float[Tensor, "num 4 4"]:
+    """A level loop around the focus of a capture that may look past it (GenFusion, scene completion).
+
+    The loop of `ellipse_path` at the middle height of the cameras, then moved and turned. Lengths are given in units
+    of the median distance between a camera and the focus. GenFusion scales its world such that this is about 1, so its
+    values carry over, and here they mean the same in a world of any scale.
+
+    Other than there: the loop is scaled about the focus, not about the mean camera position; the vertical is that of
+    the cameras (`mean_up`), not a principal axis of their positions with an arbitrary sign; and the cameras turn about
+    the vertical, not about their own y axis, which would roll those that look down.
+
+    Args:
+        c2w: poses of the capture. [N, 4, 4]
+        num: frames, evenly spaced along the loop before `distance` applies; the last stops one step before the first.
+        path_scale: factor on the horizontal distances from the focus, above 0; 1 is where the photographer stood.
+        rotation_angle: turn of each camera about the vertical, radians, positive to its left; 0 looks at the focus,
+            pi / 2 along the loop.
+        position_z_offset: upward shift, in units of the capture as above.
+        distance: shift away from the focus (negative: towards it), in units of the capture as above.
+
+    Returns:
+        Poses. [num, 4, 4]
+
+    Raises:
+        ValueError: as `ellipse_path`, path_scale <= 0, a camera that ends up straight above or below the focus, or a
+            distance that takes cameras through it.
+    """
+    if path_scale <= 0:
+        raise ValueError(f"path_scale is {path_scale}; it must be above 0")
+    poses = c2w.detach().double().cpu()
+    focus, up = focus_point(poses), mean_up(poses)
+    unit = (poses[:, :3, 3] - focus).norm(dim=-1).median()
+    loop = ellipse_path(poses, num, height_variation=0.0, scale=path_scale)[:, :3, 3]
+    reach = float((loop - focus).norm(dim=-1).min() / unit)
+    if distance <= -(1 - 1e-6) * reach:
+        raise ValueError(f"distance is {distance}; it must be above {-reach:.3g}, where cameras pass through the focus")
+    away = torch.nn.functional.normalize(loop - focus, dim=-1)
+    path = look_at(loop + unit * (distance * away + position_z_offset * up), focus, up)
+    turn = torch.from_numpy(Rotation.from_rotvec(rotation_angle * up.numpy()).as_matrix())
+    return _poses(turn @ path[:, :3, :3], path[:, :3, 3]).to(c2w)
+
+
 def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4"]:
     """A smooth open path through keyframes, from the first to the last at constant speed.
 
