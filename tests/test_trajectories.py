@@ -216,7 +216,7 @@ def test_orbit_shifts_are_in_units_of_the_distance_to_the_focus():
 def test_orbit_refuses_a_scale_that_leaves_no_loop():
     with pytest.raises(ValueError, match=r"path_scale is 0\.0; it must be above 0"):
         orbit_path(level_ring(), 8, 0.0)
-    with pytest.raises(ValueError, match="distance is -0.5; it must be above -0.5, where cameras pass"):
+    with pytest.raises(ValueError, match=r"distance is -0\.5; it must be above -0\.5, where cameras pass"):
         orbit_path(level_ring(), 8, 0.5, distance=-0.5)
 
 

@@ -1,0 +1,186 @@
+"""Cameras of scene completion: along a path of the user or around the scene, where the photos did not look."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from genfusion_ns.data.camera_path import CameraPath, read_camera_path
+from genfusion_ns.fusion.path_check import path_misses_scene, path_tilt
+from genfusion_ns.fusion.view_samplers import (
+    ObservedViews,
+    SampledViews,
+    choose_references,
+    clip_intrinsics,
+    clip_size,
+)
+from genfusion_ns.geometry.capture import capture_shape
+from genfusion_ns.geometry.free_space import ClearTest, move_jumps, pull_to_clear
+from genfusion_ns.geometry.trajectories import orbit_path
+from genfusion_ns.geometry.windows import clip_windows
+
+_TILT = 60.0
+"""Degrees between the verticals of path and capture above which the path was probably saved in another orientation."""
+_JUMP = 3.0
+"""A step this many times longer than any of the unobstructed path is a jump."""
+
+
+@dataclass
+class CompletionSamplerConfig(InstantiateConfig):
+    """Views of what the photos do not show, along a saved camera path or on a loop made from parameters."""
+
+    _target: type = field(default_factory=lambda: CompletionSampler)
+    camera_path: Path | None = None
+    """Camera path saved by the render panel of ns-viewer (JSON), in the world of this capture; none: a loop."""
+    num_frames: int = 48
+    """Frames that the path is resampled to."""
+    frames_per_round: int = 16
+    """Each round takes the next so many frames of the path, from its start again when it ends; a multiple of the
+    repairer's clip length wastes none."""
+    num_references: int = 3
+    """Photos that condition each clip at most."""
+    path_scale: float = 0.7
+    """Loop: factor on the horizontal distances of the cameras from the point they look at."""
+    rotation_angle: float = 16.0
+    """Loop: degrees by which the cameras turn to their left, away from that point; 90 looks along the loop."""
+    position_z_offset: float = 0.0
+    """Loop: upward shift, in units of the median distance between a camera and that point."""
+    distance: float = 1.8
+    """Loop: shift away from that point (negative: towards it), in the same unit."""
+
+
+@dataclass(frozen=True)
+class _Lens:
+    size: tuple[int, int]
+    K: Float[Tensor, "M 3 3"]
+
+
+class CompletionSampler:
+    """Walks along one path, a part per round; see `ViewSampler`."""
+
+    def __init__(self, config: CompletionSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
+        """`clip_length` and `resolution` (width, height) are those of the repairer.
+
+        Raises:
+            ValueError: a setting out of range, or a camera path that cannot be used (`CameraPathError`).
+        """
+        for name in ("num_frames", "frames_per_round", "num_references"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+        self.config = config
+        self.clip_length = clip_length
+        self.resolution = resolution
+        self._path = None if config.camera_path is None else read_camera_path(config.camera_path)
+
+    def sample(
+        self,
+        observed: ObservedViews,
+        round: int,
+        generator: torch.Generator,
+        is_clear: ClearTest | None = None,
+    ) -> SampledViews:
+        """See `ViewSampler.sample`; nothing is drawn at random.
+
+        A loop made from parameters is kept in free space. A path of the user is followed as it is, and how many of its
+        cameras stand in walls is noted in the log.
+
+        Raises:
+            ValueError: the camera path misses the scene, or no loop can be made from these cameras.
+        """
+        if self._path is not None:
+            path, lens, log = self._from_file(self._path, observed, round, is_clear)
+        else:
+            path, lens, log = self._from_parameters(observed, is_clear)
+        first = round % math.ceil(self.config.num_frames / self.config.frames_per_round) * self.config.frames_per_round
+        part = slice(first, first + self.config.frames_per_round)
+        c2w = path[part]
+        windows = clip_windows(len(c2w), self.clip_length)
+        return SampledViews(
+            c2w=c2w,
+            K=lens.K[part],
+            size=lens.size,
+            windows=windows,
+            reference_ids=[
+                choose_references(observed.c2w, c2w[w.start : w.start + w.length], self.config.num_references)
+                for w in windows
+            ],
+            log={"round": round, "path_frames": [first, first + len(c2w)], **log},
+        )
+
+    def _from_file(
+        self, path: CameraPath, observed: ObservedViews, round: int, is_clear: ClearTest | None
+    ) -> tuple[Tensor, _Lens, dict[str, Any]]:
+        problem = path_misses_scene(path, observed)
+        if problem is not None:
+            raise ValueError(_explain_miss(self.config.camera_path, problem))
+        tilt = path_tilt(path, observed)
+        if tilt > _TILT and round == 0:
+            CONSOLE.print(
+                f"[yellow]The vertical of the camera path {self.config.camera_path} is {tilt:.0f} degrees from that of "
+                "the photos. If that is not meant, the path was saved with another orientation_method."
+            )
+        path = path.resampled(self.config.num_frames)
+        c2w = path.c2w.to(observed.c2w)
+        log: dict[str, Any] = {"kind": "camera_path", "file": str(self.config.camera_path), "tilt_degrees": tilt}
+        if is_clear is not None:
+            log["frames_in_walls"] = int((~is_clear(c2w)).sum())
+        return c2w, _lens_of(path, self.resolution, observed.Ks), log
+
+    def _from_parameters(
+        self, observed: ObservedViews, is_clear: ClearTest | None
+    ) -> tuple[Tensor, _Lens, dict[str, Any]]:
+        config = self.config
+        path = orbit_path(
+            observed.c2w,
+            config.num_frames,
+            config.path_scale,
+            math.radians(config.rotation_angle),
+            config.position_z_offset,
+            config.distance,
+        )
+        log: dict[str, Any] = {"kind": "loop", "focus": capture_shape(observed.c2w).focus.tolist()}
+        for name in ("path_scale", "rotation_angle", "position_z_offset", "distance"):
+            log[name] = getattr(config, name)
+        if is_clear is not None:
+            path, pulled = self._keep_clear(path, observed.c2w, is_clear)
+            log["pulled_frames"] = pulled
+        size, K = clip_intrinsics(observed, self.resolution)
+        return path, _Lens(size, K.expand(len(path), 3, 3).clone()), log
+
+    def _keep_clear(self, path: Tensor, observed: Tensor, is_clear: ClearTest) -> tuple[Tensor, int]:
+        """The path in free space, what could not be joined smoothly cut between rounds; how many frames were moved."""
+        pulled = pull_to_clear(path, observed, is_clear)
+        steps = path[:, :3, 3].diff(dim=0).norm(dim=-1)
+        limit = _JUMP * float(steps.max()) if len(steps) else math.inf
+        borders = list(range(0, len(path), self.config.frames_per_round))
+        return move_jumps(pulled.c2w, borders, limit, is_clear), int((pulled.pull > 0).sum())
+
+
+def _lens_of(path: CameraPath, resolution: tuple[int, int], like: Tensor) -> _Lens:
+    """The clip size for the shape of the path, and intrinsics with exactly its angles of view in each frame."""
+    shape = (round(1e4 * float(path.aspect.median())), 10_000)
+    width, height = clip_size(shape, resolution)
+    half_height = torch.tan(path.fov_y / 2)
+    K = torch.eye(3, dtype=torch.float64).repeat(len(path), 1, 1)
+    K[:, 0, 0] = width / 2 / (path.aspect * half_height)
+    K[:, 1, 1] = height / 2 / half_height
+    K[:, 0, 2], K[:, 1, 2] = width / 2, height / 2
+    return _Lens((width, height), K.to(like))
+
+
+def _explain_miss(file: Path | None, problem: str) -> str:
+    return (
+        f"The camera path {file} misses the scene: {problem}. A camera path holds poses in the world frame of the run "
+        "in whose viewer it was saved; the frame changes with the capture and with orientation_method, center_method, "
+        "auto_scale_poses and scale_factor of the dataparser. Save the path in the viewer of a run on this capture "
+        "with the same dataparser settings, or leave camera_path out for a loop made from path_scale, rotation_angle, "
+        "position_z_offset and distance."
+    )
