@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -22,6 +24,14 @@ from genfusion_ns.data.capture import (
     whole_capture_config,
 )
 from genfusion_ns.data.image_sizes import match_image_sizes
+from genfusion_ns.data.masking import (
+    MaskedDataset,
+    MaskingConfig,
+    SeenParts,
+    choose_seen_parts,
+    crop_views,
+    cropped_cameras,
+)
 from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
 
@@ -52,6 +62,11 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """With fewer sparse points than this, random points are added."""
     random_points_seed: int = 0
     """Seed of the random points."""
+    train_every: int | None = None
+    """Train on every n-th view (0, n, 2n, ... in name order) and hold out all others, as the masked protocol does.
+    Gives way to split-file and num-views."""
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    """What may be seen of each train photo."""
 
 
 class GenFusionDataManager(FullImageDatamanager):
@@ -112,6 +127,12 @@ class GenFusionDataManager(FullImageDatamanager):
             self.config.split_file,
             self.config.test_every,
             self.capture.declared,
+            self.config.train_every,
+        )
+        everything = MaskedDataset(self.capture.outputs, self.config.camera_res_scale_factor)
+        folder = data_folder(self.dataparser.config)
+        self.parts: SeenParts | None = choose_seen_parts(
+            self.config.masking, self.capture, folder, self.split.train_ids, everything
         )
         self.seeds: SeedPoints = self._make_seeds()
         self.train_dataparser_outputs = self._select(self.split.train_ids)
@@ -122,12 +143,22 @@ class GenFusionDataManager(FullImageDatamanager):
             f"Views: {len(self.split.train_ids)} train, {len(self.split.test_ids)} test of {len(self.capture.names)} "
             f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source})."
         )
-        return super().create_train_dataset()
+        dataset = MaskedDataset(self.train_dataparser_outputs, self.config.camera_res_scale_factor)
+        dataset.mask_files = self.parts.mask_files if self.parts else None
+        dataset.drop_alpha = self.config.masking.source == "alpha"
+        return dataset
 
     def create_eval_dataset(self) -> InputDataset:
-        """The held-out views, whatever the parser calls its val or test split."""
-        outputs = self._select(self.split.test_ids)
-        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
+        """The held-out views, whatever the parser calls its val or test split; whole photos in any case."""
+        dataset = MaskedDataset(self._select(self.split.test_ids), self.config.camera_res_scale_factor)
+        dataset.drop_alpha = self.config.masking.source == "alpha"
+        return dataset
+
+    @property
+    def whole_train_cameras(self) -> Cameras:
+        """Cameras of the whole, undistorted train photos, of which a crop window may show a part. [V]"""
+        _ = self.cached_train  # reading the photos is what undistorts and crops the cameras
+        return self._whole_cameras
 
     def sample_train_cameras(self) -> list[int]:
         """The train views of the next epoch, in random or farthest-point order (positions in the train dataset)."""
@@ -198,7 +229,29 @@ class GenFusionDataManager(FullImageDatamanager):
         match_image_sizes(self.train_dataset if split == "train" else self.eval_dataset)
         # "cpu" pins memory, which needs a driver; without one "gpu" stores on self.device, the CPU.
         where = cache_images_device if torch.cuda.is_available() else "gpu"
-        return super()._load_images(split, where)
+        views = super()._load_images(split, where)
+        if split == "train":
+            self._whole_cameras: Cameras = deepcopy(self.train_dataset.cameras)
+            if self.parts is not None and self.parts.windows is not None:
+                crop_views(views, self.parts.windows)
+                self.train_dataset.cameras = cropped_cameras(self.train_dataset.cameras, self.parts.windows)
+                self.train_cameras = self.train_dataset.cameras.to(self.train_cameras.device)
+        return views
+
+    def protocol(self) -> dict[str, Any]:
+        """What this run may see, by view name; JSON-able. Split and windows can be read back from it."""
+        masking = self.config.masking
+        windows = self.parts.windows if self.parts else None
+        return {
+            "train_ids": list(self.train_names),
+            "test_ids": list(self.test_names),
+            "split": self.split.source,
+            "train_every": self.config.train_every,
+            "masking": {**asdict(masking), "file": None if masking.file is None else str(masking.file)},
+            "windows": None if windows is None else dict(zip(self.train_names, map(astuple, windows), strict=True)),
+            "seed_points": self.seeds.kind,
+            "num_seed_points": len(self.seeds.xyz),
+        }
 
     def _select(self, ids: tuple[int, ...]) -> DataparserOutputs:
         return select_outputs(self.capture.outputs, ids)
@@ -213,4 +266,5 @@ class GenFusionDataManager(FullImageDatamanager):
             num_random=self.config.num_random_points,
             min_points=self.config.min_seed_points,
             generator=torch.Generator().manual_seed(self.config.random_points_seed),
+            parts=self.parts,
         )

@@ -1,16 +1,19 @@
 """The generated views that training currently learns from, beside the photos.
 
 Views are kept on the CPU in compact form (colours in 8 bits, disparity and confidence in half precision: 7 bytes per
-pixel) and drawn epoch by epoch without replacement. The store saves itself beside the checkpoint; a resumed run draws
-the same views in the same order.
+pixel) and drawn epoch by epoch without replacement. Each round's views are written once, to a file of their own that
+nothing changes afterwards; a checkpoint records which of them are held, so that a resumed run draws the same views in
+the same order.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float16, UInt8
@@ -23,7 +26,7 @@ from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.geometry.cameras import RepairedClip
 
-_FORMAT = "genfusion generated views 1"
+_FORMAT = "genfusion generated views 2"
 _TENSORS = ("viewmat", "K", "rgb", "disparity", "confidence")
 
 
@@ -124,8 +127,44 @@ def views_of_clip(
     ]
 
 
+def save_views(path: Path, views: Sequence[GeneratedView]) -> str:
+    """Write views to one file, completely or not at all; returns the SHA-256 of the file, for `load_views`."""
+    tensors = {f"{i}.{name}": getattr(view, name).contiguous() for i, view in enumerate(views) for name in _TENSORS}
+    about = [{"round": view.round, "clip": view.clip, "frame": view.frame} for view in views]
+    content = to_safetensors(tensors, metadata={"store": json.dumps({"format": _FORMAT, "views": about})})
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_views(path: Path, sha256: str | None = None) -> list[GeneratedView]:
+    """Read views that `save_views` wrote.
+
+    Args:
+        path: the file.
+        sha256: what `save_views` returned; any other content is refused.
+
+    Raises:
+        StoreError: missing, truncated or changed file, or not a file of generated views.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist; it belongs to the checkpoint that is resumed.")
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise StoreError(f"{path} is damaged: it is not the file that the checkpoint was saved with.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            content = json.loads((file.metadata() or {}).get("store", "{}"))
+            if content.get("format") == _FORMAT:
+                return [
+                    GeneratedView(**{name: file.get_tensor(f"{i}.{name}") for name in _TENSORS}, **about)
+                    for i, about in enumerate(content["views"])
+                ]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is damaged: {error}. Delete it to have the round made anew.") from error
+    raise StoreError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
+
+
 class GeneratedViewStore:
-    """Generated views of the newest rounds, drawn without replacement."""
+    """Generated views of the newest rounds and of pinned ones, drawn without replacement."""
 
     def __init__(self, keep_rounds: int = 1) -> None:
         """An empty store that keeps the views of the `keep_rounds` newest rounds (1 as in GenFusion)."""
@@ -134,6 +173,8 @@ class GeneratedViewStore:
         self.keep_rounds = keep_rounds
         self._views: list[GeneratedView] = []
         self._queue: list[int] = []
+        self._newest: list[int] = []
+        self._pinned: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._views)
@@ -150,23 +191,19 @@ class GeneratedViewStore:
         return sorted({view.round for view in self._views})
 
     @property
-    def queue(self) -> list[int]:
-        """Positions still to be drawn in the current epoch, in order; with `queue` set back, `sample` repeats itself.
+    def pinned(self) -> frozenset[int]:
+        """Rounds that newer ones do not push out."""
+        return frozenset(self._pinned)
 
-        Setting it raises `StoreError` when a position is repeated or is not in the store.
-        """
-        return list(self._queue)
-
-    @queue.setter
-    def queue(self, queue: Sequence[int]) -> None:
-        if len(set(queue)) != len(queue) or not all(0 <= i < len(self) for i in queue):
-            raise StoreError(f"The view order {list(queue)[:8]} does not fit a store of {len(self)} generated views.")
-        self._queue = list(queue)
-
-    def replace(self, round: int, views: Sequence[GeneratedView]) -> None:
-        """Hold `views` as round `round`, instead of what was held of it or newer, and drop what is too old.
+    def replace(self, round: int, views: Sequence[GeneratedView], pin: bool = False) -> None:
+        """Hold `views` as round `round`, instead of what was held of it, and drop what is too old.
 
         The current epoch of `sample` ends. A round without views counts as a round: it drops older ones too.
+
+        Args:
+            round: count of the round; what is held of newer ones that are not pinned is dropped.
+            views: its views.
+            pin: the round stays until it is dropped or replaced, whatever comes after it, and pushes nothing out.
 
         Raises:
             ValueError: a view belongs to another round.
@@ -174,13 +211,16 @@ class GeneratedViewStore:
         strangers = {view.round for view in views} - {round}
         if strangers:
             raise ValueError(f"Views of round {sorted(strangers)} cannot be stored as round {round}.")
-        kept = [view for view in self._views if round - self.keep_rounds < view.round < round]
-        self._views = [*kept, *views]
+        self._pinned = self._pinned - {round} | ({round} if pin else set())
+        if not pin:
+            self._newest = [*(r for r in self._newest if r < round), round][-self.keep_rounds :]
+        held = self._pinned.union(self._newest) - {round}
+        self._views = [*(view for view in self._views if view.round in held), *views]
         self._queue = []
 
-    def drop(self, round: int, clip: int) -> int:
-        """Forget one clip of a round; the rest of the current epoch keeps its order. Returns the number forgotten."""
-        kept = [i for i, view in enumerate(self._views) if (view.round, view.clip) != (round, clip)]
+    def drop(self, round: int, clip: int | None = None) -> int:
+        """Forget a clip of a round, or all of it; the rest of the epoch keeps its order. Returns the number dropped."""
+        kept = [i for i, view in enumerate(self._views) if view.round != round or clip not in (None, view.clip)]
         dropped = len(self._views) - len(kept)
         new_index = {old: new for new, old in enumerate(kept)}
         self._views = [self._views[i] for i in kept]
@@ -199,38 +239,32 @@ class GeneratedViewStore:
             self._queue = torch.randperm(len(self._views), generator=generator).tolist()
         return self._views[self._queue.pop(0)]
 
-    def save(self, path: Path) -> None:
-        """Write the store to one file, completely or not at all: an existing file stays intact until the new is."""
-        tensors = {f"{i}.{name}": getattr(view, name) for i, view in enumerate(self._views) for name in _TENSORS}
-        content = {
-            "format": _FORMAT,
-            "keep_rounds": self.keep_rounds,
-            "queue": self._queue,
-            "views": [{"round": view.round, "clip": view.clip, "frame": view.frame} for view in self._views],
+    def state(self) -> dict[str, Any]:
+        """Which views are held and in what order they are drawn; JSON-able, for `restore`."""
+        return {
+            "held": [[view.round, view.clip, view.frame] for view in self._views],
+            "newest": list(self._newest),
+            "pinned": sorted(self._pinned),
+            "queue": list(self._queue),
         }
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        write_atomically(path, to_safetensors(contiguous, metadata={"store": json.dumps(content)}))
 
-    @classmethod
-    def load(cls, path: Path) -> GeneratedViewStore:
-        """Read a store that `save` wrote, with the rest of its current epoch.
+    def restore(self, state: dict[str, Any], views_of_round: Callable[[int], Iterable[GeneratedView]]) -> None:
+        """Hold what `state` says, unless an error is raised.
+
+        Args:
+            state: of another store.
+            views_of_round: all views that a round made.
 
         Raises:
-            StoreError: missing or truncated file, or not a file of generated views.
+            StoreError: a held view is missing, or the order of the epoch does not fit the views.
         """
-        if not path.is_file():
-            raise StoreError(f"{path} does not exist; resume from a checkpoint saved with its generated views.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                content = json.loads((file.metadata() or {}).get("store", "{}"))
-                if content.get("format") == _FORMAT:
-                    store = cls(content["keep_rounds"])
-                    store._views = [
-                        GeneratedView(**{name: file.get_tensor(f"{i}.{name}") for name in _TENSORS}, **about)
-                        for i, about in enumerate(content["views"])
-                    ]
-                    store.queue = content["queue"]
-                    return store
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path} is damaged: {error}. Delete it to go on without its views.") from error
-        raise StoreError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
+        held = [(r, clip, frame) for r, clip, frame in state["held"]]
+        known = {(v.round, v.clip, v.frame): v for r in sorted({key[0] for key in held}) for v in views_of_round(r)}
+        missing = [key for key in held if key not in known]
+        if missing:
+            raise StoreError(f"Frame {missing[0][2]} of clip {missing[0][1]} of round {missing[0][0]} is missing.")
+        queue = state["queue"]
+        if len(set(queue)) != len(queue) or not all(0 <= i < len(held) for i in queue):
+            raise StoreError(f"The view order {list(queue)[:8]} does not fit a store of {len(held)} generated views.")
+        self._views, self._queue = [known[key] for key in held], list(queue)
+        self._newest, self._pinned = list(state["newest"]), set(state["pinned"])

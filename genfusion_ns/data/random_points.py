@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
@@ -16,19 +18,32 @@ _MARGIN = 0.75
 """How far the box reaches beyond the points that the cameras look at, in scene depths."""
 
 
-def count_views_seeing(cameras: Cameras, xyz: Float[Tensor, "M 3"], min_depth: float = 0.0) -> Int[Tensor, " M"]:
-    """How many cameras have each point inside their image and deeper than `min_depth` (scene units). [M]
+def views_seeing(
+    cameras: Cameras,
+    xyz: Float[Tensor, "M 3"],
+    min_depth: float = 0.0,
+    masks: Sequence[Bool[Tensor, "H W"]] | None = None,
+) -> Bool[Tensor, "V M"]:
+    """Which cameras have which points inside their image and deeper than `min_depth` (scene units).
 
     Lens distortion and occlusion are ignored.
+
+    Args:
+        cameras: any sizes. [V]
+        xyz: points in their frame. [M, 3]
+        min_depth: z depth below which a point does not count.
+        masks: pixels of each camera that count, True where seen; all by default.
     """
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
-    counts = torch.zeros(len(xyz), dtype=torch.long)
+    seen = torch.zeros(len(viewmats), len(xyz), dtype=torch.bool)
     for i, viewmat in enumerate(viewmats):
         x, y, z = (xyz @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(-1)
         u, v = cameras.fx[i] * x / z + cameras.cx[i], cameras.fy[i] * y / z + cameras.cy[i]
-        inside = (u >= 0) & (u < cameras.width[i]) & (v >= 0) & (v < cameras.height[i])
-        counts += inside & (z > min_depth)
-    return counts
+        seen[i] = (u >= 0) & (u < cameras.width[i]) & (v >= 0) & (v < cameras.height[i]) & (z > min_depth)
+        if masks is not None:
+            inside = seen[i].nonzero()[:, 0]
+            seen[i, inside] = masks[i][v[inside].long(), u[inside].long()]
+    return seen
 
 
 def random_points_in_view(
@@ -36,6 +51,7 @@ def random_points_in_view(
     count: int,
     generator: torch.Generator,
     landmarks: Float[Tensor, "L 3"] | None = None,
+    masks: Sequence[Bool[Tensor, "H W"]] | None = None,
 ) -> Float[Tensor, "count 3"]:
     """Points drawn uniformly from the part of a box that at least one camera sees.
 
@@ -47,6 +63,7 @@ def random_points_in_view(
         count: number of points.
         generator: on the CPU.
         landmarks: points known to be in the scene.
+        masks: see `views_seeing`.
     """
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
     depth = _scene_depth(cameras, viewmats, landmarks)
@@ -57,7 +74,7 @@ def random_points_in_view(
     # Ends: the looked-at points lie inside the box and inside an image, so a share of every batch is accepted.
     while missing > 0:
         candidates = low + (high - low) * torch.rand(max(4 * missing, 64), 3, generator=generator)
-        accepted = candidates[count_views_seeing(cameras, candidates, _NEAREST * depth) > 0][:missing]
+        accepted = candidates[views_seeing(cameras, candidates, _NEAREST * depth, masks).any(0)][:missing]
         kept.append(accepted)
         missing -= len(accepted)
     return torch.cat(kept) if kept else torch.zeros(0, 3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from genfusion_ns.data.random_points import count_views_seeing, random_points_in_view
+from genfusion_ns.data.random_points import random_points_in_view, views_seeing
 from genfusion_ns.data.similarity import AlignmentError, fit_similarity
 from genfusion_ns.data.sparse_model import SparseModel, SparseModelError, read_colmap_model, read_ply_model
 from genfusion_ns.data.view_selection import NameIndex
+
+if TYPE_CHECKING:
+    from genfusion_ns.data.masking import SeenParts
 
 SeedPointsKind = Literal["visible", "strict", "random"]
 
@@ -68,6 +71,7 @@ def make_seed_points(
     num_random: int,
     min_points: int,
     generator: torch.Generator,
+    parts: SeenParts | None = None,
 ) -> SeedPoints:
     """Choose the seed points of a capture.
 
@@ -86,21 +90,22 @@ def make_seed_points(
         num_random: random points to add when there are too few, see `random_points_in_view`.
         min_points: fewer points than this are too few.
         generator: source of the random points.
+        parts: what the run may see of each train view; a view sees a point only inside it.
 
     Raises:
         SparseModelError: the capture's point file is corrupt.
     """
-    train_cameras = cameras[torch.tensor(train_ids, dtype=torch.long)]
+    train_cameras = parts.cameras if parts else cameras[torch.tensor(train_ids, dtype=torch.long)]
     xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
     if kind != "random":
         model, source = _find_model(sources, names, cameras)
         if model is not None:
-            seen = _count_train_views(model, names, train_cameras, train_ids) >= _NEEDED_VIEWS[kind]
+            seen = _count_train_views(model, names, train_cameras, train_ids, parts) >= _NEEDED_VIEWS[kind]
             xyz, rgb = torch.from_numpy(model.xyz[seen]).float(), torch.from_numpy(model.rgb[seen])
             source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
     if len(xyz) >= min_points:
         return SeedPoints(xyz, rgb, kind, source)
-    extra = random_points_in_view(train_cameras, num_random, generator, landmarks=xyz)
+    extra = random_points_in_view(train_cameras, num_random, generator, xyz, parts.masks if parts else None)
     grey = torch.full((num_random, 3), 128, dtype=torch.uint8)
     if kind != "random":
         source += f", fewer than {min_points}, so {num_random} random ones in view of the train cameras are added"
@@ -159,13 +164,22 @@ def _pair_cameras(model: SparseModel, names: Sequence[str]) -> dict[int, int]:
 
 
 def _count_train_views(
-    model: SparseModel, names: Sequence[str], train_cameras: Cameras, train_ids: Sequence[int]
+    model: SparseModel,
+    names: Sequence[str],
+    train_cameras: Cameras,
+    train_ids: Sequence[int],
+    parts: SeenParts | None,
 ) -> np.ndarray:
-    if model.tracks is None:
-        return count_views_seeing(train_cameras, torch.from_numpy(model.xyz).float()).numpy()
+    inside = None
+    if parts is not None or model.tracks is None:
+        masks = parts.masks if parts else None
+        inside = views_seeing(train_cameras, torch.from_numpy(model.xyz).float(), masks=masks).numpy()
+        if model.tracks is None:
+            return inside.sum(0)
     view_of_camera = _pair_cameras(model, names)
-    train = set(train_ids)
-    is_train = np.array([view_of_camera.get(camera) in train for camera in range(len(model.names))], dtype=bool)
+    position = {view: i for i, view in enumerate(train_ids)}
+    row = np.array([position.get(view_of_camera.get(c, -1), -1) for c in range(len(model.names))], dtype=np.int64)
     # A track may list one image twice; that is still one view.
-    observations = np.unique(model.tracks[is_train[model.tracks[:, 1]]], axis=0)
-    return np.bincount(observations[:, 0], minlength=len(model.xyz))
+    points, cameras = np.unique(model.tracks[row[model.tracks[:, 1]] >= 0], axis=0).T
+    seen = np.ones(len(points), dtype=bool) if inside is None else inside[row[cameras], points]
+    return np.bincount(points[seen], minlength=len(model.xyz))

@@ -113,6 +113,27 @@ def spread_split(num_images: int, num_views: int, test_every: int = 8) -> ViewSp
     return _thin(dense_split(num_images, test_every), num_views)
 
 
+def strided_split(num_images: int, train_every: int) -> ViewSplit:
+    """Train on views 0, train_every, 2 train_every, ... and hold out all others: GenFusion's masked protocol.
+
+    Raises:
+        SplitError: `train_every` below 2 (nothing would be held out) or leaving fewer than two train views.
+    """
+    if train_every < 2:
+        raise SplitError(
+            f"--train-every is {train_every}; it must be 2 or more, or nothing would be held out. Leave it out to hold "
+            "out every n-th view with --test-every instead."
+        )
+    train = tuple(range(0, num_images, train_every))
+    if len(train) < MIN_TRAIN_VIEWS:
+        raise SplitError(
+            f"The capture has {num_images} registered image(s), of which {len(train)} remain for training with "
+            f"--train-every {train_every}; at least {MIN_TRAIN_VIEWS} are needed."
+        )
+    test = tuple(i for i in range(num_images) if i % train_every)
+    return ViewSplit(train, test, source=f"1 view in {train_every} trained on")
+
+
 def select_views(
     names: Sequence[str],
     data_dir: Path,
@@ -120,11 +141,13 @@ def select_views(
     split_file: Path | None = None,
     test_every: int = 8,
     declared: ViewSplit | None = None,
+    train_every: int | None = None,
 ) -> ViewSplit:
     """Decide the split of a capture.
 
-    The first that applies wins: `split_file`; `train_test_split_{num_views}.json` in `data_dir`; the split that the
-    capture itself declares (Blender's train and test files, file lists in transforms.json), thinned to `num_views`;
+    The first that applies wins: `split_file`; without `num_views`, `train_every`; `train_test_split_{num_views}.json`
+    in `data_dir`; the split that the capture itself declares (Blender's train and test files, file lists in
+    transforms.json), thinned to `num_views`;
     every `test_every`-th view held out and `num_views` spread over the rest.
 
     Args:
@@ -134,12 +157,15 @@ def select_views(
         split_file: split to use whatever `num_views` says.
         test_every: stride of the held-out views when nothing else says which they are.
         declared: split that the capture declares.
+        train_every: train on every n-th view and test on all others.
 
     Raises:
         SplitError: see the functions above.
     """
     if split_file is not None:
         return load_split_file(_locate(split_file, data_dir), names)
+    if not num_views and train_every is not None:
+        return _about(data_dir, lambda: strided_split(len(names), train_every))
     if not num_views:
         return declared or _about(data_dir, lambda: dense_split(len(names), test_every))
     published = data_dir / f"train_test_split_{num_views}.json"

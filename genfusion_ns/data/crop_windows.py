@@ -1,0 +1,185 @@
+"""Crop windows: the part of each photo that a masked reconstruction may see.
+
+Row i of a set of windows belongs to view id i (position among the registered views sorted by name), whatever the split.
+The walk is that of GenFusion's masked protocol: a window moves diagonally at constant speed and bounces off borders.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genfusion_ns.data.view_selection import NameIndex
+
+PUBLISHED_AREA = 0.25
+"""480 x 270 of 960 x 540 pixels."""
+PUBLISHED_SPEED = 5 / 960
+"""5 pixels per image along each axis, as a share of the longer image side."""
+_START = (102 / 480, 106 / 270)
+"""Where the published walk begins, as shares of the free range of each axis."""
+
+Size = tuple[int, int]
+
+
+class WindowError(ValueError):
+    """Windows that cannot be used; the message names the file or flag, the value found, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class CropWindow:
+    """A rectangle of whole pixels."""
+
+    x: int
+    """Left column."""
+    y: int
+    """Top row."""
+    width: int
+    height: int
+
+    def fits(self, size: Size) -> bool:
+        """Whether it lies completely inside an image of (width, height) `size` and holds a pixel."""
+        right, bottom = self.x + self.width, self.y + self.height
+        return min(self.x, self.y) >= 0 and min(self.width, self.height) >= 1 and right <= size[0] and bottom <= size[1]
+
+
+def walk_windows(
+    sizes: Sequence[Size], area: float = PUBLISHED_AREA, speed: float = PUBLISHED_SPEED, seed: int = 0
+) -> list[CropWindow]:
+    """One window per view along a seeded walk; with the defaults, images of 960 x 540 give the published walk.
+
+    From one view to the next the window moves by `speed` along both axes; where it would leave the image, that axis
+    turns round and the other one goes on in a random direction.
+
+    Args:
+        sizes: (width, height) of each view's image in pixels; the walk is made for the commonest and scaled for others.
+        area: share of the image that a window shows, in (0, 1]; window and image have the same shape.
+        speed: distance moved per view along each axis, as a share of the longer side of the image.
+        seed: decides the directions.
+
+    Raises:
+        WindowError: an argument out of range, or windows without a pixel.
+    """
+    if not 0 < area <= 1:
+        raise WindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")
+    if not (0 <= speed < 1):
+        raise WindowError(f"--pipeline.datamanager.masking.speed is {speed}; it must be at least 0 and below 1")
+    common = Counter(sizes).most_common(1)[0][0]
+    positions = _bouncing_walk(len(sizes), _free_range(common, area), speed * max(common), seed)
+    windows = []
+    for size, share in zip(sizes, positions, strict=True):
+        free = _free_range(size, area)
+        width, height = size[0] - free[0], size[1] - free[1]
+        if min(width, height) < 1:
+            raise WindowError(f"--pipeline.datamanager.masking.area {area} leaves no pixel of a {size} image")
+        windows.append(CropWindow(round(share[0] * free[0]), round(share[1] * free[1]), width, height))
+    return windows
+
+
+def load_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: float) -> list[CropWindow]:
+    """Read windows from a file.
+
+    Args:
+        path: a .npy array with one row per registered view, of 2 columns (x, y; the window size follows from `area`) or
+            4 (x, y, width, height), in pixels; or the protocol.json of an earlier run, whose windows have view names.
+        names: registered image names sorted as text; index = view id.
+        sizes: (width, height) of each view's image.
+        area: share of the image that a window of a 2-column file shows.
+
+    Returns:
+        One window per view; a view that a protocol does not name gets its whole image.
+
+    Raises:
+        WindowError: unreadable file, wrong shape, too few rows, a value that is no number, a window outside its image.
+    """
+    if not path.is_file():
+        raise WindowError(
+            f"--pipeline.datamanager.masking.file {path} does not exist; give a .npy or protocol.json file"
+        )
+    windows = _from_protocol(path, names, sizes) if path.suffix == ".json" else _from_array(path, names, sizes, area)
+    for view, (window, size) in enumerate(zip(windows, sizes, strict=True)):
+        if not window.fits(size):
+            raise WindowError(
+                f"{path}: the window of view {view} ({names[view]}), x y width height {astuple(window)}, does not lie "
+                f"inside its image of {size[0]} x {size[1]} pixels; was the file made for another image size?"
+            )
+    return windows
+
+
+def _free_range(size: Size, area: float) -> Size:
+    share = math.sqrt(area)
+    return size[0] - round(size[0] * share), size[1] - round(size[1] * share)
+
+
+def _bouncing_walk(count: int, free: Size, step: float, seed: int) -> list[tuple[float, float]]:
+    """Positions as shares of the free range of each axis, in 0..1."""
+    generator = torch.Generator().manual_seed(seed)
+    position = [start * room for start, room in zip(_START, free, strict=True)]
+    direction = [1.0, 1.0]
+    walk = []
+    for _ in range(count):
+        walk.append(tuple(p / room if room else 0.0 for p, room in zip(position, free, strict=True)))
+        step_in = [min(step, room / 2) for room in free]  # a step that always finds room on one side or the other
+        outside = [not 0 <= p + d * s <= room for p, d, s, room in zip(position, direction, step_in, free, strict=True)]
+        if any(outside):
+            flip = float(torch.randint(2, (1,), generator=generator)) * 2 - 1
+            direction = [-d if out else flip for d, out in zip(direction, outside, strict=True)]
+            # The axis that goes on may have been sent against its own border.
+            direction = [
+                d if 0 <= p + d * s <= room else -d
+                for p, d, s, room in zip(position, direction, step_in, free, strict=True)
+            ]
+        position = [p + d * s for p, d, s in zip(position, direction, step_in, strict=True)]
+    return walk
+
+
+def _from_array(path: Path, names: Sequence[str], sizes: Sequence[Size], area: float) -> list[CropWindow]:
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise WindowError(f"{path} cannot be read as a .npy array of windows: {error}") from error
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] not in (2, 4):
+        shape = getattr(rows, "shape", type(rows).__name__)
+        raise WindowError(f"{path}: the array has shape {shape}; needed: 2 columns (x, y) or 4 (x, y, width, height)")
+    if not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
+        raise WindowError(f"{path}: the array of {rows.dtype} holds values that are no finite numbers")
+    if len(rows) < len(names):
+        raise WindowError(
+            f"{path} has {len(rows)} rows, the capture {len(names)} registered views; row i belongs to view i in name "
+            "order, so there must be at least as many rows as views"
+        )
+    windows = []
+    for row, size in zip(np.rint(rows[: len(names)]).astype(np.int64).tolist(), sizes, strict=True):
+        free = _free_range(size, area)
+        x, y, width, height = row if len(row) == 4 else (*row, size[0] - free[0], size[1] - free[1])
+        windows.append(CropWindow(x, y, width, height))
+    return windows
+
+
+def _from_protocol(path: Path, names: Sequence[str], sizes: Sequence[Size]) -> list[CropWindow]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["windows"]
+        found = {}
+        for name, (x, y, width, height) in entries.items():
+            found[str(name)] = CropWindow(int(x), int(y), int(width), int(height))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WindowError(
+            f"{path} cannot be read as the protocol of a masked run ({error!r}); it needs the key windows with "
+            "[x, y, width, height] per image name"
+        ) from error
+    windows = [CropWindow(0, 0, *size) for size in sizes]
+    index = NameIndex(names)
+    for name, window in found.items():
+        views = index.find(name)
+        if len(views) != 1:
+            raise WindowError(
+                f"{path}: window of {name!r}, which is {'no' if not views else 'more than one'} registered image"
+            )
+        windows[views[0]] = window
+    return windows

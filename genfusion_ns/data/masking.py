@@ -1,0 +1,244 @@
+"""Which pixels of each train photo a run may see: whole photos, crop windows, or mask images.
+
+Crop windows make a photo a smaller one with a shifted principal point, so nothing downstream knows of them. Masks keep
+the photo's size; what they hide counts in no loss. Held-out photos are never cut nor masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
+from torch import Tensor
+
+from genfusion_ns.data.capture import Capture
+from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
+from genfusion_ns.data.image_sizes import match_image_sizes
+from genfusion_ns.data.view_selection import NameIndex
+
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_OPAQUE = 127
+_FOLDER = "masks"
+
+
+class MaskError(ValueError):
+    """Masks that cannot be used; the message names the file, what is wrong with it and what is allowed."""
+
+
+@dataclass
+class MaskingConfig:
+    """What a run may see of each train photo. Evaluation is always on whole held-out photos."""
+
+    source: Literal["none", "windows", "masks", "alpha"] = "none"
+    """none: whole photos; windows: a crop window per photo; masks: the mask images of the capture, or those in a folder
+    masks beside the data (white is seen); alpha: the alpha channel of the photos (opaque is seen)."""
+    file: Path | None = None
+    """Windows from a file instead of the walk: .npy with 2 columns (x, y) or 4 (x, y, width, height) in pixels, one row
+    per registered view in name order, or the protocol.json of an earlier run."""
+    area: float = PUBLISHED_AREA
+    """Windows: share of the photo that is seen, in (0, 1]."""
+    speed: float = PUBLISHED_SPEED
+    """Windows: distance moved from one view to the next along each axis, as a share of the photo's longer side."""
+    seed: int = 0
+    """Windows: decides the directions of the walk."""
+
+
+@dataclass(frozen=True)
+class SeenParts:
+    """What may be seen of each train view, in the pixels of its undistorted photo."""
+
+    cameras: Cameras
+    """Cameras of what is left: undistorted and, with windows, cropped. [V]"""
+    windows: tuple[CropWindow, ...] | None
+    mask_files: tuple[Path, ...] | None
+    """Mask image of each view; for alpha the photos themselves."""
+    masks: tuple[Bool[Tensor, "H W"], ...] | None
+    """True where seen, undistorted."""
+
+
+class MaskedDataset(InputDataset):
+    """Photos with masks from files of their own or from their alpha channels."""
+
+    mask_files: tuple[Path, ...] | None = None
+    """One mask image per photo."""
+    drop_alpha: bool = False
+    """The alpha channel is no part of the photo."""
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """One photo as nerfstudio has it, with ``mask`` [H, W, 1] (True where seen) when it has one."""
+        data = super().get_data(image_idx, image_type)
+        if self.drop_alpha:
+            data["image"] = data["image"][..., :3]
+        if self.mask_files is not None:
+            height, width = data["image"].shape[:2]
+            data["mask"] = torch.from_numpy(read_mask(self.mask_files[image_idx], (width, height)))[..., None]
+        return data
+
+
+def choose_seen_parts(
+    config: MaskingConfig, capture: Capture, folder: Path, train_ids: Sequence[int], dataset: InputDataset
+) -> SeenParts | None:
+    """The seen part of every train view, or None for whole photos.
+
+    Args:
+        config: see its fields.
+        capture: all registered views.
+        folder: of the capture; ``masks/`` is looked for here.
+        train_ids: ids of the train views.
+        dataset: of all registered views; its cameras are fitted to the image files.
+
+    Raises:
+        WindowError: see `load_windows` and `walk_windows`.
+        MaskError: missing, unreadable, wrongly sized or empty masks.
+        ValueError: a file without windows to read from it.
+    """
+    if config.file is not None and config.source != "windows":
+        raise ValueError(
+            f"--pipeline.datamanager.masking.file {config.file} holds windows, but "
+            f"--pipeline.datamanager.masking.source is {config.source}; set it to windows or leave the file out"
+        )
+    if config.source == "none":
+        return None
+    match_image_sizes(dataset)
+    chosen = torch.tensor(list(train_ids), dtype=torch.long)
+    if config.source == "windows":
+        flat, _ = _undistorted(dataset.cameras)
+        sizes = _sizes(flat)
+        windows = (
+            walk_windows(sizes, config.area, config.speed, config.seed)
+            if config.file is None
+            else load_windows(config.file, capture.names, sizes, config.area)
+        )
+        picked = tuple(windows[i] for i in train_ids)
+        return SeenParts(cropped_cameras(flat[chosen], picked), picked, None, None)
+    files = _alpha_files(capture, train_ids) if config.source == "alpha" else _mask_files(capture, folder, train_ids)
+    cameras = dataset.cameras[chosen]
+    flat, masks = _undistorted(cameras, [read_mask(f, size) for f, size in zip(files, _sizes(cameras), strict=True)])
+    return SeenParts(flat, None, files, tuple(torch.from_numpy(mask) for mask in masks))
+
+
+def cropped_cameras(cameras: Cameras, windows: Sequence[CropWindow]) -> Cameras:
+    """Cameras whose images are cut to windows of their pixels. [V]"""
+    x, y, width, height = torch.tensor([[w.x, w.y, w.width, w.height] for w in windows]).T[..., None]
+    cut = replace(cameras, cx=cameras.cx - x, cy=cameras.cy - y)
+    cut.width, cut.height = width.clone(), height.clone()
+    return cut
+
+
+def crop_views(views: list[dict[str, Any]], windows: Sequence[CropWindow]) -> None:
+    """Cut the image and the mask of every loaded view to its window, in place."""
+    for view, w in zip(views, windows, strict=True):
+        for name in ("image", "mask"):
+            if name in view:
+                view[name] = view[name][w.y : w.y + w.height, w.x : w.x + w.width].clone()
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """A mask image, True where seen; brought to (width, height) `size` when it has the same shape.
+
+    An alpha channel is the mask where there is one, else the brightness.
+
+    Raises:
+        MaskError: unreadable, of another shape than the photo, or nothing in it is seen.
+    """
+    try:
+        with Image.open(path) as image:
+            mask = image.convert("RGBA").getchannel("A") if image.mode in _ALPHA_MODES else _brightness(image)
+    except OSError as error:
+        raise MaskError(f"{path} cannot be read as a mask image: {error}") from error
+    if abs(mask.width * size[1] - mask.height * size[0]) > 2 * max(*mask.size, *size):
+        raise MaskError(
+            f"{path} has {mask.width} x {mask.height} pixels, its photo {size[0]} x {size[1]}; a mask must have the "
+            "size of the photo, or its shape at another resolution"
+        )
+    seen = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > _OPAQUE
+    if not seen.any():
+        raise MaskError(f"{path} shows nothing of its photo: no pixel is white. Invert it, or take the photo out")
+    return seen
+
+
+def _brightness(image: Image.Image) -> Image.Image:
+    if image.mode == "1" or image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
+    return image.convert("L")
+
+
+def _alpha_files(capture: Capture, train_ids: Sequence[int]) -> tuple[Path, ...]:
+    files = tuple(capture.outputs.image_filenames[i] for i in train_ids)
+    for file in files:
+        with Image.open(file) as image:
+            if image.mode not in _ALPHA_MODES:
+                raise MaskError(
+                    f"{file} has no alpha channel (its mode is {image.mode}), but "
+                    "--pipeline.datamanager.masking.source is alpha; use RGBA photos, or masks or windows"
+                )
+    return files
+
+
+def _mask_files(capture: Capture, folder: Path, train_ids: Sequence[int]) -> tuple[Path, ...]:
+    declared = capture.outputs.mask_filenames
+    if declared is not None:
+        return tuple(declared[i] for i in train_ids)
+    beside = sorted(path for path in (folder / _FOLDER).rglob("*") if path.is_file())
+    if not beside:
+        raise MaskError(
+            f"--pipeline.datamanager.masking.source is masks, but {folder} names no mask_path and has no folder "
+            f"{_FOLDER} beside the photos"
+        )
+    names = [path.relative_to(folder / _FOLDER).as_posix() for path in beside]
+    # Both "photo.png" and "photo.jpg.png" are usual names for the mask of photo.jpg.
+    exact, loose = {name.rsplit(".", 1)[0]: i for i, name in enumerate(names)}, NameIndex(names)
+    found: list[Path] = []
+    missing: list[str] = []
+    for i in train_ids:
+        name = capture.names[i]
+        matches = [exact[name]] if name in exact else loose.find(name)
+        found += [beside[match] for match in matches[:1]]
+        missing += [name] if len(matches) != 1 else []
+    if missing:
+        raise MaskError(
+            f"{folder / _FOLDER} has no mask, or more than one, for {len(missing)} train photo(s), such as "
+            f"{missing[0]}; it holds {names[0]} .. {names[-1]}. A mask is named like its photo, with any extension"
+        )
+    return tuple(found)
+
+
+def _undistorted(
+    cameras: Cameras, images: Sequence[Bool[np.ndarray, "H W"]] | None = None
+) -> tuple[Cameras, list[Bool[np.ndarray, "H W"]]]:
+    """Cameras (and images) as nerfstudio makes them when it undistorts photos; equal cameras are worked out once."""
+    flat = deepcopy(cameras)
+    known: dict[tuple[float, ...], tuple[np.ndarray, tuple[int, int]]] = {}
+    pictures: list[Bool[np.ndarray, "H W"]] = []
+    for i, (width, height) in enumerate(_sizes(cameras)):
+        camera = cameras[i].reshape(())
+        parameters = camera.distortion_params
+        picture = None if images is None else images[i]
+        if parameters is not None and bool((parameters != 0).any()):
+            K = camera.get_intrinsics_matrices().numpy()
+            key = (*K.flatten().tolist(), *parameters.tolist(), width, height, float(camera.camera_type))
+            if picture is not None or key not in known:
+                source = np.zeros((height, width), np.uint8) if picture is None else picture.astype(np.uint8) * 255
+                K, result, _ = _undistort_image(camera, parameters.numpy(), {}, source, K)
+                known[key] = K, (result.shape[1], result.shape[0])
+                picture = None if picture is None else result > _OPAQUE
+            K, size = known[key]
+            flat.fx[i], flat.fy[i], flat.cx[i], flat.cy[i] = (float(v) for v in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+            flat.width[i], flat.height[i] = size
+        if picture is not None:
+            pictures.append(picture)
+    return flat, pictures
+
+
+def _sizes(cameras: Cameras) -> list[tuple[int, int]]:
+    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
