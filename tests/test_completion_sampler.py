@@ -178,6 +178,11 @@ def test_verdict_does_not_depend_on_the_unit_of_length(saved):
         assert verdict(unit, near) is None and verdict(unit, far) is not None
 
 
+def test_a_single_photo_gives_nothing_to_judge_a_path_by(saved):
+    far = moved(arc(8, 1.0), IDENTITY, 1.0, (90.0, 0.0, 0.0))
+    assert path_misses_scene(read_camera_path(saved(far)), views(arc(1, 1.0))) is None
+
+
 def test_a_path_with_another_vertical_is_noted(saved, capsys):
     turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]], dtype=torch.float64)
     sampled = sample(ring(), camera_path=saved(moved(arc(12, 1.0), turn, 1.0, (0.0, 0.0, 0.0))))

@@ -118,6 +118,7 @@ class CompletionSampler:
     def _from_file(
         self, path: CameraPath, observed: ObservedViews, round: int, is_clear: ClearTest | None
     ) -> tuple[Tensor, _Lens, dict[str, Any]]:
+        path = path.resampled(self.config.num_frames)
         problem = path_misses_scene(path, observed)
         if problem is not None:
             raise ValueError(_explain_miss(self.config.camera_path, problem))
@@ -127,7 +128,6 @@ class CompletionSampler:
                 f"[yellow]The vertical of the camera path {self.config.camera_path} is {tilt:.0f} degrees from that of "
                 "the photos. If that is not meant, the path was saved with another orientation_method."
             )
-        path = path.resampled(self.config.num_frames)
         c2w = path.c2w.to(observed.c2w)
         log: dict[str, Any] = {"kind": "camera_path", "file": str(self.config.camera_path), "tilt_degrees": tilt}
         if is_clear is not None:

@@ -1,4 +1,4 @@
-"""Whether a camera path belongs to a capture: a path saved in another world frame shows nothing that can be repaired."""
+"""Whether a camera path belongs to a capture: one saved in another world frame shows nothing that can be repaired."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ def path_misses_scene(path: CameraPath, observed: ObservedViews) -> str | None:
         observed: training views.
 
     Returns:
-        The reason with its figures.
+        The reason with its figures; None, too, where a single photo or parallel views give no radius to judge by.
     """
     shape = capture_shape(observed.c2w)
     radius = _capture_radius(observed.c2w, shape)
+    if radius < 1e-9:
+        return None
     nearest = torch.cdist(path.c2w[:, :3, 3], observed.c2w[:, :3, 3].double().cpu()).min()
-    if nearest > _FAR * radius > 0:
+    if nearest > _FAR * radius:
         return (
             f"the nearest of its {len(path)} cameras is {float(nearest):.3g} away from every photo, which is more than "
             f"{_FAR:g} times the radius of the capture, {radius:.3g} (scene units)"
         )
-    content = _photo_content(observed, max(radius, 1e-6))
+    content = _photo_content(observed, radius)
     if shape.in_front > 0.5:
         content = torch.cat([content, shape.focus.double().cpu()[None]])
     if not bool(_in_view(path, content).any()):
