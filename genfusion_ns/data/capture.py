@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,13 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.data.capture_checks import check_capture_files
+from genfusion_ns.data.image_files import raise_for
 from genfusion_ns.data.seed_points import SparseSources
+from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
+from genfusion_ns.data.view_checks import check_views
 from genfusion_ns.data.view_selection import ViewSplit
 
-_SPLITS = ("train", "val", "test")
 _CAMERA_FIELDS = (
     "camera_to_worlds",
     "fx",
@@ -47,10 +50,17 @@ class Capture:
     """The split that the capture itself declares, if any."""
 
 
-def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
-    """A copy of a dataparser config that reads all registered views and no 3D points.
+def whole_capture_config(config: DataParserConfig, check_images: bool = True) -> DataParserConfig:
+    """A copy of a dataparser config that reads all registered views and no 3D points, of a capture that was checked.
 
     Points are read by `seed_points` instead, which knows which views are held out (and needs no open3d).
+
+    Args:
+        config: as the user wrote it.
+        check_images: see `check_capture_files`; False where only cameras are wanted, as for rendering a path.
+
+    Raises:
+        CaptureError: the camera files cannot be used.
     """
     changes: dict[str, Any] = {}
     if hasattr(config, "eval_interval") and getattr(config, "eval_mode", "filename") != "filename":
@@ -66,7 +76,9 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
                 CONSOLE.log(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
                 changes["colmap_path"] = usual
                 break
-    return replace(config, **changes)
+    whole = replace(config, **changes)
+    check_capture_files(whole, check_images)
+    return whole
 
 
 def data_folder(config: DataParserConfig) -> Path:
@@ -78,7 +90,7 @@ def point_sources(config: DataParserConfig) -> SparseSources:
     """Where the sparse points are of the capture that `config`, as the user wrote it, names."""
     folder = data_folder(config)
     if isinstance(config, BlenderDataParserConfig):
-        poses = tuple(folder / f"transforms_{split}.json" for split in _SPLITS)
+        poses = tuple(folder / f"transforms_{split}.json" for split in SPLITS)
         poses = tuple(file for file in poses if file.exists())
         return SparseSources(folder, poses, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
     poses = _transforms_file(config)
@@ -89,7 +101,7 @@ def point_sources(config: DataParserConfig) -> SparseSources:
     return SparseSources(folder, pose_files, colmap_path=getattr(config, "colmap_path", None))
 
 
-def read_capture(parser: DataParser, train: DataparserOutputs) -> Capture:
+def read_capture(parser: DataParser, train: DataparserOutputs, check_images: bool = True) -> Capture:
     """All registered views of the capture that `parser` reads.
 
     Poses are normalised over all registered cameras, test views included, so that the frame is the same for every
@@ -98,15 +110,23 @@ def read_capture(parser: DataParser, train: DataparserOutputs) -> Capture:
     Args:
         parser: set up from a `whole_capture_config`.
         train: what the parser gave for its own train split.
+        check_images: look at the headers of all image files.
+
+    Raises:
+        CaptureError: poses, intrinsics or image files that cannot be used, see `check_views`.
     """
     splits, are_declared = _parser_splits(parser.config)
     parts = {"train": train}
     parts.update((split, parser.get_dataparser_outputs(split=split)) for split in splits if split != "train")
+    folder = data_folder(parser.config)
+    for part in parts.values():
+        _refuse_duplicates(folder, part.image_filenames)
     files = [file for part in parts.values() for file in part.image_filenames]
     first_of_file = {file: i for i, file in reversed(list(enumerate(files)))}
     names = _names(list(first_of_file))
     order = sorted(zip(names, first_of_file.values(), strict=True))
     outputs = select_outputs(_concatenate(list(parts.values())), [i for _, i in order])
+    check_views(outputs, [name for name, _ in order], folder, check_images)
     declared = _declared_split(parts, outputs.image_filenames) if are_declared else None
     return Capture(outputs, tuple(name for name, _ in order), declared)
 
@@ -131,22 +151,22 @@ def select_outputs(outputs: DataparserOutputs, ids: Sequence[int]) -> Dataparser
 def _parser_splits(config: DataParserConfig) -> tuple[list[str], bool]:
     """The parser's splits that together hold every view, and whether it is the capture that declares them."""
     if isinstance(config, BlenderDataParserConfig):
-        return [split for split in _SPLITS if (config.data / f"transforms_{split}.json").exists()], True
+        return [split for split in SPLITS if (config.data / f"transforms_{split}.json").exists()], True
     declared: list[str] = []
     if isinstance(config, ColmapDataParserConfig):
-        declared = [split for split in _SPLITS if (config.data / f"{split}_list.txt").exists()]
+        declared = [split for split in SPLITS if (config.data / f"{split}_list.txt").exists()]
     elif isinstance(config, NerfstudioDataParserConfig):
         meta = _read_transforms(config)
-        declared = [split for split in _SPLITS if f"{split}_filenames" in meta]
+        declared = [split for split in SPLITS if meta.get(f"{split}_filenames")]
     elif not hasattr(config, "eval_interval"):
-        declared = list(_SPLITS)
+        declared = list(SPLITS)
     if not declared and getattr(config, "eval_mode", None) == "filename":
         declared = ["train", "test"]
     return (declared, True) if declared else (["train", "test"], False)
 
 
 def _read_transforms(config: DataParserConfig) -> dict[str, Any]:
-    return json.loads(_transforms_file(config).read_text(encoding="utf-8"))
+    return read_json_object(_transforms_file(config))
 
 
 def _transforms_file(config: DataParserConfig) -> Path:
@@ -161,14 +181,27 @@ def _declared_split(parts: dict[str, DataparserOutputs], files: Sequence[Path]) 
     train = {view[file] for file in parts["train"].image_filenames}
     test = {view[file] for file in parts[held_out].image_filenames}
     if train & test:
+        CONSOLE.log(f"[yellow]The capture declares {len(train & test)} view(s) as both train and {held_out}; not used.")
         return None
     source = f"the capture's own train and {held_out} views"
     return ViewSplit(tuple(sorted(train)), tuple(sorted(test)), source)
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    root = os.path.commonpath([file.parent for file in files])
-    return [file.relative_to(root).as_posix() for file in files]
+    # Camera files may mix absolute and relative names.
+    paths = [Path(os.path.abspath(file)) for file in files]
+    root = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _refuse_duplicates(folder: Path, files: Sequence[Path]) -> None:
+    counts = Counter(files)
+    raise_for(
+        [f"{file} ({count} times)" for file, count in counts.items() if count > 1],
+        f"{folder}: several registered images have one and the same file",
+        "Downscaled images of nerfstudio captures lie in one folder: give them different names, or use "
+        "--downscale-factor 1.",
+    )
 
 
 def _concatenate(parts: list[DataparserOutputs]) -> DataparserOutputs:

@@ -1,0 +1,49 @@
+"""The images of a capture, converted rightly whatever their pixel format."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+
+from genfusion_ns.data.image_files import CaptureError, load_pixels, read_header
+from genfusion_ns.data.image_sizes import must_turn
+
+
+class CaptureDataset(InputDataset):
+    """nerfstudio's image dataset, with 16-bit, palette, grey with alpha, CMYK and EXIF-turned files read rightly.
+
+    nerfstudio 1.1.5 wraps 16-bit samples, reads palette indices as grey and refuses the others.
+    """
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        """
+        Args:
+            dataparser_outputs: files and cameras.
+            scale_factor: by which images and cameras are resized when loaded.
+
+        Raises:
+            CaptureError: the scale factor is not positive or leaves an image without pixels.
+        """
+        sizes = dataparser_outputs.cameras.width, dataparser_outputs.cameras.height
+        shortest = min(int(size.min()) for size in sizes)
+        if not (0 < scale_factor <= 1e3 and shortest * scale_factor >= 1):
+            raise CaptureError(
+                f"--pipeline.datamanager.camera-res-scale-factor is {scale_factor}; it must be a positive number that "
+                f"leaves at least one of the {shortest} pixels of the shortest image side, such as 0.5."
+            )
+        super().__init__(dataparser_outputs, scale_factor)
+
+    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        """Pixels of one image at the scale factor of the dataset. [H, W, 3 or 4], 0..255
+
+        Raises:
+            CaptureError: the file cannot be read; the message names it.
+        """
+        file = self.image_filenames[image_idx]
+        cameras = self._dataparser_outputs.cameras
+        header = read_header(file)
+        turn = must_turn(header, (int(cameras.width[image_idx]), int(cameras.height[image_idx])))
+        width, height = header.swapped if turn else header.size
+        return load_pixels(file, (int(width * self.scale_factor), int(height * self.scale_factor)), turn)

@@ -1,0 +1,244 @@
+"""Checks of transforms.json (nerfstudio) and transforms_train.json (Blender) before nerfstudio parses them.
+
+nerfstudio 1.1.5 meets malformed files with bare key errors and asserts, and some with a wrong result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genfusion_ns.data.image_files import CaptureError, raise_for
+from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem
+
+CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
+"""Names of transforms.json's camera models that the surfel renderer can use once images are undistorted."""
+SPLITS = ("train", "val", "test")
+_NEEDED = {"fl_x": 1e7, "fl_y": 1e7, "cx": 1e7, "cy": 1e7, "w": 1e5, "h": 1e5}
+"""Intrinsics that every frame has, itself or from the top of the file, and their largest magnitude, in pixels."""
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_ORIENTATIONS = ("pca", "up", "vertical", "none")
+_POSE_WAY_OUT = "A pose is a rigid camera-to-world matrix; export the poses again or remove these frames."
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CaptureError: missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CaptureError(f"{path} cannot be read as JSON: {error}. Write it again, or restore a copy.") from error
+    if not isinstance(content, dict):
+        raise CaptureError(f"{path} contains a {type(content).__name__}; an object with the key frames is needed.")
+    return content
+
+
+def read_frames(path: Path, content: Mapping[str, Any], rows: tuple[int, ...] = (4,)) -> list[dict[str, Any]]:
+    """The frames of a transforms file, each with a usable file_path and a rigid transform_matrix.
+
+    Args:
+        path: the file, for messages.
+        content: what it contains.
+        rows: allowed numbers of rows of a pose.
+
+    Raises:
+        CaptureError: no frames, or frames without a name or a rigid pose, or an image that is registered twice.
+    """
+    frames = content.get("frames")
+    if not isinstance(frames, list):
+        found = f"a {type(frames).__name__}" if "frames" in content else f"nothing (keys: {sorted(content)[:12]})"
+        raise CaptureError(f"{path}: frames must be a list of registered images, found {found}.")
+    nameless = [f"frames[{i}]" for i, frame in enumerate(frames) if not _has_name(frame)]
+    raise_for(
+        nameless, f"{path}: {len(nameless)} frames without file_path", "Each frame is an object that names its image."
+    )
+    poses = [(frame["file_path"], _pose_problem(frame, rows)) for frame in frames]
+    wrong = [f"the transform_matrix of {name} {problem}" for name, problem in poses if problem]
+    raise_for(wrong, f"{path}: {len(wrong)} of {len(frames)} poses cannot be used", _POSE_WAY_OUT)
+    counts = Counter(Path(frame["file_path"]).as_posix() for frame in frames)
+    raise_for(
+        [f"{name} ({count} times)" for name, count in counts.items() if count > 1],
+        f"{path}: images that are registered more than once",
+        "Keep the one frame with the right pose.",
+    )
+    return frames
+
+
+def check_transforms(path: Path) -> dict[str, Any]:
+    """Check a transforms.json of nerfstudio and return its content.
+
+    Raises:
+        CaptureError: anything that nerfstudio's dataparser would trip over or get wrong.
+    """
+    content = read_json_object(path)
+    frames = read_frames(path, content)
+    check_count(path, len(frames))
+    model = content.get("camera_model", "OPENCV")
+    if model not in CAMERA_MODELS:
+        raise CaptureError(
+            f"{path}: camera_model is {model!r}; allowed are {', '.join(CAMERA_MODELS)}. Undistort the images to a "
+            "pinhole camera first."
+        )
+    _check_intrinsics(path, content, frames)
+    _check_options(path, content, frames)
+    check_positions(path, np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3, 3])
+    _check_lists(path, content, frames)
+    return content
+
+
+def check_blender(folder: Path) -> list[Path]:
+    """Check the transforms files of a Blender capture; the image files that nerfstudio will look for.
+
+    Raises:
+        CaptureError: see `check_transforms`.
+    """
+    paths = [folder / f"transforms_{split}.json" for split in SPLITS]
+    images: list[Path] = []
+    centers = []
+    for path in (path for path in paths if path.exists()):
+        content = read_json_object(path)
+        frames = read_frames(path, content, rows=(3, 4))
+        if not frames:
+            raise CaptureError(f"{path}: frames is empty; add the registered images, or remove the file.")
+        angle = content.get("camera_angle_x")
+        if not is_number(angle) or not 1e-4 < angle < math.pi:
+            raise CaptureError(f"{path}: camera_angle_x is {angle!r}; a field of view in radians, 0..pi, is needed.")
+        images += [folder / (frame["file_path"].replace("./", "") + ".png") for frame in frames]
+        centers += [[row[3] for row in frame["transform_matrix"][:3]] for frame in frames]
+    check_count(folder, len(images))
+    check_positions(folder, np.array(centers, dtype=np.float64))
+    return images
+
+
+def check_count(where: Path, count: int) -> None:
+    """Refuse captures with too few views to train and to judge.
+
+    Raises:
+        CaptureError: fewer than three.
+    """
+    if count < MIN_VIEWS:
+        raise CaptureError(
+            f"{where}: {count} image(s) are registered, at least {MIN_VIEWS} are needed: two to train on and one held "
+            "out. Add images, or register more of them with ns-process-data or COLMAP."
+        )
+
+
+def check_names(where: str, entries: object, known: Iterable[str]) -> None:
+    """Refuse a declared list of views that is no list of registered image names.
+
+    Raises:
+        CaptureError: wrong type, or names that no registered image has.
+    """
+    if not isinstance(entries, list) or any(not isinstance(entry, str) for entry in entries):
+        raise CaptureError(f"{where} must be a list of image names, found {str(entries)[:60]!r}.")
+    names = {Path(name) for name in known}
+    unknown = [repr(entry) for entry in entries if Path(entry) not in names]
+    raise_for(
+        unknown,
+        f"{where} has {len(unknown)} name(s) that no registered image has",
+        f"Write them as the camera file does, such as {min(names).as_posix()!r}, or remove them.",
+    )
+
+
+def _has_name(frame: object) -> bool:
+    return isinstance(frame, dict) and _is_name(frame.get("file_path"))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _pose_problem(frame: dict[str, Any], rows: tuple[int, ...]) -> str | None:
+    return matrix_problem(frame["transform_matrix"], rows) if "transform_matrix" in frame else "is missing"
+
+
+def _check_intrinsics(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:
+    problems: list[str] = []
+    for key, largest in _NEEDED.items():
+        for where, value in _values(key, content, frames):
+            problem = _pixels_problem(key, value, largest)
+            problems += [] if problem is None else [f"{key} {where} {problem}"]
+    raise_for(
+        problems,
+        f"{path}: intrinsics that cannot be used",
+        "fl_x, fl_y, cx, cy, w and h (pixels) must be numbers at the top of the file or in every frame.",
+    )
+    for holder, where in [(content, "at the top"), *((frame, f"of {frame['file_path']}") for frame in frames)]:
+        problems += [
+            f"{key} {where} is {holder[key]!r}" for key in _DISTORTION if key in holder and not is_number(holder[key])
+        ]
+        parameters = holder.get("distortion_params", [0] * 6)
+        if not isinstance(parameters, list) or len(parameters) != 6 or not all(map(is_number, parameters)):
+            problems.append(f"distortion_params {where} is {str(parameters)[:60]}")
+    raise_for(
+        problems,
+        f"{path}: lens distortion that cannot be used",
+        "k1 .. k4, p1 and p2 must be numbers, distortion_params a list of these six.",
+    )
+
+
+def _values(key: str, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[tuple[str, object]]:
+    """What a needed intrinsic is and where: once at the top, or in every frame; frames that contradict the top too."""
+    if key not in content:
+        return [(f"of {frame['file_path']}", frame.get(key)) for frame in frames]
+    other = [
+        (f"of {frame['file_path']}", f"{frame[key]}, but {content[key]} at the top, which nerfstudio prefers")
+        for frame in frames
+        if key in frame and frame[key] != content[key]
+    ]
+    return [("at the top", content[key]), *other]
+
+
+def _pixels_problem(key: str, value: object, largest: float) -> str | None:
+    if value is None:
+        return "is missing"
+    if not is_number(value):
+        return f"is {str(value)[:60]}"
+    if key in ("fl_x", "fl_y") and not 0 < value <= largest:
+        return f"is {value}, it must be positive" if value <= 0 else f"is {value}, too large for a pinhole camera"
+    if key in ("w", "h") and not (value == int(value) and 1 <= value <= largest):
+        return f"is {value}, it must be a whole number of pixels, 1..{largest:.0f}"
+    return None if abs(value) <= largest else f"is {value}, far outside any image"
+
+
+def _check_options(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:
+    checks = {
+        "applied_transform": lambda value: matrix_problem(value, rows=(3,)),
+        "applied_scale": lambda value: None if is_number(value) and value > 0 else "must be a positive number",
+        "orientation_override": lambda value: None if value in _ORIENTATIONS else f"may be {', '.join(_ORIENTATIONS)}",
+        "ply_file_path": lambda value: (
+            None if isinstance(value, str) and value.isprintable() else "must be a file name"
+        ),
+        "fisheye_crop_radius": lambda value: None if is_number(value) else "must be a number",
+    }
+    found = {key: check(content[key]) for key, check in checks.items() if key in content}
+    raise_for(
+        [f"{key} is {str(content[key])[:60]}: {problem}" for key, problem in found.items() if problem],
+        f"{path}: options that cannot be used",
+        "Correct or remove them.",
+    )
+    for key in ("mask_path", "depth_file_path"):
+        with_key = [frame for frame in frames if isinstance(frame.get(key), str)]
+        if len(with_key) < sum(key in frame for frame in frames) or 0 < len(with_key) < len(frames):
+            raise CaptureError(
+                f"{path}: {len(with_key)} of {len(frames)} frames name a file as {key}; either all do or none does."
+            )
+
+
+def _check_lists(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:
+    lists = {key: content[key] for key in (f"{split}_filenames" for split in SPLITS) if key in content}
+    for key, entries in lists.items():
+        check_names(f"{path}: {key}", entries, (frame["file_path"] for frame in frames))
+    if lists and not lists.get("train_filenames"):
+        raise CaptureError(
+            f"{path}: {', '.join(lists)} declare a split without train views; add train_filenames or remove the others."
+        )

@@ -1,0 +1,185 @@
+"""Checks of views: poses and intrinsics that a scene can be trained from, and images that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeGuard
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+
+from genfusion_ns.data.image_files import CaptureError, raise_for, read_header
+from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, size_problem
+
+MIN_VIEWS = 3
+"""Two to train on and one held out."""
+_RIGID_TOLERANCE = 1e-2
+"""Largest entry of R^T R - I; estimated poses are printed with at least three digits."""
+_MAX_OFFSET = 1e4
+"""Largest distance from the origin, in units of the cameras' spread, at which single precision is still exact enough
+(0.06 % of the spread)."""
+_FAR_OUTSIDE = 1.0
+"""How far beyond the image the principal point may lie, in image sizes; crops move it outside."""
+_LARGEST = 1e30
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a JSON value is a finite number that single precision can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
+
+
+def matrix_problem(value: object, rows: Collection[int] = (4,)) -> str | None:
+    """What keeps a JSON value from being a rigid pose with `rows` rows of four numbers; None when nothing does."""
+    if not isinstance(value, list) or any(not isinstance(row, list) for row in value):
+        return f"is {_brief(value)}, a list of {' or '.join(map(str, rows))} rows is needed"
+    if len(value) not in rows or any(len(row) != 4 for row in value):
+        shape = f"{len(value)} rows of {'/'.join(map(str, sorted({len(row) for row in value}))) or 0}"
+        return f"has {shape} numbers, {' or '.join(map(str, rows))} rows of 4 are needed"
+    strange = [item for row in value for item in row if not is_number(item)]
+    if strange:
+        return f"contains {_brief(strange[0])}, finite numbers are needed"
+    return rigidity_problem(np.array(value, dtype=np.float64))
+
+
+def rigidity_problem(pose: Float[np.ndarray, "rows 4"]) -> str | None:
+    """How a pose departs from a rotation and a position; None when it does not."""
+    if not np.isfinite(pose).all():
+        return "contains NaN or infinity"
+    rotation = pose[:3, :3]
+    lengths = np.linalg.norm(rotation, axis=0)
+    if np.abs(rotation.T @ rotation - np.eye(3)).max() > _RIGID_TOLERANCE:
+        return f"is not rigid: its axes have the lengths {', '.join(f'{x:.3g}' for x in lengths)} or are not orthogonal"
+    if np.linalg.det(rotation) < 0:
+        return "mirrors the scene (determinant -1)"
+    if len(pose) == 4 and np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
+        return f"has the last row {pose[3].tolist()}, [0, 0, 0, 1] is needed"
+    return None
+
+
+def check_positions(where: Path, centers: Float[np.ndarray, "V 3"]) -> None:
+    """Refuse captures whose cameras do not move, or stand too far from the origin for single precision.
+
+    Raises:
+        CaptureError: either of the two.
+    """
+    spread = np.linalg.norm(centers - centers.mean(axis=0), axis=1).max()
+    offset = np.abs(centers).max()
+    if spread <= 1e-9 * max(1.0, offset):
+        raise CaptureError(
+            f"{where}: all {len(centers)} cameras stand in one place, {np.round(centers[0], 3).tolist()}; depth needs "
+            "photos from different places. Check the translations of the poses."
+        )
+    if offset > _MAX_OFFSET * spread:
+        raise CaptureError(
+            f"{where}: the cameras stand {offset:.3g} units from the origin but only {spread:.3g} apart, which single "
+            "precision cannot resolve. Subtract a common offset from all positions (poses may be georeferenced)."
+        )
+
+
+def check_views(outputs: DataparserOutputs, names: Sequence[str], where: Path, check_images: bool = True) -> None:
+    """Check all registered views after a dataparser has read them.
+
+    Costs a look at each image's header and end, about a tenth of a millisecond per file that the system has cached.
+
+    Args:
+        outputs: all registered views.
+        names: their names, for the messages.
+        where: the capture, for the messages.
+        check_images: look at the image files too.
+
+    Raises:
+        CaptureError: poses or intrinsics that no camera has, or image files that cannot be read.
+        ImageSizeError: images of another size than their cameras.
+    """
+    cameras = outputs.cameras
+    poses = cameras.camera_to_worlds.double().cpu().numpy()
+    problems = [f"{name} {p}" for name, pose in zip(names, poses, strict=True) if (p := rigidity_problem(pose))]
+    raise_for(
+        problems,
+        f"{where}: poses that cannot be used after the dataparser's normalisation",
+        "If the poses in the file are right, try --orientation-method none --center-method none.",
+    )
+    raise_for(
+        _camera_problems(cameras, names),
+        f"{where}: cameras that cannot be used",
+        "Correct the intrinsics in the capture's camera file.",
+    )
+    if check_images:
+        _check_images(outputs, where)
+
+
+def _check_images(outputs: DataparserOutputs, where: Path) -> None:
+    cameras = outputs.cameras
+    unreadable, other_size = [], []
+    for i, file in enumerate(outputs.image_filenames):
+        try:
+            problem = size_problem(read_header(file), (int(cameras.width[i]), int(cameras.height[i])))
+        except CaptureError as error:
+            unreadable.append(str(error))
+        else:
+            other_size += [] if problem is None else [f"{file} {problem}"]
+    raise_for(
+        unreadable,
+        f"{where}: {len(unreadable)} of {len(outputs.image_filenames)} images cannot be read",
+        "Copy them again, save them as PNG or JPEG, or remove their views from the capture's camera file.",
+    )
+    raise_for(other_size, f"{where}: images that do not fit their cameras", SIZE_WAY_OUT, ImageSizeError)
+
+
+def _camera_problems(cameras: Cameras, names: Sequence[str]) -> list[str]:
+    fields = ("fx", "fy", "cx", "cy", "width", "height")
+    columns = [getattr(cameras, field).double().cpu().numpy().reshape(-1) for field in fields]
+    table = np.stack(columns, axis=1)
+    kinds = cameras.camera_type.cpu().numpy().reshape(-1)
+    lenses = np.zeros((len(table), 0)) if cameras.distortion_params is None else cameras.distortion_params.cpu().numpy()
+    found: dict[bytes, str | None] = {}
+    problems = []
+    for name, row, kind, lens in zip(names, table, kinds, lenses, strict=True):
+        key = row.tobytes() + lens.tobytes() + bytes([int(kind)])
+        if key not in found:
+            found[key] = _camera_problem(row, int(kind), lens.astype(np.float64))
+        if found[key] is not None:
+            problems.append(f"{name}: {found[key]}")
+    return problems
+
+
+def _camera_problem(row: Float[np.ndarray, "6"], kind: int, lens: Float[np.ndarray, " D"]) -> str | None:
+    fx, fy, cx, cy, width, height = row.tolist()
+    if not np.isfinite(row).all():
+        return f"focal lengths {fx:g}, {fy:g} and principal point {cx:g}, {cy:g} must be finite"
+    if fx <= 0 or fy <= 0:
+        return f"focal lengths are {fx:g} and {fy:g} pixels, they must be positive"
+    if width < 1 or height < 1:
+        return f"the image size is {width:g} x {height:g}, it must be at least 1 x 1"
+    if abs(cx / width - 0.5) > 0.5 + _FAR_OUTSIDE or abs(cy / height - 0.5) > 0.5 + _FAR_OUTSIDE:
+        return f"the principal point {cx:g}, {cy:g} is far outside the image of {width:g} x {height:g} pixels"
+    if kind not in (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value):
+        return f"camera type {CameraType(kind).name} is not supported; PERSPECTIVE and FISHEYE are"
+    return _lens_problem(row, kind, lens) if np.any(lens) else None
+
+
+def _lens_problem(row: Float[np.ndarray, "6"], kind: int, lens: Float[np.ndarray, " D"]) -> str | None:
+    if not np.isfinite(lens).all():
+        return f"lens distortion {lens.tolist()} must be finite"
+    if kind == CameraType.FISHEYE.value:
+        return None
+    if lens[3] != 0:
+        return f"lens distortion k4 is {lens[3]:g}; perspective cameras may have k1, k2, k3, p1 and p2"
+    fx, fy, cx, cy, width, height = row.tolist()
+    matrix = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    opencv_order = lens[[0, 1, 4, 5, 2]]
+    undistorted, (_, _, kept_width, kept_height) = cv2.getOptimalNewCameraMatrix(
+        matrix, opencv_order, (int(width), int(height)), 0
+    )
+    if not np.isfinite(undistorted).all() or min(kept_width, kept_height) < 2:
+        return f"undistorting with k1, k2, k3, k4, p1, p2 = {lens.tolist()} leaves no image"
+    return None
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
