@@ -1,0 +1,311 @@
+"""GenFusion's generator as a diffusers pipeline: renders and photos in, repaired RGB-D frames out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection, clip_pixels
+from genfusion_ns.priors.dynamicrafter.images import from_network, to_network
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler, Spacing, apply_guidance
+from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
+
+_RGBD = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clip is sampled; the defaults are those of GenFusion."""
+
+    steps: int = 25
+    """Denoising steps."""
+    guidance_scale: float = 3.2
+    """Weight of the reference photos; 1 does without the second branch. GenFusion completes scenes with 2.2."""
+    guidance_rescale: float = 0.7
+    """How far the spread of the guided prediction is pulled back, 0..1."""
+    eta: float = 1.0
+    """Randomness of the steps, 0 (none) to 1."""
+    fps: int = 30
+    """Frame rate the network is told."""
+    spacing: Spacing = "uniform"
+    """Which time steps are taken; see `scheduler.spaced_timesteps`."""
+    sample_condition: bool = True
+    """Draw the condition latents from their distribution, as in training; False takes its mode, the same each time."""
+    batch_guidance: bool = True
+    """Run both branches of the guidance in one call of the network; False halves the memory."""
+
+
+@dataclass(frozen=True)
+class RecordedNoise:
+    """Standard normal noise to use in place of fresh draws; None draws."""
+
+    condition: Float[Tensor, "B*T 4 h w"] | None = None
+    """Of the condition latents."""
+    start: Float[Tensor, "B 4 T h w"] | None = None
+    """Latents to start from."""
+    steps: Float[Tensor, "S B 4 T h w"] | None = None
+    """Of each step, in the order of execution."""
+
+
+@dataclass
+class RepairOutput(BaseOutput):
+    """End of one call of the pipeline."""
+
+    rgb: Float[Tensor, "T H W 3"]
+    """Colours in 0..1."""
+    disparity: Float[Tensor, "T H W 1"]
+    """Relative disparity in 0..1; larger is nearer."""
+    latents: Float[Tensor, "1 4 T h w"]
+    """What was decoded."""
+
+
+class DynamiCrafterPipeline(DiffusionPipeline):
+    """Repairs a clip of RGB-D renders, conditioned on real photos of the scene.
+
+    `from_pretrained` reads a folder written by ``gf-convert-generator`` or `save_pretrained`; types of half precision,
+    `to`, and `enable_model_cpu_offload` work as with every diffusers pipeline.
+    """
+
+    model_cpu_offload_seq = "image_encoder->image_projection->unet->vae"
+
+    unet: DynamiCrafterUNet
+    vae: AutoencoderKL
+    image_encoder: CLIPVisionModelWithProjection
+    image_projection: ImageProjection
+    scheduler: DynamiCrafterScheduler
+
+    def __init__(
+        self,
+        unet: DynamiCrafterUNet,
+        vae: AutoencoderKL,
+        image_encoder: CLIPVisionModelWithProjection,
+        image_projection: ImageProjection,
+        scheduler: DynamiCrafterScheduler,
+        frames_per_slice: int = 2,
+    ) -> None:
+        """
+        Args:
+            unet: predicts v.
+            vae: between RGB-D frames and latents.
+            image_encoder: CLIP, reads photos.
+            image_projection: turns its tokens into a context.
+            scheduler: noise levels and steps.
+            frames_per_slice: frames that the autoencoder treats at once; memory grows with it, results stay the same.
+        """
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            vae=vae,
+            image_encoder=image_encoder,
+            image_projection=image_projection,
+            scheduler=scheduler,
+        )
+        self.register_to_config(frames_per_slice=frames_per_slice)
+        self.frames_per_slice = frames_per_slice
+        self._null_tokens: tuple[int, Tensor] | None = None
+
+    @property
+    def size_multiple(self) -> int:
+        """Width and height of clips must be multiples of this many pixels."""
+        return self.unet.size_multiple * self._pixels_per_latent
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return 2 ** (len(self._autoencoder_config.block_out_channels) - 1)
+
+    @property
+    def _autoencoder_config(self) -> Any:
+        return self.vae.config  # diffusers types it as a plain dict, although fields are read as attributes
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        rgb: Float[Tensor, "T H W 3"],
+        disparity: Float[Tensor, "T H W 1"],
+        references: Float[Tensor, "R h w 3"],
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+        noise: RecordedNoise | None = None,
+    ) -> RepairOutput:
+        """Repair one clip.
+
+        Args:
+            rgb: rendered colours in 0..1. The network was trained on 16 frames of 960 x 512 (width x height).
+            disparity: rendered disparity in 0..1 over the clip, 0 where unknown.
+            references: real photos of any size, in 0..1. The network was trained with one.
+            sampling: steps and guidance.
+            generator: source of all randomness.
+            noise: recorded noise instead.
+
+        Returns:
+            The repaired frames, in float32 on the device of the pipeline.
+
+        Raises:
+            ValueError: shapes that disagree, a size that the network cannot take, or an autoencoder without depth.
+        """
+        sampling, noise = sampling or Sampling(), noise or RecordedNoise()
+        self._check(rgb, disparity, references)
+        device = self._execution_device
+        video = to_network(torch.cat([rgb, disparity], dim=-1).to(device)).permute(3, 0, 1, 2)[None]
+        photos = to_network(references.to(device)).permute(0, 3, 1, 2)
+        context = self.encode_references(photos[None])
+        null = self.null_context(len(references)) if sampling.guidance_scale != 1 else None
+        condition = self.encode_video(video, sampling.sample_condition, generator, noise.condition)
+        latents = self.denoise(condition, context, null, sampling, generator, noise)
+        decoded = from_network(self.decode_video(latents)[0].permute(1, 2, 3, 0).float())
+        self.maybe_free_model_hooks()
+        return RepairOutput(rgb=decoded[..., :3], disparity=decoded[..., 3:], latents=latents)
+
+    def encode_references(self, photos: Float[Tensor, "B R 3 h w"]) -> Float[Tensor, "B L D"]:
+        """Context tokens of photos in -1..1, those of one clip in a row; gradients reach the projection."""
+        pixels = clip_pixels(photos.flatten(0, 1).float())
+        return self._project(self._tokens(pixels), photos.shape[0])
+
+    def null_context(self, references: int, batch: int = 1) -> Float[Tensor, "B L D"]:
+        """Context of as many mid-grey photos, the branch without references of the guidance.
+
+        The tokens of the image encoder are kept between calls; the projection is not, because training changes it.
+        """
+        encoder = self.image_encoder
+        if self._null_tokens is None or self._null_tokens[0] != id(encoder):
+            grey = torch.zeros(1, 3, 1, 1, device=self._execution_device)
+            # Resizing and blurring leave a constant image as it is.
+            self._null_tokens = id(encoder), self._tokens(clip_pixels(grey.expand(1, 3, 224, 224)))
+        tokens = self._null_tokens[1].to(self._execution_device, encoder.dtype)
+        return self._project(tokens, 1).repeat(batch, references, 1)
+
+    @torch.no_grad()
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        return self.image_encoder(pixel_values=pixels.to(self.image_encoder.dtype)).last_hidden_state
+
+    def _project(self, tokens: Tensor, batch: int) -> Tensor:
+        return self.image_projection(tokens.to(self.image_projection.dtype)).unflatten(0, (batch, -1)).flatten(1, 2)
+
+    @torch.no_grad()
+    def encode_video(
+        self,
+        video: Float[Tensor, "B 4 T H W"],
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+        noise: Float[Tensor, "B*T 4 h w"] | None = None,
+    ) -> Float[Tensor, "B 4 T h w"]:
+        """Scaled latents of RGB-D frames in -1..1, in float32.
+
+        Args:
+            video: channels are red, green, blue and disparity.
+            sample: draw from the distribution of the latents; False gives its mode.
+            generator: source of the draw.
+            noise: recorded draw instead.
+        """
+        frames = video.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
+        slices = frames.split(self.frames_per_slice)
+        moments = [self.vae.encode(part).latent_dist for part in slices]  # pyright: ignore[reportAttributeAccessIssue]
+        latents = torch.cat([moment.mean for moment in moments]).float()
+        if sample:
+            if noise is None:
+                noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=torch.float32)
+            latents = latents + torch.cat([moment.std for moment in moments]).float() * noise.to(latents)
+        return (latents * self._autoencoder_config.scaling_factor).unflatten(0, (len(video), -1)).transpose(1, 2)
+
+    @torch.no_grad()
+    def decode_video(self, latents: Float[Tensor, "B 4 T h w"]) -> Float[Tensor, "B 4 T H W"]:
+        """RGB-D frames, nominally in -1..1, of scaled latents."""
+        frames = (latents / self._autoencoder_config.scaling_factor).transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
+        decoded = [self.vae.decode(part, return_dict=False)[0] for part in frames.split(self.frames_per_slice)]
+        return torch.cat(decoded).unflatten(0, (len(latents), -1)).transpose(1, 2)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        condition: Float[Tensor, "B 4 T h w"],
+        context: Float[Tensor, "B L D"],
+        null_context: Float[Tensor, "B L D"] | None,
+        sampling: Sampling,
+        generator: torch.Generator | None = None,
+        noise: RecordedNoise | None = None,
+        fps: Tensor | None = None,
+    ) -> Float[Tensor, "B 4 T h w"]:
+        """Sample latents.
+
+        Args:
+            condition: latents of the renders.
+            context: tokens of the photos.
+            null_context: tokens of no photo; without them there is no guidance.
+            sampling: steps and guidance.
+            generator: source of the start and of the noise of the steps.
+            noise: recorded noise instead.
+            fps: frame rates, one per clip, instead of the one in `sampling`. [B]
+        """
+        recorded = noise or RecordedNoise()
+        latents = recorded.start
+        if latents is None:
+            latents = randn_tensor(condition.shape, generator=generator, device=condition.device, dtype=torch.float32)
+        latents = latents.to(condition)
+        if fps is None:
+            fps = torch.full((len(condition),), sampling.fps, device=condition.device)
+        self.scheduler.set_timesteps(sampling.steps, spacing=sampling.spacing)
+        timesteps: list[int] = self.scheduler.timesteps.tolist()
+        with self.progress_bar(total=len(timesteps)) as progress:  # pyright: ignore[reportCallIssue]
+            for index, timestep in enumerate(timesteps):
+                velocity = self._predict(latents, condition, timestep, fps, context, null_context, sampling)
+                fresh = None if recorded.steps is None else recorded.steps[index]
+                latents = self.scheduler.step(velocity, timestep, latents, sampling.eta, generator, fresh).prev_sample
+                progress.update()
+        return latents
+
+    def _predict(
+        self,
+        latents: Tensor,
+        condition: Tensor,
+        timestep: int,
+        fps: Tensor,
+        context: Tensor,
+        null_context: Tensor | None,
+        sampling: Sampling,
+    ) -> Tensor:
+        """v of one time step after guidance, in float32."""
+        dtype = self.unet.dtype
+        sample = torch.cat([latents, condition], dim=1).to(dtype)
+        times = torch.full((len(latents),), timestep, device=latents.device)
+        if null_context is None or sampling.guidance_scale == 1:
+            return self.unet(sample, times, context.to(dtype), fps).float()
+        if sampling.batch_guidance:
+            both = torch.cat([context, null_context]).to(dtype)
+            prediction = self.unet(sample.repeat(2, 1, 1, 1, 1), times.repeat(2), both, fps.repeat(2))
+            conditional, unconditional = prediction.float().chunk(2)
+        else:
+            conditional = self.unet(sample, times, context.to(dtype), fps).float()
+            unconditional = self.unet(sample, times, null_context.to(dtype), fps).float()
+        return apply_guidance(conditional, unconditional, sampling.guidance_scale, sampling.guidance_rescale)
+
+    def _check(self, rgb: Tensor, disparity: Tensor, references: Tensor) -> None:
+        channels = self._autoencoder_config.in_channels
+        if channels != _RGBD:
+            raise ValueError(
+                f"the autoencoder of this pipeline has {channels} channels, but RGB-D needs {_RGBD}: convert "
+                "the base checkpoint with an RGB-D autoencoder (--vae)"
+            )
+        if rgb.dim() != 4 or rgb.shape[-1] != 3 or disparity.shape != (*rgb.shape[:3], 1):
+            raise ValueError(
+                f"rgb must be [T, H, W, 3] and disparity [T, H, W, 1], found {tuple(rgb.shape)} and "
+                f"{tuple(disparity.shape)}"
+            )
+        height, width = rgb.shape[1:3]
+        if len(rgb) == 0 or height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"the clip has {len(rgb)} frames of {width} x {height} (width x height); there must be at least one, "
+                f"and both sides must be multiples of {self.size_multiple}: pad or resize the clip"
+            )
+        if references.dim() != 4 or references.shape[-1] != 3 or len(references) == 0:
+            raise ValueError(
+                f"references must be [R, H, W, 3] with at least one photo, found {tuple(references.shape)}"
+            )
