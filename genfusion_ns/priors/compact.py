@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,9 @@ from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images, resize_
 from genfusion_ns.priors.compact_unet import CompactUNet
 from genfusion_ns.priors.conditioning import Condition, condition_on
 from genfusion_ns.priors.flow import euler_step, start_point
+from genfusion_ns.priors.weight_files import WEIGHTS_FILE as WEIGHTS_FILE
+from genfusion_ns.priors.weight_files import load_weights, read_config
 
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _MIN_FRAMES = 4  # temporal convolutions reach two frames to either side
 _HALF_CONFIDENCE_ERROR = 0.2  # expected rms colour error, of the -1..1 range, at which confidence is 0.5
 
@@ -139,27 +140,27 @@ def run_flow(network: CompactUNet, condition: Condition, steps: int, generator: 
 
 def load_network(folder: Path) -> CompactUNet:
     """The network of a folder, in float32 on the CPU; errors as in `CompactRepairer.from_folder`."""
-    for name in ("config.json", WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}: a compact repairer is a folder with config.json and {WEIGHTS_FILE}; "
-                "gf-train-generator writes one"
-            )
-    config = CompactUNet.load_config(folder)
-    found = config.get("_class_name") if isinstance(config, dict) else None
-    if found != CompactUNet.__name__:
-        raise ValueError(f"{folder / 'config.json'} describes a {found}, not a {CompactUNet.__name__}")
+    config, path = read_config(folder), folder / "config.json"
+    if config.get("_class_name") != CompactUNet.__name__:
+        raise ValueError(f"{path} describes a {config.get('_class_name')}, not a {CompactUNet.__name__}")
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    _check_arguments(path, arguments)
     try:
-        loaded = CompactUNet.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / 'config.json'}: {error}") from error
-    network, info = cast(tuple[CompactUNet, dict[str, list[str]]], loaded)
-    wrong = {key: info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
-    if wrong:
-        raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / 'config.json'}: {wrong}")
-    return network
+        with torch.device("meta"):  # sizes are compared with the file before any memory is taken
+            network = CompactUNet(**arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{path} describes a network that cannot be built: {error}") from error
+    load_weights(network, folder)
+    return network.eval()
+
+
+def _check_arguments(path: Path, arguments: dict[str, Any]) -> None:
+    """Refuse values that the network would keep without looking at them."""
+    for name, value in arguments.items():
+        least = 0 if name in ("sigma_min", "sigma_max") else 1
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and least <= x < 1e6 for x in numbers):
+            raise ValueError(f"{path}: {name} is {str(value)[:60]!r}; numbers of at least {least} are needed")
 
 
 def _check(clip: Clip, references: References) -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 import torch
 
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
+from genfusion_ns.priors.weight_files import check_folder
 
 _COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
+_EMBEDDED = ("auto", "compact")
+_SIDES = (16, 4096)
+"""Least and largest side of a clip, in pixels; the networks work on patches of 16."""
 
 
 @dataclass
@@ -27,6 +31,26 @@ class RepairerConfig:
     """Width and height in pixels at which clips are rendered and repaired."""
 
 
+def check_repairer(config: RepairerConfig) -> None:
+    """Check a config without building anything, so that a run is refused when it starts and not at its first round.
+
+    Raises:
+        ValueError: the model is neither a known name nor a folder, its files are damaged, or a field is out of range.
+        FileNotFoundError: the weights are incomplete or missing.
+    """
+    if not 1 <= config.steps <= 1000:
+        raise ValueError(f"--pipeline.repairer.steps is {config.steps}; allowed are 1..1000, 4 is usual")
+    low, high = _SIDES
+    if not all(low <= side <= high for side in config.resolution):
+        raise ValueError(
+            f"--pipeline.repairer.resolution is {config.resolution}; width and height must be {low}..{high} pixels, "
+            "256 144 is usual"
+        )
+    _check_device(config.device)
+    if config.model != "none":
+        check_folder(_folder(config.model))
+
+
 def build_repairer(config: RepairerConfig, device: torch.device | str) -> VideoRepairer:
     """Build the repairer that `config` names.
 
@@ -38,16 +62,37 @@ def build_repairer(config: RepairerConfig, device: torch.device | str) -> VideoR
         ValueError: the model is neither a known name nor a folder, or a field is out of range.
         FileNotFoundError: the weights are incomplete or missing.
     """
+    check_repairer(config)
     if config.model == "none":
         return IdentityRepairer(config.resolution)
-    folder = _COMPACT_WEIGHTS if config.model in ("auto", "compact") else Path(config.model).expanduser()
-    if config.model not in ("auto", "compact") and not folder.is_dir():
-        raise ValueError(
-            f"repairer model is {config.model!r}, which is neither auto, compact or none nor an existing folder; "
-            "gf-train-generator writes such a folder"
-        )
     # diffusers takes seconds to import, so it is reached only where a repairer is really built.
     from genfusion_ns.priors.compact import CompactRepairer
 
     chosen = config.device if config.device is not None else device
-    return CompactRepairer.from_folder(folder, config.steps, chosen, config.resolution)
+    return CompactRepairer.from_folder(_folder(config.model), config.steps, chosen, config.resolution)
+
+
+def _folder(model: str) -> Path:
+    if model in _EMBEDDED:
+        return _COMPACT_WEIGHTS
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"repairer model is {model!r}, which is neither auto, compact or none nor an existing folder; "
+            "gf-train-generator writes such a folder (--pipeline.repairer.model FOLDER)"
+        )
+    return folder
+
+
+def _check_device(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--pipeline.repairer.device is {name!r}; allowed are cpu, cuda, cuda:0 and so on") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--pipeline.repairer.device is {name!r}, this machine has {torch.cuda.device_count()} CUDA device(s); "
+            "use cpu, or leave it out to use the scene's device"
+        )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +21,7 @@ from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -239,12 +241,24 @@ class _Run:
                 shutil.rmtree(old)
 
     def resume(self) -> int:
-        """Load the checkpoint, if there is one; the number of steps it has seen."""
+        """Load the checkpoint, if there is one; the number of steps it has seen.
+
+        Raises:
+            ValueError: it is damaged, incomplete, or of a network of another size.
+        """
         marker = self.output / "checkpoint.json"
         if not marker.is_file():
             return 0
-        step = int(json.loads(marker.read_text())["step"])
-        self.accelerator.load_state(str(self.output / f"checkpoint-{step}"))
+        afresh = f"delete {marker} to train afresh, or restore the folder"
+        try:
+            step = int(json.loads(marker.read_text())["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{marker} names no step ({error!r}); {afresh}") from error
+        folder = self.output / f"checkpoint-{step}"
+        try:
+            self.accelerator.load_state(str(folder))
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
+            raise ValueError(f"{folder} cannot be resumed from: {error}; {afresh}") from error
         return step
 
 

@@ -1,0 +1,105 @@
+"""Folders with the weights of a network, read without ever unpickling: config.json and a safetensors file.
+
+Errors are told apart before a network is built, so that a run can refuse a folder when it starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+_SHOWN = 3
+
+
+def check_folder(folder: Path) -> None:
+    """Look at both files of a weights folder without loading them.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: config.json is no JSON object, or the weights are no whole safetensors file.
+    """
+    read_config(folder)
+    _open(folder / WEIGHTS_FILE).__exit__(None, None, None)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json.
+
+    Raises:
+        FileNotFoundError: it or the weights are missing.
+        ValueError: it is no JSON object.
+    """
+    for name in ("config.json", WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}: a repairer is a folder with config.json and {WEIGHTS_FILE} (pickled weights, "
+                ".bin or .ckpt, are never loaded); gf-train-generator writes one"
+            )
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}; copy the folder again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} contains a {type(config).__name__}, an object is needed; copy the folder again")
+    return config
+
+
+def load_weights(network: nn.Module, folder: Path) -> None:
+    """Give `network`, which may be on the meta device, the weights of a folder, in float32 on the CPU.
+
+    Raises:
+        ValueError: the file is damaged, or its tensors are not those of the network, or not finite.
+    """
+    path = folder / WEIGHTS_FILE
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    with _open(path) as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        _compare(path, expected, found)
+        weights = {key: file.get_tensor(key) for key in found}
+    _require_numbers(path, weights)
+    network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt").__enter__()
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} does not fit {path.with_name('config.json')}: it is no whole safetensors file ({error}); copy it "
+            "again, or convert weights of another format"
+        ) from error
+
+
+def _compare(path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+    other = [
+        f"{key} {found[key]} for {expected[key]}" for key in expected if key in found and found[key] != expected[key]
+    ]
+    kinds = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [key for key in found if key not in expected],
+        "of another shape": other,
+    }
+    wrong = [f"{len(keys)} tensors {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in kinds.items() if keys]
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit {path.with_name('config.json')}: {'; '.join(wrong)}. Both files must come from the "
+            "same training"
+        )
+
+
+def _require_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    for key, value in weights.items():
+        if not value.is_floating_point():
+            raise ValueError(f"{path}: {key} is stored as {value.dtype}; float16, bfloat16 or float32 is needed")
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{path}: {key} contains NaN or infinity, as after a training that diverged; take another checkpoint"
+            )
