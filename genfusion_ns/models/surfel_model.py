@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
@@ -25,11 +25,12 @@ from tyro.conf import Suppress
 from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.models.densification import SurfelStrategy
+from genfusion_ns.models.insertion import FLAT_LOG_SCALE as FLAT_LOG_SCALE
+from genfusion_ns.models.insertion import NewSurfels, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
-FLAT_LOG_SCALE = -12.0
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 
@@ -173,17 +174,8 @@ class GenFusionModel(SplatfactoModel):
         else:
             means = (torch.rand(self.config.num_random, 3) - 0.5) * self.config.random_scale
             colours = torch.rand(len(means), 3)
-        count = len(means)
-        log_scale = torch.log(_spacing(means))[:, None]
-        bands = (self.config.sh_degree + 1) ** 2
-        values = {
-            "means": means,
-            "scales": torch.cat([log_scale, log_scale, torch.full_like(log_scale, FLAT_LOG_SCALE)], dim=-1),
-            "quats": random_quat_tensor(count),
-            "features_dc": RGB2SH(colours) if self.config.sh_degree > 0 else torch.logit(colours, eps=1e-3),
-            "features_rest": torch.zeros(count, bands - 1, 3),
-            "opacities": torch.logit(torch.full((count, 1), 0.1)),
-        }
+        quats = random_quat_tensor(len(means))
+        values = parameter_values(means, colours, _spacing(means), quats, 0.1, self.config.sh_degree)
         return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -375,6 +367,20 @@ class GenFusionModel(SplatfactoModel):
         """
         render.info["gradient_2dgs"].retain_grad()
         (self._generated_infos if generated else self._observed_infos).append(render.info)
+
+    def insert_surfels(self, new: NewSurfels) -> int:
+        """Append surfels between two training steps, as many as `max_surfels` leaves room for; see `insert_surfels`.
+
+        Call it before the first render of a step: statistics of renders belong to the surfels that they showed.
+
+        Returns:
+            How many were inserted.
+        """
+        if self.config.max_surfels:
+            new = new.thinned(max(0, self.config.max_surfels - self.num_points))
+        optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
+        insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree)
+        return len(new)
 
     def step_post_backward(self, step: int) -> None:
         """Feed the renders of this step to the densification strategy and refine when it is time."""
