@@ -19,7 +19,13 @@ from torch import Tensor
 
 from genfusion_ns.data.random_points import random_points_in_view, views_seeing
 from genfusion_ns.data.similarity import AlignmentError, fit_similarity
-from genfusion_ns.data.sparse_model import SparseModel, SparseModelError, read_colmap_model, read_ply_model
+from genfusion_ns.data.sparse_model import (
+    SparseModel,
+    SparseModelError,
+    read_colmap_model,
+    read_ply_model,
+    without_invalid_points,
+)
 from genfusion_ns.data.view_selection import NameIndex
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ SeedPointsKind = Literal["visible", "strict", "random"]
 
 _COLMAP_FOLDERS = (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse"))
 _NEEDED_VIEWS = {"visible": 1, "strict": 2}
+_MOST_RANDOM = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,12 @@ def make_seed_points(
 
     Raises:
         SparseModelError: the capture's point file is corrupt.
+        ValueError: a number of points that cannot be drawn, or no point at all.
     """
+    if not 0 <= num_random <= _MOST_RANDOM:
+        raise ValueError(
+            f"--pipeline.datamanager.num-random-points is {num_random}; allowed are 0..{_MOST_RANDOM}, 10000 is usual."
+        )
     train_cameras = parts.cameras if parts else cameras[torch.tensor(train_ids, dtype=torch.long)]
     xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
     if kind != "random":
@@ -105,6 +117,11 @@ def make_seed_points(
             source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
     if len(xyz) >= min_points:
         return SeedPoints(xyz, rgb, kind, source)
+    if len(xyz) + num_random == 0:
+        raise ValueError(
+            f"There are no points to start from ({source}) and --pipeline.datamanager.num-random-points is 0; "
+            "10000 is usual."
+        )
     extra = random_points_in_view(train_cameras, num_random, generator, xyz, parts.masks if parts else None)
     grey = torch.full((num_random, 3), 128, dtype=torch.uint8)
     if kind != "random":
@@ -117,8 +134,12 @@ def _find_model(sources: SparseSources, names: Sequence[str], cameras: Cameras) 
     """The first sparse model that fits the cameras, moved into their frame, and a sentence about it."""
     rejected: list[str] = []
     for path, read in _candidates(sources):
-        model = read()
-        label = path.relative_to(sources.data_dir).as_posix()
+        read_model = read()
+        model = without_invalid_points(read_model)
+        label = (path.relative_to(sources.data_dir) if path.is_relative_to(sources.data_dir) else path).as_posix()
+        dropped = len(read_model.xyz) - len(model.xyz)
+        if dropped:
+            label += f" without {dropped} points that are NaN or infinitely far"
         if len(model.xyz) == 0:
             rejected.append(f"{label} is empty")
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from plyfile import PlyData, PlyParseError
 
 _OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0])
 _NO_COLOUR = 128
+_LARGEST = 1e12
+"""Largest coordinate of a point, in units of the file; beyond, products of coordinates overflow single precision."""
+_READING_ERRORS = (OSError, ValueError, IndexError, KeyError, struct.error, AssertionError, MemoryError, OverflowError)
+"""What nerfstudio's readers raise on files that are cut off or hold something else."""
 
 
 class SparseModelError(ValueError):
@@ -70,20 +74,34 @@ def read_ply_model(path: Path, pose_files: Sequence[Path]) -> SparseModel:
     frames = [frame for file in pose_files for frame in _read_frames(file)]
     try:
         vertices = PlyData.read(str(path))["vertex"].data
-    except (OSError, PlyParseError, KeyError, ValueError) as error:
-        raise SparseModelError(f"{path} cannot be read as a PLY point cloud: {error}") from error
+    except (PlyParseError, *_READING_ERRORS) as error:
+        raise SparseModelError(f"{path} cannot be read as a PLY point cloud: {error}. Export it again.") from error
     columns = vertices.dtype.names or ()
     if not {"x", "y", "z"} <= set(columns):
         raise SparseModelError(f"{path}: vertices have the properties {list(columns)}; x, y and z are needed.")
-    poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)
+    if any(vertices[axis].dtype.kind not in "fiu" for axis in "xyz"):
+        raise SparseModelError(f"{path}: x, y and z must be numbers, one per vertex. Export it again.")
+    poses = np.array([frame["transform_matrix"][:3] for frame in frames], dtype=np.float64)
     return SparseModel(
         path=path,
         xyz=np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64),
         rgb=_colours(vertices, columns),
         names=tuple(str(frame["file_path"]).removeprefix("./") for frame in frames),
-        c2w=poses[:, :3, :4],
+        c2w=poses,
         tracks=None,
     )
+
+
+def without_invalid_points(model: SparseModel) -> SparseModel:
+    """The model without the points whose positions are NaN or too large for single precision."""
+    valid = np.all(np.abs(model.xyz) < _LARGEST, axis=1)
+    if valid.all():
+        return model
+    tracks = model.tracks
+    if tracks is not None:
+        kept = tracks[valid[tracks[:, 0]]]
+        tracks = np.stack([np.cumsum(valid)[kept[:, 0]] - 1, kept[:, 1]], axis=1)
+    return replace(model, xyz=model.xyz[valid], rgb=model.rgb[valid], tracks=tracks)
 
 
 def _tracks(image_ids: list[int], seen_by: list[np.ndarray]) -> Int[np.ndarray, "L 2"]:
@@ -101,8 +119,11 @@ def _read_colmap(folder: Path, stem: str, binary: Callable[..., dict], text: Cal
         if path.exists():
             try:
                 return read(path)
-            except (OSError, ValueError, IndexError, KeyError, struct.error) as error:
-                raise SparseModelError(f"{path} cannot be read as a COLMAP model: {error}") from error
+            except _READING_ERRORS as error:
+                raise SparseModelError(
+                    f"{path} cannot be read as a COLMAP model: {error}. It may be cut off: copy it again, or remove it "
+                    "and its folder from the capture to start from random points."
+                ) from error
     raise SparseModelError(f"{folder} has neither {stem}.bin nor {stem}.txt.")
 
 

@@ -167,7 +167,9 @@ def select_views(
     if not num_views and train_every is not None:
         return _about(data_dir, lambda: strided_split(len(names), train_every))
     if not num_views:
-        return declared or _about(data_dir, lambda: dense_split(len(names), test_every))
+        return (
+            _usable(declared, data_dir) if declared else _about(data_dir, lambda: dense_split(len(names), test_every))
+        )
     published = data_dir / f"train_test_split_{num_views}.json"
     if published.exists():
         split = load_split_file(published, names)
@@ -194,6 +196,15 @@ def _thin(split: ViewSplit, num_views: int) -> ViewSplit:
     return ViewSplit(train, split.test_ids, source=f"{num_views} views spread evenly, {split.source}")
 
 
+def _usable(declared: ViewSplit, data_dir: Path) -> ViewSplit:
+    if len(declared.train_ids) < MIN_TRAIN_VIEWS or not declared.test_ids:
+        raise SplitError(
+            f"{data_dir}: {declared.source} are {len(declared.train_ids)} and {len(declared.test_ids)}; at least "
+            f"{MIN_TRAIN_VIEWS} train views and 1 test view are needed. Correct the capture, or name a --split-file."
+        )
+    return declared
+
+
 def _about(data_dir: Path, make) -> ViewSplit:
     try:
         return make()
@@ -216,7 +227,7 @@ def _locate(split_file: Path, data_dir: Path) -> Path:
 def _read_json_object(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly long numbers, deep nesting
         raise SplitError(f"{path} cannot be read as a split file: {error}.") from error
     if not isinstance(content, dict):
         raise SplitError(f"{path}: expected an object with train_ids and test_ids, found a {type(content).__name__}.")
