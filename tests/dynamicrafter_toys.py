@@ -98,3 +98,124 @@ def recorded_pipeline() -> DynamiCrafterPipeline:
         state |= {name: own[name] for name in own if name.endswith("position_ids")}
         module.load_state_dict(state, strict=True)
     return pipeline
+
+
+def published_names(pipeline: DynamiCrafterPipeline, lvdm: AutoencoderKL | None = None) -> dict[str, torch.Tensor]:
+    """The weights under the names of a published checkpoint: the inverse of the rules, written independently.
+
+    With `lvdm`, the autoencoder is that one, under the names of base DynamiCrafter files.
+    """
+    out: dict[str, torch.Tensor] = {}
+    for key, value in pipeline.unet.state_dict().items():
+        linear = key in ("transformer_in.proj_in.weight", "transformer_in.proj_out.weight")
+        out[f"model.diffusion_model.{_unet_name(key)}"] = value[..., None] if linear else value
+    for key, value in (lvdm or pipeline.vae).state_dict().items():
+        attention = lvdm is not None and "mid_block.attentions" in key and value.dim() == 2
+        name = key if lvdm is None else _lvdm_name(key)
+        out[f"first_stage_model.{name}"] = value[..., None, None] if attention else value
+    _join(out, pipeline.image_projection.state_dict(), "image_proj_model.", _projection_name)
+    _join(out, pipeline.image_encoder.state_dict(), "embedder.model.visual.", _encoder_name)
+    return {name: value.contiguous().clone() for name, value in out.items()}
+
+
+def _join(out, state, prefix, rename):
+    """Renamed entries; those that get the same name are stacked in their order."""
+    parts: dict[str, list[torch.Tensor]] = {}
+    order = {"q": 0, "k": 1, "v": 2}
+    rank = lambda key: next((order[m] for m in re.findall(r"(?:to_)?([qkv])(?:_proj)?\.", key)), 0)  # noqa: E731
+    for key in sorted(state, key=rank):
+        parts.setdefault(rename(key), []).append(state[key])
+    for name, values in parts.items():
+        value = torch.cat(values)
+        out[prefix + name] = value.T if name == "proj" else value
+
+
+def _replaced(key: str, pairs: dict) -> str:
+    for pattern, replacement in pairs.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _unet_name(key: str) -> str:
+    inner = {
+        r"time_embedding\.linear_(\d)": lambda m: f"time_embed.{int(m[1]) * 2 - 2}",
+        r"fps_embedding\.linear_(\d)": lambda m: f"fps_embedding.{int(m[1]) * 2 - 2}",
+        r"^conv_in": "input_blocks.0.0",
+        r"^conv_norm_out": "out.0",
+        r"^conv_out": "out.2",
+        r"^transformer_in": "init_attn.0",
+        r"attn2\.processor\.(to_[kv]_ip)\.0": r"attn2.\1",
+        r"^mid_block\.(temp_attentions|attentions)\.0": lambda m: f"middle_block.{1 + (m[1] != 'attentions')}",
+        r"^mid_block\.(resnets|temp_convs)\.(\d)": lambda m: f"middle_block.{int(m[2]) * 3}@{m[1]}",
+        r"^down_blocks\.(\d)\.downsamplers\.0\.conv": lambda m: f"input_blocks.{int(m[1]) * 3 + 3}.0.op",
+        r"^up_blocks\.0\.upsamplers\.0\.conv": "output_blocks.2.1.conv",
+        r"^up_blocks\.(\d)\.upsamplers\.0\.conv": lambda m: f"output_blocks.{int(m[1]) * 3 + 2}.3.conv",
+        r"^down_blocks\.(\d)\.(\w+)\.(\d)": lambda m: f"input_blocks.{int(m[1]) * 3 + int(m[3]) + 1}.{_slot(m[2])}",
+        r"^up_blocks\.(\d)\.(\w+)\.(\d)": lambda m: f"output_blocks.{int(m[1]) * 3 + int(m[3])}.{_slot(m[2])}",
+        r"@temp_convs": ".temopral_conv",
+        r"@resnets\.norm1": ".in_layers.0",
+        r"@resnets\.conv1": ".in_layers.2",
+        r"@resnets\.time_emb_proj": ".emb_layers.1",
+        r"@resnets\.norm2": ".out_layers.0",
+        r"@resnets\.conv2": ".out_layers.3",
+        r"@resnets\.conv_shortcut": ".skip_connection",
+    }
+    return _replaced(key, inner)
+
+
+def _slot(kind: str) -> str:
+    return {"attentions": "1", "temp_attentions": "2"}.get(kind, f"0@{kind}")
+
+
+def _lvdm_name(key: str) -> str:
+    return _replaced(
+        key,
+        {
+            r"conv_shortcut": "nin_shortcut",
+            r"conv_norm_out": "norm_out",
+            r"mid_block\.resnets\.(\d)": lambda m: f"mid.block_{int(m[1]) + 1}",
+            r"mid_block\.attentions\.0\.group_norm": "mid.attn_1.norm",
+            r"mid_block\.attentions\.0\.to_out\.0": "mid.attn_1.proj_out",
+            r"mid_block\.attentions\.0\.to_": "mid.attn_1.",
+            r"down_blocks\.(\d)\.": r"down.\1.",
+            r"up_blocks\.(\d)\.": lambda m: f"up.{3 - int(m[1])}.",
+            r"resnets": "block",
+            r"(down|up)samplers\.0": r"\1sample",
+        },
+    )
+
+
+def _projection_name(key: str) -> str:
+    return _replaced(
+        key,
+        {
+            r"\.ln0": ".0.norm1",
+            r"\.ln1": ".0.norm2",
+            r"\.attn\.to_[kv]\.": ".0.to_kv.",
+            r"\.attn\.to_q": ".0.to_q",
+            r"\.attn\.to_out\.0": ".0.to_out",
+            r"\.ff\.0": ".1.0",
+            r"\.ff\.1\.net\.0\.proj": ".1.1",
+            r"\.ff\.1\.net\.2": ".1.3",
+        },
+    )
+
+
+def _encoder_name(key: str) -> str:
+    return _replaced(
+        key,
+        {
+            r"vision_model\.embeddings\.class_embedding": "class_embedding",
+            r"vision_model\.embeddings\.position_embedding\.weight": "positional_embedding",
+            r"vision_model\.embeddings\.patch_embedding": "conv1",
+            r"vision_model\.pre_layrnorm": "ln_pre",
+            r"vision_model\.post_layernorm": "ln_post",
+            r"visual_projection\.weight": "proj",
+            r"vision_model\.encoder\.layers": "transformer.resblocks",
+            r"layer_norm": "ln_",
+            r"self_attn\.[qkv]_proj\.": "attn.in_proj_",
+            r"self_attn\.out_proj": "attn.out_proj",
+            r"mlp\.fc1": "mlp.c_fc",
+            r"mlp\.fc2": "mlp.c_proj",
+        },
+    )

@@ -92,9 +92,9 @@ class Piece:
         return source
 
 
-def is_ignored(source: str) -> bool:
-    """Whether a source is on the list of those that are not needed."""
-    return any(re.fullmatch(pattern, source) for pattern in IGNORED)
+def ignored_as(source: str) -> str | None:
+    """Why a source is not needed; None where it is."""
+    return next((reason for pattern, reason in IGNORED.items() if re.fullmatch(pattern, source)), None)
 
 
 def pieces_of(source: str, layers_per_block: int = 2, vae_levels: int = 4) -> tuple[Piece, ...]:

@@ -1,0 +1,247 @@
+"""From a published checkpoint to a folder that `DynamiCrafterPipeline.from_pretrained` reads.
+
+The conversion is strict both ways: every parameter of the pipeline is filled once, and every tensor of the file is used
+or on the list of those that are not needed. All of that is settled from names and shapes before anything is written;
+then tensors pass one by one from the mapped file to the written one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
+from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource, open_checkpoint
+from genfusion_ns.priors.dynamicrafter.key_map import Piece, ignored_as, pieces_of
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
+from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
+
+_VAE_PREFIX = "first_stage_model."
+_SHOWN = 5
+RGBD_CHANNELS = (4, 4)
+"""Image channels of the autoencoder, in and out."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did."""
+
+    parameters: int
+    """Numbers written."""
+    tensors: int
+    """Tensors written."""
+    ignored: dict[str, int]
+    """Tensors of the checkpoint that were left out, by reason."""
+    rgbd: bool
+    """Whether the autoencoder takes RGB-D; without, the result can be trained on but not run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each parameter comes from."""
+
+    sources: dict[str, tuple[str, Piece]]
+    """By target name: name in the checkpoint and what is taken of it."""
+    ignored: dict[str, int]
+    """See `Conversion.ignored`."""
+
+
+def convert_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    dtype: torch.dtype = torch.float16,
+    vae: Path | None = None,
+    architecture: Architecture | None = None,
+) -> Conversion:
+    """Convert a checkpoint of GenFusion, or of the DynamiCrafter it started from.
+
+    Args:
+        checkpoint: see `checkpoint_source.open_checkpoint`.
+        output: folder to write, new or empty.
+        dtype: float16, bfloat16 or float32.
+        vae: folder of an autoencoder in diffusers format to use in place of the one in the file. Base DynamiCrafter
+            files need one that takes RGB-D: theirs has three channels.
+        architecture: sizes; the published ones where there are none.
+
+    Raises:
+        FileNotFoundError: the checkpoint or the folder of the autoencoder is missing.
+        FileExistsError: the output folder has files in it.
+        CheckpointError: the file is unreadable, its tensors do not fit the architecture, or the autoencoder has no
+            depth.
+        ValueError: a tensor with values that are not finite in this type.
+        OSError: the disk is too small.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not an empty folder; choose another or remove it")
+    source = open_checkpoint(checkpoint)
+    autoencoder = None if vae is None else _load_autoencoder(vae, dtype)
+    pipeline = _fitting(architecture or Architecture(), source, replaced=vae is not None).skeleton()
+    plan = plan_conversion(source, pipeline, skip_vae=vae is not None, where=str(checkpoint))
+    if autoencoder is not None:
+        pipeline.register_modules(vae=autoencoder)
+    parts = weighted_parts(pipeline)
+    values = [value for part in parts.values() for value in part.state_dict().values()]
+    _check_space(output, sum(value.numel() for value in values) * dtype.itemsize)
+    # Written beside its place, so that an interrupted conversion does not look like a pipeline.
+    staging = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        for name, part in parts.items():
+            if autoencoder is not None and part is autoencoder:
+                autoencoder.save_pretrained(staging / name)
+            else:
+                _write_part(staging / name, part, name, source, plan, dtype)
+        pipeline.scheduler.save_pretrained(staging / "scheduler")
+        pipeline.save_config(staging)
+        if output.exists():
+            output.rmdir()
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Conversion(
+        parameters=sum(value.numel() for value in values),
+        tensors=len(values),
+        ignored=plan.ignored,
+        rgbd=_channels(pipeline.vae) == RGBD_CHANNELS,
+    )
+
+
+def plan_conversion(
+    source: CheckpointSource, pipeline: DynamiCrafterPipeline, skip_vae: bool = False, where: str = "the checkpoint"
+) -> Plan:
+    """Match the names and shapes of a checkpoint with those of a pipeline, of which only shapes are read.
+
+    Args:
+        source: the checkpoint.
+        pipeline: may be on the meta device.
+        skip_vae: leave the autoencoder out on both sides.
+        where: what messages call the checkpoint.
+
+    Raises:
+        CheckpointError: tensors that no rule knows, that are missing, or of another shape.
+    """
+    targets = {
+        f"{name}.{key}": tuple(value.shape)
+        for name, part in weighted_parts(pipeline).items()
+        if not (skip_vae and name == "vae")
+        for key, value in part.state_dict().items()
+    }
+    layers = pipeline.unet.config.layers_per_block
+    levels = _lvdm_levels(source.names())
+    sources: dict[str, tuple[str, Piece]] = {}
+    ignored: Counter[str] = Counter()
+    unknown, misfits = [], []
+    for name in source.names():
+        reason = "autoencoder, replaced by --vae" if skip_vae and name.startswith(_VAE_PREFIX) else ignored_as(name)
+        if reason is not None:
+            ignored[reason] += 1
+            continue
+        pieces = pieces_of(name, layers, levels)
+        if not pieces or any(piece.target not in targets for piece in pieces):
+            unknown.append(name)
+        for piece in pieces:
+            misfit = _misfit(source.shape(name), piece, targets.get(piece.target))
+            misfits += [f"{name}: {misfit}"] if misfit else []
+            sources[piece.target] = (name, piece)
+    missing = [name for name in targets if name not in sources]
+    _raise_if_any(where, unknown, missing, misfits)
+    return Plan(sources, dict(ignored))
+
+
+def _misfit(shape: tuple[int, ...], piece: Piece, expected: tuple[int, ...] | None) -> str | None:
+    """What is wrong with the shape of a source, if anything."""
+    if expected is None:
+        return None
+    try:
+        found = tuple(piece.of(torch.empty(shape, device="meta")).shape)
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return None if found == expected else f"gives {found} for {piece.target}, which is {expected}"
+
+
+def _raise_if_any(where: str, unknown: list[str], missing: list[str], misfits: list[str]) -> None:
+    problems = [
+        f"{len(entries)} {what}: {_some(entries)}"
+        for entries, what in (
+            (unknown, "tensors that this generator does not have"),
+            (missing, "parameters without a tensor"),
+            (misfits, "tensors of another shape"),
+        )
+        if entries
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where} is not a checkpoint of GenFusion's generator or of DynamiCrafter at 512 or 1024 pixels. "
+            + ". ".join(problems)
+        )
+
+
+def _some(entries: Iterable[str]) -> str:
+    shown = list(entries)
+    return ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
+
+
+def _lvdm_levels(names: Iterable[str]) -> int:
+    """Resolutions of an autoencoder with the original names; 0 where the names are those of diffusers."""
+    found = (re.match(rf"{re.escape(_VAE_PREFIX)}decoder\.up\.(\d+)\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _fitting(architecture: Architecture, source: CheckpointSource, replaced: bool) -> Architecture:
+    """The architecture with the image channels of the file's autoencoder."""
+    ends = [f"{_VAE_PREFIX}encoder.conv_in.weight", f"{_VAE_PREFIX}decoder.conv_out.weight"]
+    if replaced or not set(ends) <= set(source.names()):
+        return architecture
+    return architecture.with_vae_channels(source.shape(ends[0])[1], source.shape(ends[1])[0])
+
+
+def _channels(vae: Any) -> tuple[int, int]:
+    return vae.config.in_channels, vae.config.out_channels
+
+
+def _load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
+    """An autoencoder of RGB-D from a diffusers folder."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is not the folder of a diffusers autoencoder")
+    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    if _channels(vae) != RGBD_CHANNELS:
+        raise CheckpointError(
+            f"the autoencoder in {folder} has {_channels(vae)} image channels (in, out); RGB-D needs {RGBD_CHANNELS}, "
+            "as that of Intel/ldm3d-4c has"
+        )
+    return vae
+
+
+def _write_part(folder: Path, part: Any, name: str, source: CheckpointSource, plan: Plan, dtype: torch.dtype) -> None:
+    """Config and weights of one part, as its own ``save_pretrained`` would lay them out."""
+    folder.mkdir(parents=True)
+    transformers_part = name == "image_encoder"
+    if transformers_part:
+        part.config.architectures = [type(part).__name__]
+        part.config.save_pretrained(folder)
+    else:
+        part.save_config(folder)
+
+    def read(key: str) -> Tensor:
+        origin, piece = plan.sources[f"{name}.{key}"]
+        return piece.of(source.tensor(origin))
+
+    shapes = {key: tuple(value.shape) for key, value in part.state_dict().items()}
+    file = "model.safetensors" if transformers_part else "diffusion_pytorch_model.safetensors"
+    write_safetensors(folder / file, shapes, dtype, read)
+
+
+def _check_space(output: Path, needed: int) -> None:
+    existing = next(folder for folder in output.absolute().parents if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(f"{output} needs {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left")

@@ -1,0 +1,52 @@
+"""``gf-convert-generator``: the published weights of GenFusion as a folder that this package reads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+
+@dataclass
+class ConvertGeneratorConfig:
+    """Convert a checkpoint of GenFusion's generator, or of the DynamiCrafter it started from, to a diffusers folder."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """File to convert: .ckpt of Lightning or DeepSpeed, or .safetensors with the same names."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write, new or empty."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Type of the written weights; float32 to train on."""
+    vae: Path | None = None
+    """Folder of a diffusers autoencoder to use in place of that of the file; base DynamiCrafter files need the
+    four-channel one of Intel/ldm3d-4c."""
+
+
+def main(config: ConvertGeneratorConfig) -> None:
+    """Convert and say what was written; errors as in `convert_checkpoint`."""
+    # Takes seconds to import, which --help should not.
+    from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
+
+    done = convert_checkpoint(config.checkpoint, config.output, getattr(torch, config.dtype), config.vae)
+    print(f"{config.output}: {done.parameters:,} parameters in {done.tensors} tensors, {config.dtype}")
+    for reason, count in done.ignored.items():
+        print(f"left out {count} tensors: {reason}")
+    if not done.rgbd:
+        print("the autoencoder of this file has no depth: convert it with --vae to repair or train with the result")
+
+
+def entrypoint() -> None:
+    """Command line."""
+    config = tyro.cli(ConvertGeneratorConfig, prog="gf-convert-generator")
+    try:
+        main(config)
+    except (OSError, ValueError) as error:
+        sys.exit(f"gf-convert-generator: {error}")
+
+
+if __name__ == "__main__":
+    entrypoint()
