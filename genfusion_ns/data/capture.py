@@ -119,9 +119,10 @@ def read_capture(parser: DataParser, train: DataparserOutputs, check_images: boo
     parts = {"train": train}
     parts.update((split, parser.get_dataparser_outputs(split=split)) for split in splits if split != "train")
     folder = data_folder(parser.config)
-    for part in parts.values():
-        _refuse_duplicates(folder, part.image_filenames)
     files = [file for part in parts.values() for file in part.image_filenames]
+    # Declared splits may share views; the parser's own train and test views are a partition.
+    for group in [part.image_filenames for part in parts.values()] if are_declared else [files]:
+        _refuse_duplicates(folder, group)
     first_of_file = {file: i for i, file in reversed(list(enumerate(files)))}
     names = _names(list(first_of_file))
     order = sorted(zip(names, first_of_file.values(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeGuard
@@ -24,6 +25,8 @@ _MAX_OFFSET = 1e4
 (0.06 % of the spread)."""
 _FAR_OUTSIDE = 1.0
 """How far beyond the image the principal point may lie, in image sizes; crops move it outside."""
+_MAX_ZOOM = 10.0
+"""Largest change of the focal length by undistorting; more is a sign of a failed calibration."""
 _LARGEST = 1e30
 
 
@@ -163,21 +166,37 @@ def _camera_problem(row: Float[np.ndarray, "6"], kind: int, lens: Float[np.ndarr
 
 
 def _lens_problem(row: Float[np.ndarray, "6"], kind: int, lens: Float[np.ndarray, " D"]) -> str | None:
+    """What keeps nerfstudio from undistorting the images of a camera with OpenCV."""
+    said = f"k1, k2, k3, k4, p1, p2 = {', '.join(f'{value:g}' for value in lens)}"
     if not np.isfinite(lens).all():
-        return f"lens distortion {lens.tolist()} must be finite"
-    if kind == CameraType.FISHEYE.value:
-        return None
-    if lens[3] != 0:
-        return f"lens distortion k4 is {lens[3]:g}; perspective cameras may have k1, k2, k3, p1 and p2"
+        return f"lens distortion {said} must be finite"
     fx, fy, cx, cy, width, height = row.tolist()
-    matrix = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
-    opencv_order = lens[[0, 1, 4, 5, 2]]
-    undistorted, (_, _, kept_width, kept_height) = cv2.getOptimalNewCameraMatrix(
-        matrix, opencv_order, (int(width), int(height)), 0
-    )
-    if not np.isfinite(undistorted).all() or min(kept_width, kept_height) < 2:
-        return f"undistorting with k1, k2, k3, k4, p1, p2 = {lens.tolist()} leaves no image"
+    is_fisheye = kind == CameraType.FISHEYE.value
+    if not is_fisheye and lens[3] != 0:
+        return f"lens distortion {said}; perspective cameras may have k1, k2, k3, p1 and p2, not k4"
+    if not _is_invertible(lens[: 4 if is_fisheye else 3], is_fisheye, 0.5 * min(width / fx, height / fy)):
+        return f"lens distortion {said} folds the image over itself"
+    matrix, size = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]]), (int(width), int(height))
+    if is_fisheye:
+        flat = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(matrix, lens[:4], size, np.eye(3), balance=0)
+        kept = width, height
+    else:
+        flat, (_, _, *kept) = cv2.getOptimalNewCameraMatrix(matrix, lens[[0, 1, 4, 5, 2]], size, 0)
+    zoom = np.array([flat[0, 0] / fx, flat[1, 1] / fy])
+    if not (np.isfinite(flat).all() and min(kept) >= 2 and (zoom > 1 / _MAX_ZOOM).all() and (zoom < _MAX_ZOOM).all()):
+        return f"lens distortion {said} leaves no useful image"
     return None
+
+
+def _is_invertible(coefficients: Float[np.ndarray, " D"], is_fisheye: bool, radius: float) -> bool:
+    """Whether the distorted radius rises with the true one up to `radius`, the nearer image borders' (focal lengths).
+
+    Corners may lie beyond, as they do in many calibrations; OpenCV's equations, with angles for a fisheye lens.
+    """
+    true = np.linspace(0.0, math.pi if is_fisheye else 10 * radius, 4001)
+    distorted = true * (1 + sum(k * true ** (2 * n + 2) for n, k in enumerate(coefficients)))
+    falling = np.flatnonzero(np.diff(distorted) <= 0)
+    return bool(distorted[falling[0] if len(falling) else -1] >= radius)
 
 
 def _brief(value: object) -> str:
