@@ -11,10 +11,18 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.types import MethodSpecification
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+from genfusion_ns.data.masking import MaskingConfig
+from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
+from genfusion_ns.fusion.loop import FusionConfig
+from genfusion_ns.fusion.masked_sampler import MaskedSamplerConfig
 from genfusion_ns.fusion.pipeline import GenFusionPipelineConfig
+from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
+
+_NEVER = 10**6
+"""Refinements between opacity resets in tasks that do without them: more than any run has."""
 
 
 def _optimizers() -> dict[str, dict]:
@@ -32,21 +40,71 @@ def _optimizers() -> dict[str, dict]:
     }
 
 
-genfusion = MethodSpecification(
-    config=GenFusionTrainerConfig(
-        method_name="genfusion",
-        max_num_iterations=7000,
+def _trainer(method_name: str, steps: int, pipeline: GenFusionPipelineConfig) -> GenFusionTrainerConfig:
+    return GenFusionTrainerConfig(
+        method_name=method_name,
+        max_num_iterations=steps,
         steps_per_save=1000,
         steps_per_eval_batch=0,
         steps_per_eval_image=1000,
         steps_per_eval_all_images=0,
-        pipeline=GenFusionPipelineConfig(
-            datamanager=GenFusionDataManagerConfig(dataparser=NerfstudioDataParserConfig(load_3D_points=False)),
-            model=GenFusionModelConfig(),
-        ),
+        pipeline=pipeline,
         optimizers=_optimizers(),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
+    )
+
+
+def _dataparser() -> NerfstudioDataParserConfig:
+    return NerfstudioDataParserConfig(load_3D_points=False)
+
+
+genfusion = MethodSpecification(
+    config=_trainer(
+        "genfusion",
+        7000,
+        GenFusionPipelineConfig(datamanager=GenFusionDataManagerConfig(dataparser=_dataparser())),
     ),
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",
+)
+
+genfusion_masked = MethodSpecification(
+    config=_trainer(
+        "genfusion-masked",
+        7000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(
+                dataparser=_dataparser(), train_every=2, masking=MaskingConfig(source="windows")
+            ),
+            model=GenFusionModelConfig(
+                warmup_length=1 / 7,
+                stop_split_at=1.0,
+                reset_alpha_every=_NEVER,
+                sparsity_aware=True,
+                ssim_lambda=0.8,
+            ),
+            fusion=FusionConfig(start=3 / 7, ssim_weight=0.8, sampler=MaskedSamplerConfig()),
+        ),
+    ),
+    description="Captures of which each photo shows only a part: crop windows or masks (GenFusion, masked task).",
+)
+
+genfusion_completion = MethodSpecification(
+    config=_trainer(
+        "genfusion-completion",
+        26000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
+            model=GenFusionModelConfig(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
+            fusion=FusionConfig(
+                start=5 / 26,
+                every=4 / 26,
+                weight=1.0,
+                keep_rounds=3,
+                sampler=CompletionSamplerConfig(),
+                seeding=SeedingConfig(enabled=True),
+            ),
+        ),
+    ),
+    description="A scene continued beyond its photos, along a camera path or around it (GenFusion, completion task).",
 )

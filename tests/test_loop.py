@@ -8,7 +8,7 @@ import torch
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer
 
-from genfusion_ns.data.generated_views import GeneratedViewStore
+from genfusion_ns.data.generated_views import load_views
 from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.cameras import RepairedClip
@@ -59,9 +59,9 @@ def test_a_run_fuses_when_due_and_learns_from_generated_views(capture_folder, ge
     windows = [window for record in records for window in record["windows"]]
     assert {reference["name"] for window in windows for reference in window["references"]} <= train_names
     # 20 frames are two windows of 16; every frame is stored once.
-    store = GeneratedViewStore.load(trainer.base_dir / "genfusion" / "round_01" / "views.safetensors")
+    views = load_views(trainer.base_dir / "genfusion" / "round_01" / "views.safetensors")
     assert all(window["accepted"] for window in records[1]["windows"])
-    assert len(store) == 20
+    assert len(views) == 20
 
 
 def test_rounds_repeat_exactly_and_differ_between_seeds(capture_folder, generator_folder, tmp_path):
@@ -108,7 +108,7 @@ def test_a_round_after_which_the_photos_suffer_is_withdrawn(capture_folder, gene
     assert len(loop.store) == 20, "an unchanged scene must keep its round"
     with torch.no_grad():
         loop.model.gauss_params["opacities"].fill_(-20.0)
-        loop._observed_psnr = 40.0
+        loop._judged = (0, 40.0)
     loop.before_step(6)
     assert len(loop.store) == 0
     assert loop.generated_losses(7) == ({}, {})
@@ -118,7 +118,7 @@ def test_none_takes_no_rounds_and_builds_no_repairer(capture_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, "none")
     trainer.train()
     assert loop_of(trainer)._repairer is None
-    assert not (trainer.base_dir / "genfusion").exists()
+    assert [path.name for path in (trainer.base_dir / "genfusion").iterdir()] == ["protocol.json"]
 
 
 def test_a_restored_loop_continues_with_the_same_views_in_the_same_order(capture_folder, generator_folder, tmp_path):
@@ -127,8 +127,8 @@ def test_a_restored_loop_continues_with_the_same_views_in_the_same_order(capture
     loop.generated_losses(5)
     state = loop.state()
     other = loop_of(make_trainer(capture_folder, tmp_path / "b", str(generator_folder)))
-    other.restore(state, loop.folder)
-    assert other.store.queue == loop.store.queue and len(other.store) == len(loop.store)
+    other.restore(state, loop.files.folder)
+    assert other.store.state() == loop.store.state() and len(other.store) == 20
     for _ in range(25):
         ours, theirs = loop.store.sample(loop._view_order), other.store.sample(other._view_order)
         assert torch.equal(ours.rgb, theirs.rgb) and torch.equal(ours.viewmat, theirs.viewmat)

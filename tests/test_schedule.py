@@ -10,18 +10,23 @@ from genfusion_ns.fusion.schedule import FusionSchedule
 
 
 def test_published_sparse_schedule_of_7000_steps():
-    schedule = FusionSchedule.resolve(-1, -1, -1, 1.0, total_steps=7000)
+    schedule = FusionSchedule.resolve(1 / 7, 1 / 7, 1.0, 1.0, total_steps=7000)
     assert [step for step in range(7001) if schedule.is_round(step)] == [1000, 2000, 3000, 4000, 5000, 6000]
     assert schedule.num_rounds == 6
     assert schedule.weight(4000) == pytest.approx(1.0)
     assert schedule.weight(1000) == schedule.weight(999) == schedule.weight(7000) == 0.0
 
 
-@given(st.integers(0, 500), st.integers(1, 200), st.integers(1, 500), st.floats(0, 3))
-def test_rounds_are_numbered_in_order_and_counted(start, every, length, peak):
+@given(st.integers(2, 500), st.integers(2, 200), st.integers(2, 500), st.floats(0, 3))
+def test_rounds_are_found_in_order_and_counted(start, every, length, peak):
     schedule = FusionSchedule.resolve(start, every, start + length, peak, total_steps=2000)
     rounds = [step for step in range(start + length + 10) if schedule.is_round(step)]
-    assert [schedule.round_index(step) for step in rounds] == list(range(schedule.num_rounds))
+    found = [schedule.next_round(0)]
+    while found[-1] is not None:
+        found.append(schedule.next_round(found[-1] + 1))
+    assert found == [*rounds, None]
+    assert len(rounds) == schedule.num_rounds
+    assert sum(schedule.is_halfway(step) for step in range(2000)) in (len(rounds), len(rounds) - 1)
     assert all(0 <= schedule.weight(step) <= peak for step in range(0, start + length + 10, 7))
 
 
@@ -37,6 +42,9 @@ def test_weight_is_symmetric_about_the_middle():
         (100, 10, 100, 1.0, "fusion.until"),
         (10, 10, 100, -1.0, "fusion.weight"),
         (10, 10, 100, math.nan, "fusion.weight"),
+        (-1, 10, 100, 1.0, "fusion.start is -1"),
+        (10, math.inf, 100, 1.0, "fusion.every is inf"),
+        (0.5, 0.1, 0.5, 1.0, "fusion.until is 0.5"),
     ],
 )
 def test_impossible_schedules_name_their_flag(start, every, until, weight, flag):

@@ -156,12 +156,17 @@ class CompletionSampler:
         return path, _Lens(size, K.expand(len(path), 3, 3).clone()), log
 
     def _keep_clear(self, path: Tensor, observed: Tensor, is_clear: ClearTest) -> tuple[Tensor, int]:
-        """The path in free space, what could not be joined smoothly cut between rounds; how many frames were moved."""
+        """The path in free space, what could not be joined smoothly cut between rounds; how many frames were moved.
+
+        Only positions give way: to look where the photos do not is what the path is for.
+        """
         pulled = pull_to_clear(path, observed, is_clear)
+        cleared = pulled.c2w.clone()
+        cleared[:, :3, :3] = path[:, :3, :3]
         steps = path[:, :3, 3].diff(dim=0).norm(dim=-1)
         limit = _JUMP * float(steps.max()) if len(steps) else math.inf
         borders = list(range(0, len(path), self.config.frames_per_round))
-        return move_jumps(pulled.c2w, borders, limit, is_clear), int((pulled.pull > 0).sum())
+        return move_jumps(cleared, borders, limit, is_clear), int((pulled.pull > 0).sum())
 
 
 def _lens_of(path: CameraPath, resolution: tuple[int, int], like: Tensor) -> _Lens:

@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 from torch import Tensor
 
 from genfusion_ns.data.datamanager import GenFusionDataManager
-from genfusion_ns.data.generated_views import GeneratedView, GeneratedViewStore, StoreError, views_of_clip
-from genfusion_ns.fusion.agreement import Agreement, photo_agreement
-from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.data.generated_views import GeneratedViewStore
+from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window
+from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
-from genfusion_ns.fusion.view_samplers import SampledViews, SparseSampler, SparseSamplerConfig, clip_size
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
+from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
+from genfusion_ns.fusion.view_samplers import SampledViews, SparseSamplerConfig, ViewSampler, clip_size, views_towards
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 
-_STORE_FILE = "views.safetensors"
 _COVERED = 0.5
 """Coverage above which the rendered depth of a pixel is supervised."""
+_REQUESTED_SHARE = 0.5
+"""Views that the user asked for weigh at least this share of the peak, also where the schedule says less."""
 
 
 @dataclass
 class FusionConfig:
-    """When rounds take place, where their cameras go and how their views are used."""
+    """When rounds take place, where their cameras go and how their views are used.
 
-    start: int = -1
-    """Step of the first round; -1: 1/7 of the run."""
-    every: int = -1
-    """Steps between rounds; -1: 1/7 of the run."""
-    until: int = -1
-    """No round and no generated view from this step on; -1: the end of the run."""
+    Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).
+    """
+
+    start: float = 1 / 7
+    """Step of the first round."""
+    every: float = 1 / 7
+    """Steps between rounds."""
+    until: float = 1.0
+    """No round and no generated view from this step on."""
     weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
     depth_weight: float = 0.0
@@ -56,21 +67,39 @@ class FusionConfig:
     """Seed of everything random in the rounds."""
     save_videos: bool = True
     """Write the clips of each round as mp4 files beside the contact sheet."""
-    sampler: SparseSamplerConfig = field(default_factory=SparseSamplerConfig)
+    sampler: InstantiateConfig = field(default_factory=SparseSamplerConfig)
     """Camera paths of the rounds."""
+    seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
+    """New surfels where renders are empty."""
 
 
 @dataclass(frozen=True)
-class _RepairedWindow:
-    clip: Clip
-    repaired: RepairedClip
-    references: References
-    agreement: Agreement
-    rejected: str | None
+class LoopStatus:
+    """What the loop is doing, for people who watch it."""
+
+    active: bool
+    """False: the repairer is none and no round ever takes place."""
+    paused: bool
+    rounds: int
+    """Rounds made so far."""
+    next_step: int | None
+    """Step before which the next scheduled round takes place; None when there is none left."""
+    weight: float
+    """Of the generated-view loss now."""
+    views: int
+    """Generated views that are supervised now."""
+    waiting: int
+    """Requests that will be carried out before the next step."""
+    message: str
+    """What happened last."""
 
 
 class FusionLoop:
-    """Holds the generated views of a run and renews them round by round; one per training run."""
+    """Holds the generated views of a run and renews them round by round; one per training run.
+
+    `fuse_once`, `complete_from` and `drop` act at once and belong to the thread that trains; from other threads, such
+    as those of the viewer, hand them to `request`.
+    """
 
     def __init__(
         self,
@@ -85,13 +114,22 @@ class FusionLoop:
         self.schedule = schedule
         self.store = GeneratedViewStore(config.keep_rounds)
         self.model = model
-        self.folder = folder
+        self.paused = False
+        self.latest: Round | None = None
+        """The newest round, with its clips."""
+        self.files = RoundFiles(folder)
         self._repairer_config = repairer_config
         self._repairer: VideoRepairer | None = None
+        self._sampler: ViewSampler | None = None
         self._datamanager = datamanager
         self._photos: ObservedPhotos | None = None
         self._view_order = torch.Generator().manual_seed(config.seed)
-        self._observed_psnr = float("nan")
+        self._requests: SimpleQueue[Callable[[int], object]] = SimpleQueue()
+        self._next_round = 0
+        self._judged: tuple[int, float] | None = None
+        self._requested: set[int] = set()
+        self._lost: list[int] = []
+        self._message = ""
         if not self.active:
             CONSOLE.print("Repairer: none. No rounds take place; the scene is fitted to the photos alone.")
 
@@ -104,11 +142,9 @@ class FusionLoop:
     def photos(self) -> ObservedPhotos:
         """The train photos at clip resolution."""
         if self._photos is None:
-            observed = self._datamanager.train_dataset.cameras[0]
-            size = (int(observed.width.item()), int(observed.height.item()))
-            self._photos = ObservedPhotos.of(
-                self._datamanager, clip_size(size, self.repairer.resolution), self.model.device
-            )
+            _ = self._datamanager.cached_train  # crop windows change the cameras when the photos are read
+            size = clip_size(commonest_size(self._datamanager.train_dataset.cameras), self.repairer.resolution)
+            self._photos = ObservedPhotos.of(self._datamanager, size, self.model.device)
         return self._photos
 
     @property
@@ -120,39 +156,134 @@ class FusionLoop:
             CONSOLE.print(f"Repairer: {self._repairer.name}{reason}")
         return self._repairer
 
+    @property
+    def sampler(self) -> ViewSampler:
+        """Where scheduled rounds look."""
+        if self._sampler is None:
+            repairer = self.repairer
+            self._sampler = self.config.sampler.setup(clip_length=repairer.clip_length, resolution=repairer.resolution)
+        return self._sampler  # type: ignore[return-value]
+
+    def status(self, step: int) -> LoopStatus:
+        """What the loop is doing at this step."""
+        return LoopStatus(
+            active=self.active,
+            paused=self.paused,
+            rounds=self._next_round,
+            next_step=self.schedule.next_round(step) if self.active and not self.paused else None,
+            weight=self._weight(step) if len(self.store) else 0.0,
+            views=len(self.store),
+            waiting=self._requests.qsize(),
+            message=self._message,
+        )
+
+    def request(self, action: Callable[[int], object]) -> None:
+        """Have `action(step)` carried out by the training thread before its next step; any thread may ask."""
+        self._requests.put(action)
+
     def before_step(self, step: int) -> None:
-        """Callback before each training step: a round when it is due, its control halfway to the next."""
+        """Callback before each training step: what was asked for, a round when it is due, its control halfway on."""
+        while not self._requests.empty():
+            self._carry_out(self._requests.get(), step)
         if not self.active:
             return
-        if self.schedule.is_round(step):
+        if self._lost:
+            index, self._lost = max(self._lost), []
+            self._fuse(step, index)
+        elif self.schedule.is_round(step) and not self.paused:
             self.fuse_once(step)
-        elif len(self.store) and (step - self.schedule.start) % self.schedule.every == self.schedule.every // 2:
+        elif self.schedule.is_halfway(step):
             self._withdraw_if_harmful(step)
 
-    @torch.no_grad()
-    def fuse_once(self, step: int) -> RoundRecord:
+    def _carry_out(self, action: Callable[[int], object], step: int) -> None:
+        try:
+            action(step)
+        except ValueError as error:  # a wish that cannot be granted must not end the run
+            self._say(f"[red]{error}")
+
+    def fuse_once(self, step: int, requested: bool = False) -> RoundRecord:
         """One round: replace the generated views by repaired renders of the scene as it is now.
 
         Args:
             step: the training step about to begin.
+            requested: by a person; the views then count also outside the schedule.
 
         Returns:
             What was done, as it is written to ``round.json`` of the round's folder.
+
+        Raises:
+            ValueError: the repairer is none.
         """
+        self._require_active()
+        index = self._take_index(requested)
+        return self._fuse(step, index)
+
+    def _fuse(self, step: int, index: int) -> RoundRecord:
+        self._judged = (index, self.photos.mean_psnr(self.model))
+        return self._round(step, index, self._sampled_by_schedule, pin=False)
+
+    def complete_from(self, step: int, c2w: Float[Tensor, "rows 4"], fov_y: float) -> RoundRecord:
+        """Generate the views between the nearest train view and a camera, and keep them whatever rounds follow.
+
+        Args:
+            step: the training step about to begin.
+            c2w: the camera, OpenGL axes, in the frame of the scene; 3 or 4 rows.
+            fov_y: its vertical angle of view in radians.
+
+        Raises:
+            ValueError: the pose is not rigid or not finite, the angle not between 0 and pi, or the repairer is none.
+        """
+        self._require_active()
+
+        def sampled(index: int, _: torch.Generator) -> SampledViews:
+            repairer = self.repairer
+            return views_towards(self.photos.whole, c2w, fov_y, repairer.clip_length, repairer.resolution)
+
+        return self._round(step, self._take_index(requested=True), sampled, pin=True)
+
+    def drop(self, round: int, clip: int | None = None) -> int:
+        """Supervise one clip of a round, or all of them, no longer; returns how many views that were."""
+        dropped = self.store.drop(round, clip)
+        what = f"round {round}" if clip is None else f"clip {clip} of round {round}"
+        self._say(f"Dropped {what}: {dropped} generated views, {len(self.store)} remain")
+        return dropped
+
+    def _take_index(self, requested: bool) -> int:
+        index = self._next_round
+        self._next_round += 1
+        if requested:
+            self._requested.add(index)
+        return index
+
+    def _sampled_by_schedule(self, index: int, generator: torch.Generator) -> SampledViews:
+        photos = self.photos
+        return self.sampler.sample(photos.whole, index, generator, is_clear=photos.free_space(self.model))
+
+    @torch.no_grad()
+    def _round(
+        self, step: int, index: int, sample: Callable[[int, torch.Generator], SampledViews], pin: bool
+    ) -> RoundRecord:
         began = time.monotonic()
-        index = self.schedule.round_index(step)
         seed = self.config.seed * 100_003 + index
         generator = torch.Generator().manual_seed(seed)
         photos, repairer = self.photos, self.repairer
-        self._observed_psnr = photos.mean_psnr(self.model)
-        sampled = SparseSampler(self.config.sampler, repairer.clip_length, repairer.resolution).sample(
-            photos.observed_views(), index, generator, is_clear=photos.free_space(self.model)
-        )
-        windows = [self._repair_window(sampled, number, generator) for number in range(len(sampled.windows))]
+        sampled = sample(index, generator)
+        numbers = track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE)
+        windows = [
+            repair_window(self.model, photos, repairer, sampled, n, self.config.reject_margin, generator)
+            for n in numbers
+        ]
         repairer.release()
-        self._store(index, sampled, windows)
-        record = self._record(index, step, seed, sampled, windows)
-        folder = self.folder / f"round_{index:02d}"
+        self.latest = Round(index, step, seed, sampled, windows)
+        views = self.latest.views()
+        self.store.replace(index, views, pin)
+        observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
+        details = {"observed_psnr": observed, "requested": index in self._requested}
+        if self.config.seeding.enabled or pin:
+            details["seeding"] = self._seed(windows, generator)
+        record = self.latest.record(repairer.name, self._datamanager.train_names, details)
+        folder = round_folder(self.files.folder, index)
+        self.files.save(index, views)
         write_round_report(
             folder,
             record,
@@ -161,79 +292,53 @@ class FusionLoop:
             [window.references for window in windows],
             save_videos=self.config.save_videos,
         )
-        self.store.save(folder / _STORE_FILE)
         kept = sum(window.rejected is None for window in windows)
-        CONSOLE.print(
+        self._say(
             f"Round {index} at step {step}: {kept} of {len(windows)} clips kept, {len(self.store)} generated views, "
             f"{time.monotonic() - began:.0f} s, see {folder}"
         )
         return record
 
-    def _repair_window(self, sampled: SampledViews, number: int, generator: torch.Generator) -> _RepairedWindow:
-        frames = sampled.windows[number].frames(len(sampled.c2w))
-        clip = self.model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
-        references = self.photos.references(sampled.reference_ids[number])
-        repaired = self.repairer.repair(clip, references, generator).to(self.model.device)
-        agreement = photo_agreement(clip, repaired, references)
-        trusted = replace(repaired, confidence=agreement.confidence)
-        return _RepairedWindow(clip, trusted, references, agreement, agreement.verdict(self.config.reject_margin))
-
-    def _store(self, index: int, sampled: SampledViews, windows: list[_RepairedWindow]) -> None:
-        views: list[GeneratedView] = []
-        for number, window in enumerate(windows):
-            if window.rejected is None:
-                first = sampled.windows[number].new_from
-                last = first + len(sampled.windows[number].new_frames(len(sampled.c2w)))
-                views += views_of_clip(
-                    window.repaired, window.clip.viewmats, window.clip.Ks, index, number, range(first, last)
-                )
-        self.store.replace(index, views)
-
-    def _record(
-        self, index: int, step: int, seed: int, sampled: SampledViews, windows: list[_RepairedWindow]
-    ) -> RoundRecord:
-        names = self._datamanager.train_names
-        return RoundRecord(
-            round=index,
-            step=step,
-            seed=seed,
-            repairer=self.repairer.name,
-            c2w=sampled.c2w,
-            Ks=sampled.K,
-            windows=list(sampled.windows),
-            reference_ids=[list(ids) for ids in sampled.reference_ids],
-            reference_names=[[names[i] for i in ids] for ids in sampled.reference_ids],
-            scores=[
-                {
-                    "artifact_psnr": window.agreement.artifact_psnr,
-                    "repaired_psnr": window.agreement.repaired_psnr,
-                    "seen": window.agreement.seen,
-                    "confidence": float(window.agreement.confidence.mean()),
-                }
-                for window in windows
-            ],
-            rejected=[window.rejected for window in windows],
-            details={"observed_psnr": self._observed_psnr, **sampled.log},
-        )
+    def _seed(self, windows: list[RepairedWindow], generator: torch.Generator) -> list[dict[str, Any]]:
+        """Insert surfels where clips that were not rejected show something that the scene lacks; what came of each."""
+        logs = []
+        for window in windows:
+            if window.rejected is not None:
+                continue
+            centres = camera_centers(torch.cat([c2w_to_viewmat(self.photos.c2w), window.clip.viewmats]))
+            bounds = scene_bounds(centres, self.model.means.detach())
+            seeds = seed_surfels(window.clip, window.repaired, bounds, self.config.seeding, generator)
+            inserted = 0 if seeds.surfels is None else self.model.insert_surfels(seeds.surfels)
+            logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
+        total = sum(log["inserted"] for log in logs)
+        CONSOLE.print(f"Inserted {total} surfels where the scene was empty; it has {self.model.num_points}")
+        return logs
 
     def _withdraw_if_harmful(self, step: int) -> None:
-        psnr = self.photos.mean_psnr(self.model)
-        if psnr >= self._observed_psnr - self.config.observed_margin:
+        if self._judged is None or self._judged[0] not in self.store.rounds:
             return
-        index = self.schedule.round_index(step)
-        CONSOLE.print(
+        index, before = self._judged
+        psnr = self.photos.mean_psnr(self.model)
+        if psnr >= before - self.config.observed_margin:
+            return
+        self.store.drop(index)
+        self._say(
             f"[yellow]Round {index} is withdrawn at step {step}: the photos are reproduced at {psnr:.2f} dB, before "
-            f"the round it was {self._observed_psnr:.2f} dB (--pipeline.fusion.observed-margin)."
+            f"the round it was {before:.2f} dB (--pipeline.fusion.observed-margin)."
         )
-        self.store.replace(index, [])
-        self.store.save(self.folder / f"round_{index:02d}" / _STORE_FILE)
+
+    def _weight(self, step: int) -> float:
+        weight = self.schedule.weight(step)
+        if self._requested.intersection(self.store.rounds):
+            weight = max(weight, _REQUESTED_SHARE * self.schedule.peak_weight)
+        return weight
 
     def generated_losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Loss terms of one generated view, and metrics for the log; empty without generated views.
 
         The view also counts for densification.
         """
-        weight = self.schedule.weight(step)
+        weight = self._weight(step)
         if weight == 0 or len(self.store) == 0:
             return {}, {}
         view = self.store.sample(self._view_order).to(self.model.device)
@@ -251,29 +356,44 @@ class FusionLoop:
         return losses, {"generated_weight": weight, "generated_views": len(self.store)}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, except the views themselves, which lie in the round's folder."""
+        """What a resumed run needs, except the views themselves, which lie in the folders of their rounds."""
         return {
-            "rounds": json.dumps(self.store.rounds),
-            "queue": json.dumps(self.store.queue),
+            "store": json.dumps(self.store.state()),
+            "digests": json.dumps(self.files.digests),
             "view_order": self._view_order.get_state(),
-            "observed_psnr": self._observed_psnr,
+            "next_round": self._next_round,
+            "judged": json.dumps(self._judged),
+            "requested": json.dumps(sorted(self._requested)),
         }
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """Continue where `state` was taken, with the views of the run folder that it belongs to.
 
-        Views that are missing or damaged cost the generated supervision until the next round, not the run.
+        A round whose views are missing or damaged is made anew before the first step.
         """
         self._view_order.set_state(state["view_order"].cpu())
-        self._observed_psnr = state["observed_psnr"]
-        rounds = json.loads(state["rounds"])
-        if not self.active or not rounds:
+        self._next_round = int(state["next_round"])
+        judged = json.loads(state["judged"])
+        self._judged = None if judged is None else (judged[0], judged[1])
+        self._requested = set(json.loads(state["requested"]))
+        if not self.active:
             return
-        path = folder / f"round_{rounds[-1]:02d}" / _STORE_FILE
-        try:
-            self.store = GeneratedViewStore.load(path)
-            self.store.queue = json.loads(state["queue"])
-        except StoreError as error:
-            CONSOLE.print(f"[yellow]Training goes on without generated views until the next round: {error}")
-            return
-        self.store.save(self.folder / f"round_{rounds[-1]:02d}" / _STORE_FILE)
+        stored = json.loads(state["store"])
+        digests = {int(index): digest for index, digest in json.loads(state["digests"]).items()}
+        lost = self.files.adopt(folder, digests, sorted({index for index, _, _ in stored["held"]}))
+        for index, reason in lost.items():
+            CONSOLE.print(f"[yellow]The generated views of round {index} are lost, the round is made anew: {reason}")
+        if lost:
+            stored["held"] = [key for key in stored["held"] if key[0] not in lost]
+            stored["pinned"] = [index for index in stored["pinned"] if index not in lost]
+            stored["queue"] = []
+            self._lost = list(lost)
+        self.store.restore(stored, self.files.load)
+
+    def _require_active(self) -> None:
+        if not self.active:
+            raise ValueError("no round can take place: --pipeline.repairer.model is none; choose another to generate")
+
+    def _say(self, message: str) -> None:
+        CONSOLE.print(message)
+        self._message = message

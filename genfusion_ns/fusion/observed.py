@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +19,7 @@ from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.view_samplers import ObservedViews
 from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.free_space import ClearTest, clearance_test
+from genfusion_ns.geometry.warping import sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8
@@ -23,15 +27,31 @@ _JUDGES = 8
 
 
 @dataclass(frozen=True)
+class ShownPhotos:
+    """What photos show in frames that share their place and direction."""
+
+    rgb: Float[Tensor, "T H W 3"]
+    seen: Bool[Tensor, "T H W 1"]
+
+    def over(self, images: Float[Tensor, "T H W 3"]) -> Float[Tensor, "T H W 3"]:
+        """The photos where they show something, `images` elsewhere."""
+        return torch.where(self.seen, self.rgb, images)
+
+
+@dataclass(frozen=True)
 class ObservedPhotos:
-    """All train photos resampled to one size."""
+    """The seen parts of all train photos, resampled to one size."""
 
     rgb: Float[Tensor, "N H W 3"]
-    """Colours in 0..1, alpha composed over black."""
+    """Colours in 0..1; alpha is composed over black, and so is what a mask hides."""
+    seen: Bool[Tensor, "N H W 1"] | None
+    """What masks leave visible; None: everything."""
     c2w: Float[Tensor, "N 4 4"]
     """Camera-to-world, OpenGL axes."""
     Ks: Float[Tensor, "N 3 3"]
     """Intrinsics in pixels of this H x W raster."""
+    whole: ObservedViews
+    """Cameras of the whole photos, at their own resolution."""
 
     @classmethod
     def of(
@@ -42,15 +62,25 @@ class ObservedPhotos:
         split: Literal["train", "test"] = "train",
     ) -> ObservedPhotos:
         """Photos of one split of a datamanager, at (width, height) `size`, on `device`."""
-        # Reading the images first: undistortion may change the cameras.
+        # Reading the images first: undistortion and crop windows change the cameras.
         cached = datamanager.cached_train if split == "train" else datamanager.cached_eval
-        images = [_composed(batch["image"]) for batch in cached]
         cameras = (datamanager.train_dataset if split == "train" else datamanager.eval_dataset).cameras
+        whole = datamanager.whole_train_cameras if split == "train" else cameras
         viewmats, Ks = cameras_to_viewmats(cameras.to("cpu"))
-        sizes = list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
-        rgb = torch.cat([_resized(image.to(device), size) for image in images])
-        Ks = torch.stack([resize_intrinsics(K, original, size) for K, original in zip(Ks, sizes, strict=True)])
-        return cls(rgb, viewmat_to_c2w(viewmats).to(device), Ks.to(device))
+        sizes = _sizes(cameras)
+        c2w = viewmat_to_c2w(viewmats)
+        rgb = torch.cat([_resized(_composed(batch["image"]).to(device), size) for batch in cached])
+        seen = None
+        if all("mask" in batch for batch in cached):
+            seen = torch.cat([_resized(batch["mask"].float().to(device), size) for batch in cached]) > 0.999
+            rgb = rgb * seen
+        return cls(
+            rgb=rgb,
+            seen=seen,
+            c2w=c2w.to(device),
+            Ks=torch.stack([resize_intrinsics(K, old, size) for K, old in zip(Ks, sizes, strict=True)]).to(device),
+            whole=ObservedViews(c2w, cameras_to_viewmats(whole.to("cpu"))[1], _sizes(whole)),
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -60,26 +90,68 @@ class ObservedPhotos:
     def references(self, ids: Sequence[int]) -> References:
         """The photos with these positions in the train split."""
         chosen = list(ids)
-        return References(self.rgb[chosen], c2w_to_viewmat(self.c2w[chosen]), self.Ks[chosen])
+        seen = None if self.seen is None else self.seen[chosen]
+        return References(self.rgb[chosen], c2w_to_viewmat(self.c2w[chosen]), self.Ks[chosen], seen)
 
-    def observed_views(self) -> ObservedViews:
-        """Cameras of all photos, for the view samplers."""
-        return ObservedViews(self.c2w.cpu(), self.Ks.cpu(), [self.size] * len(self.rgb))
+    def shown_from(self, ids: Sequence[int | None], Ks: Float[Tensor, "T 3 3"], size: tuple[int, int]) -> ShownPhotos:
+        """The photos as frames of the same place and direction, but with other intrinsics, show them.
+
+        Args:
+            ids: photo of each frame; None for frames that stand elsewhere.
+            Ks: intrinsics of the frames in pixels of `size`.
+            size: (width, height) of the frames.
+        """
+        frames = [self._shown_in(i, K, size) for i, K in zip(ids, Ks, strict=True)]
+        return ShownPhotos(torch.stack([rgb for rgb, _ in frames]), torch.stack([seen for _, seen in frames]))
+
+    def _shown_in(self, photo: int | None, K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if photo is None:
+            return self.rgb.new_zeros(size[1], size[0], 3), self.rgb.new_zeros(size[1], size[0], 1).bool()
+        rows, columns = (torch.arange(n, device=K.device, dtype=K.dtype) + 0.5 for n in (size[1], size[0]))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ (self.Ks[photo] @ torch.linalg.inv(K)).T
+        pixels = pixels[None, ..., :2]
+        inside = ((pixels >= 0) & (pixels <= pixels.new_tensor(self.size))).all(-1, keepdim=True)
+        if self.seen is not None:
+            inside = inside & (sample_pixels(self.seen[photo].to(K.dtype), pixels) > 0.999)
+        return sample_pixels(self.rgb[photo], pixels)[0], inside[0]
 
     @torch.no_grad()
     def mean_psnr(self, model: GenFusionModel) -> float:
-        """Mean PSNR in dB of the scene against photos spread over the split."""
+        """Mean PSNR in dB of the scene against the seen pixels of photos spread over the split."""
         chosen = torch.linspace(0, len(self.rgb) - 1, min(_JUDGES, len(self.rgb))).round().long().unique().tolist()
         clip = model.render_clip(c2w_to_viewmat(self.c2w[chosen]), self.Ks[chosen], self.size)
-        errors = (clip.rgb - self.rgb[chosen]).square().mean(dim=(1, 2, 3))
+        squares = (clip.rgb - self.rgb[chosen]).square()
+        if self.seen is None:
+            errors = squares.mean(dim=(1, 2, 3))
+        else:
+            weight = self.seen[chosen].to(squares)
+            errors = (squares * weight).sum(dim=(1, 2, 3)) / (3 * weight.sum(dim=(1, 2, 3))).clamp_min(1)
         return float((-10 * torch.log10(errors.clamp_min(1e-10))).mean())
 
-    @torch.no_grad()
     def free_space(self, model: GenFusionModel) -> ClearTest:
-        """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now."""
-        viewmats = c2w_to_viewmat(self.c2w)
-        render = model.render(viewmats, self.Ks, *self.size)
-        return clearance_test(viewmats.cpu(), self.Ks.cpu(), render.median_depth.cpu(), render.alpha.cpu())
+        """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now.
+
+        The scene is rendered at the photos when the test is first asked.
+        """
+
+        @cache
+        def test() -> ClearTest:
+            with torch.no_grad():
+                viewmats = c2w_to_viewmat(self.c2w)
+                render = model.render(viewmats, self.Ks, *self.size)
+            return clearance_test(viewmats.cpu(), self.Ks.cpu(), render.median_depth.cpu(), render.alpha.cpu())
+
+        return lambda poses: test()(poses)
+
+
+def commonest_size(cameras: Cameras) -> tuple[int, int]:
+    """(width, height) in pixels that most of the cameras have."""
+    return Counter(_sizes(cameras)).most_common(1)[0][0]
+
+
+def _sizes(cameras: Cameras) -> list[tuple[int, int]]:
+    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
 
 
 def _composed(image: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
 from genfusion_ns.fusion.loop import FusionConfig, FusionLoop
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
-from genfusion_ns.priors.config import RepairerConfig
+from genfusion_ns.priors.config import RepairerConfig, check_repairer
 
 
 @dataclass
@@ -62,13 +63,28 @@ class GenFusionPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
             ensure_ffmpeg()
-        self.loop: FusionLoop | None = None
+        self._loop: FusionLoop | None = None
         self._loaded_state: dict[str, Any] | None = None
+        if test_mode == "val":
+            check_repairer(config.repairer)
 
     @property
     def scene(self) -> GenFusionModel:
         """The surfel model."""
         return self.model  # type: ignore[return-value]
+
+    @property
+    def loop(self) -> FusionLoop:
+        """The rounds of this run: pause them, ask for one, complete from a camera, drop a clip, see what happens.
+
+        Raises:
+            ValueError: outside training there is none.
+        """
+        if self._loop is None:
+            raise ValueError(
+                "there is no loop to control: this pipeline was loaded to evaluate or render, not to train"
+            )
+        return self._loop
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -81,25 +97,22 @@ class GenFusionPipeline(VanillaPipeline):
         fusion = self.config.fusion
         self.scene.set_total_steps(total)
         schedule = FusionSchedule.resolve(fusion.start, fusion.every, fusion.until, fusion.weight, total)
-        self.loop = FusionLoop(
-            fusion, self.config.repairer, schedule, self.scene, self.datamanager, Path(trainer.base_dir) / "genfusion"
-        )
+        folder = Path(trainer.base_dir) / "genfusion"
+        self._loop = FusionLoop(fusion, self.config.repairer, schedule, self.scene, self.datamanager, folder)
+        protocol = json.dumps(self.datamanager.protocol(), indent=1)
+        write_atomically(folder / "protocol.json", protocol.encode())
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._loop.before_step))
         return callbacks
-
-    def _before_step(self, step: int) -> None:
-        if self.loop is not None:
-            self.loop.before_step(step)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Losses of one observed view and, between the first round and the end, of one generated view."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
         self.scene.observe_render(outputs["render"])
-        if self.loop is not None:
-            generated_losses, generated_metrics = self.loop.generated_losses(step)
+        if self._loop is not None:
+            generated_losses, generated_metrics = self._loop.generated_losses(step)
             losses |= generated_losses
             metrics |= generated_metrics
         return outputs, losses, metrics
@@ -116,15 +129,30 @@ class GenFusionPipeline(VanillaPipeline):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond parameters and optimisers; tensors, numbers and strings only."""
-        if self.loop is None:
+        if self._loop is None:
             return {}
         state = {name: value for name, value in self.scene.strategy_state.items() if isinstance(value, Tensor)}
+        cuda = {"cuda_rng": torch.cuda.get_rng_state(self.device)} if torch.device(self.device).type == "cuda" else {}
         return {
             "strategy": state,
             "rng": torch.get_rng_state(),
+            **cuda,
             "views": json.dumps(self.datamanager.sampler_state()),
-            "loop": self.loop.state(),
+            "loop": self._loop.state(),
         }
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load the pipeline's part of a checkpoint.
+
+        Raises:
+            ValueError: it is not that of a genfusion run with these model settings.
+        """
+        try:
+            super().load_pipeline(loaded_state, step)
+        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(
+                f"the checkpoint of step {step} does not belong to a genfusion run with these model settings: {error}"
+            ) from error
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Keep the state until the loop exists, which is after nerfstudio has loaded the checkpoint."""
@@ -133,10 +161,11 @@ class GenFusionPipeline(VanillaPipeline):
     def _restore(self, state: dict[str, Any], trainer_config: Any) -> None:
         self.scene.strategy_state |= {name: value.to(self.device) for name, value in state["strategy"].items()}
         torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state and torch.device(self.device).type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         try:
             self.datamanager.load_sampler_state(json.loads(state["views"]))
         except ValueError as error:
             CONSOLE.print(f"[yellow]The order of the train views starts afresh: {error}")
         checkpoints = trainer_config.load_dir or trainer_config.load_checkpoint.parent
-        if self.loop is not None:
-            self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
+        self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")

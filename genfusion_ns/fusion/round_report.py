@@ -103,7 +103,7 @@ def write_round_report(
         sheet.save(encoded, format="PNG")
         write_atomically(folder / f"sheet_{number:02d}.png", encoded.getvalue())
         if save_videos:
-            write_video(folder / f"clip_{number:02d}.mp4", _side_by_side(clip.rgb, repair.rgb))
+            write_video(folder / f"clip_{number:02d}.mp4", side_by_side(clip.rgb, repair.rgb))
     write_atomically(folder / RECORD_FILE, json.dumps(_record_json(record), indent=1).encode())
 
 
@@ -149,7 +149,8 @@ def write_video(path: Path, frames: Float[Tensor, "T H W 3"], frames_per_second:
         temporary.unlink(missing_ok=True)
 
 
-def _side_by_side(left: Tensor, right: Tensor) -> Tensor:
+def side_by_side(left: Float[Tensor, "T H W 3"], right: Float[Tensor, "T H W 3"]) -> Float[Tensor, "T H V 3"]:
+    """Two clips of one size next to each other, with a black gap."""
     gap = left.new_zeros(*left.shape[:2], _VIDEO_GAP, 3)
     return torch.cat([left, gap, right.to(left)], dim=2)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from genfusion_ns.models.run_length import steps_of_run
+
 
 @dataclass(frozen=True)
 class FusionSchedule:
@@ -16,33 +18,43 @@ class FusionSchedule:
     peak_weight: float
 
     @classmethod
-    def resolve(cls, start: int, every: int, until: int, peak_weight: float, total_steps: int) -> FusionSchedule:
-        """Replace -1 by the published shares of a run of `total_steps`: start and every 1/7, until its end.
+    def resolve(cls, start: float, every: float, until: float, peak_weight: float, total_steps: int) -> FusionSchedule:
+        """Turn steps or shares of a run of `total_steps` into a schedule; see `steps_of_run`.
 
         Raises:
             ValueError: a step count that no run can follow, with the flag that set it.
         """
-        seventh = max(1, round(total_steps / 7))
-        start, every = (value if value >= 0 else seventh for value in (start, every))
-        until = until if until >= 0 else total_steps
+        for flag, value in (("start", start), ("every", every), ("until", until)):
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"--pipeline.fusion.{flag} is {value}; give steps (above 1) or a share of the run (0 to 1)"
+                )
+        first, last = steps_of_run(start, total_steps), steps_of_run(until, total_steps)
         if every == 0:
-            raise ValueError("--pipeline.fusion.every is 0; give the steps between rounds, at least 1, or -1")
-        if until <= start:
             raise ValueError(
-                f"--pipeline.fusion.until is {until} and --pipeline.fusion.start is {start}: rounds need start < until "
-                f"(the run has {total_steps} steps)"
+                "--pipeline.fusion.every is 0; give the steps between rounds, or a share of the run above 0"
+            )
+        if last <= first:
+            raise ValueError(
+                f"--pipeline.fusion.until is {until} (step {last}) and --pipeline.fusion.start is {start} (step "
+                f"{first}): rounds need start < until (the run has {total_steps} steps)"
             )
         if peak_weight < 0 or not math.isfinite(peak_weight):
             raise ValueError(f"--pipeline.fusion.weight is {peak_weight}; it must be a number of at least 0")
-        return cls(start, every, until, peak_weight)
+        return cls(first, max(1, steps_of_run(every, total_steps)), last, peak_weight)
 
     def is_round(self, step: int) -> bool:
         """Whether a round takes place before this training step."""
         return self.start <= step < self.until and (step - self.start) % self.every == 0
 
-    def round_index(self, step: int) -> int:
-        """0-based index of the latest round at this step; -1 before the first."""
-        return -1 if step < self.start else (min(step, self.until - 1) - self.start) // self.every
+    def is_halfway(self, step: int) -> bool:
+        """Whether this step lies midway between a round and the next."""
+        return self.start <= step < self.until and (step - self.start) % self.every == self.every // 2
+
+    def next_round(self, step: int) -> int | None:
+        """The first step from `step` on before which a round takes place; None when there is none left."""
+        due = self.start + max(0, -(-(step - self.start) // self.every)) * self.every
+        return due if due < self.until else None
 
     @property
     def num_rounds(self) -> int:

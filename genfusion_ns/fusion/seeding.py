@@ -42,8 +42,9 @@ class SeedingConfig:
     """Surfels are inserted where less than this is covered, 0..1."""
     fit_alpha: float = 0.5
     """The repaired depth is aligned where at least this is covered, 0..1."""
-    min_confidence: float = 0.5
-    """Trust in a repaired pixel below which it is neither used for the alignment nor turned into surfels, 0..1."""
+    min_confidence: float = 0.1
+    """Trust in a repaired pixel below which it is neither used for the alignment nor turned into surfels, 0..1. Low,
+    because little trust is the rule in large holes; and what the photos contradict is pruned again."""
     stride: int = 2
     """Every so many pixels along both axes, one surfel."""
     max_new: int = 20_000
@@ -143,15 +144,21 @@ def seed_surfels(
     disparity = fit.apply(repaired.disparity[None])[0]
     nearest = _NEARER * _high_disparity(clip.depth[mask], generator)
     empty = clip.alpha < config.max_alpha
-    usable = empty & _trusted(repaired, config) & (disparity > 0) & (disparity <= nearest)
+    trusted = empty & _trusted(repaired, config)
+    usable = trusted & (disparity > 0) & (disparity <= nearest)
     depth = torch.where(usable, 1 / torch.where(usable, disparity, 1.0), 0.0)
     points = depth_to_points(depth, clip.Ks, clip.viewmats)
     inside = ((points >= bounds[0].to(points)) & (points <= bounds[1].to(points))).all(-1, keepdim=True)
     wanted = usable & inside & (_neighbours_agreeing(disparity, reach=2) >= _COMPANY)
-    log |= {"empty_pixels": int(empty.sum()), "usable_pixels": int(wanted.sum())}
+    log |= {name: int(m.sum()) for name, m in (("empty", empty), ("empty_trusted", trusted), ("empty_usable", wanted))}
     chosen = _without_repeats(wanted, depth, points, clip, config.stride)
     if not bool(chosen.any()):
-        return Seeds(None, "no empty pixel has a trustworthy depth inside the scene", log)
+        return Seeds(
+            None,
+            f"of {log['empty']} empty pixels {log['empty_trusted']} are trusted and {log['empty_usable']} have a sound "
+            "depth inside the scene",
+            log,
+        )
     new = _surfels_at(chosen, depth, disparity, points, clip, repaired, config)
     new = _shuffled(new, generator).thinned(config.max_new)
     return Seeds(new, None, {**log, "seeds": len(new)})

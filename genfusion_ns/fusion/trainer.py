@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.models.optim import LogLinearDecayConfig
+
+_KEYS = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed; the message names the file, what is wrong and the way out."""
 
 
 @dataclass
@@ -51,6 +58,25 @@ class GenFusionTrainer(Trainer):
         finally:
             self.config.max_num_iterations = total
 
+    def _load_checkpoint(self) -> None:
+        path = _checkpoint_to_load(self.config)
+        if path is None:
+            CONSOLE.print("No checkpoint to load, training from scratch.")
+            return
+        state = _read_checkpoint(path)
+        self._start_step = state["step"] + 1
+        try:
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if self.config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path} cannot be resumed: {error}. Resume with the method and settings it was trained with."
+            ) from error
+        CONSOLE.print(f"Resuming after step {state['step']} of {path}")
+
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint beside its final name, then rename it, and only then delete older ones."""
@@ -70,6 +96,40 @@ class GenFusionTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
+
+
+def _checkpoint_to_load(config: GenFusionTrainerConfig) -> Path | None:
+    """The checkpoint that --load-checkpoint, or --load-dir with or without --load-step, names."""
+    if config.load_dir is None:
+        if config.load_checkpoint is not None and not config.load_checkpoint.is_file():
+            raise CheckpointError(f"--load-checkpoint {config.load_checkpoint} does not exist")
+        return config.load_checkpoint
+    found = {int(path.stem.removeprefix("step-")): path for path in config.load_dir.glob("step-*[0-9].ckpt")}
+    if not found:
+        raise CheckpointError(
+            f"--load-dir {config.load_dir} holds no checkpoint (step-*.ckpt); give the folder nerfstudio_models of "
+            "a run"
+        )
+    step = max(found) if config.load_step is None else config.load_step
+    if step not in found:
+        raise CheckpointError(f"--load-step {step} is not in {config.load_dir}; it holds the steps {sorted(found)}")
+    return found[step]
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Tensors, numbers and strings of a checkpoint; nothing in it is executed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        others = sorted(other.name for other in path.parent.glob("step-*.ckpt") if other != path)
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint, it is damaged or something else ({error}). Other checkpoints "
+            f"beside it, for --load-step: {', '.join(others) if others else 'none'}."
+        ) from error
+    missing = _KEYS - set(state) if isinstance(state, dict) else _KEYS
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint of ns-train: it lacks {', '.join(sorted(missing))}.")
+    return state
 
 
 def _write_atomically(state: dict[str, Any], path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
 from genfusion_ns.geometry.free_space import ClearTest, move_jumps, pull_to_clear
-from genfusion_ns.geometry.trajectories import ellipse_path, follow_path
+from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
 from genfusion_ns.geometry.windows import Window, clip_windows
 
 _JUMP = 3.0
@@ -27,7 +27,7 @@ _JUMP = 3.0
 
 @dataclass(frozen=True)
 class ObservedViews:
-    """Cameras of the N training views."""
+    """Cameras of the N training views; where a run may see only a part of a photo, these are those of the whole one."""
 
     c2w: Float[Tensor, "N 4 4"]
     """Camera-to-world, OpenGL axes."""
@@ -53,6 +53,8 @@ class SampledViews:
     """For each window, indices into the observed views, most similar first."""
     log: dict[str, Any]
     """How the path came about, ready for JSON."""
+    photo_ids: list[int | None] | None = None
+    """For each frame the observed view whose camera it shares but for K; None in paths that share none."""
 
 
 class ViewSampler(Protocol):
@@ -177,6 +179,46 @@ def _keep_clear(
 
 def _steps(c2w: Tensor) -> Tensor:
     return c2w[:, :3, 3].diff(dim=0).norm(dim=-1)
+
+
+def views_towards(
+    observed: ObservedViews,
+    c2w: Float[Tensor, "rows 4"],
+    fov_y: float,
+    clip_length: int,
+    resolution: tuple[int, int],
+    num_references: int = 3,
+) -> SampledViews:
+    """One window from the nearest observed view to a camera.
+
+    Args:
+        observed: training views, at least one.
+        c2w: the camera, OpenGL axes; 3 or 4 rows.
+        fov_y: its vertical angle of view, radians.
+        clip_length: frames of the window.
+        resolution: (width, height) of the repairer; the clip has the shape of the photos.
+        num_references: photos that condition the window at most.
+
+    Raises:
+        ValueError: a pose that is not rigid or not finite, or an angle out of range.
+    """
+    target = torch.eye(4, dtype=observed.c2w.dtype)
+    target[:3] = c2w[:3].to(target)
+    turned = target[:3, :3].T @ target[:3, :3]
+    if not bool(torch.isfinite(target).all()) or float((turned - torch.eye(3)).abs().max()) > 1e-3:
+        raise ValueError(f"the camera pose to complete from is not a rigid, finite one: {c2w.tolist()}")
+    if not 0 < fov_y < math.pi:
+        raise ValueError(f"the vertical angle of view is {math.degrees(fov_y)} degrees; it must lie between 0 and 180")
+    nearest = int(pose_distances(observed.c2w, target[None])[:, 0].argmin())
+    path = spline_path(torch.stack([observed.c2w[nearest], target]), clip_length)
+    size, K = clip_intrinsics(observed, resolution)
+    asked = K.clone()
+    asked[0, 0] = asked[1, 1] = size[1] / 2 / math.tan(fov_y / 2)
+    asked[0, 2], asked[1, 2] = size[0] / 2, size[1] / 2
+    share = torch.linspace(0, 1, clip_length, dtype=K.dtype)[:, None, None]
+    references = choose_references(observed.c2w, path, num_references)
+    log = {"kind": "towards a camera", "from_view": nearest, "fov_y_degrees": math.degrees(fov_y)}
+    return SampledViews(path, K + share * (asked - K), size, clip_windows(clip_length, clip_length), [references], log)
 
 
 def choose_references(observed: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _FLIP_YZ = (1.0, -1.0, -1.0)
@@ -116,13 +116,16 @@ class References:
     """World-to-camera, OpenCV axes, in the frame of the clip."""
     Ks: Float[Tensor, "R 3 3"]
     """Intrinsics in pixels of this H x W raster."""
+    seen: Bool[Tensor, "R H W 1"] | None = None
+    """Pixels that are part of the photo; the colours of others mean nothing. None: all."""
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
 
     def to(self, device: torch.device | str) -> References:
         """The same references on `device`."""
-        return References(*(getattr(self, name).to(device) for name in ("rgb", "viewmats", "Ks")))
+        seen = None if self.seen is None else self.seen.to(device)
+        return References(self.rgb.to(device), self.viewmats.to(device), self.Ks.to(device), seen)
 
 
 @dataclass(frozen=True)

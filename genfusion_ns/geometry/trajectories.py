@@ -183,6 +183,22 @@ def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4
     return _poses(rotation, torch.from_numpy(positions(stops))).to(c2w)
 
 
+def interpolate_poses(c2w: Float[Tensor, "N 4 4"], steps: int) -> Float[Tensor, "M 4 4"]:
+    """Keyframes joined by straight moves with constant turns, `steps` frames apart; M = (N - 1) * steps + 1.
+
+    Every keyframe is a frame of the path, number ``i * steps``. A single one is the whole path.
+    """
+    if len(c2w) == 1 or steps == 1:
+        return c2w.clone()
+    at = np.arange((len(c2w) - 1) * steps + 1) / steps
+    poses = c2w.detach().double().cpu().numpy()
+    rotation = Slerp(np.arange(len(c2w)), Rotation.from_matrix(poses[:, :3, :3]))(at).as_matrix()
+    position = np.stack([np.interp(at, np.arange(len(c2w)), poses[:, axis, 3]) for axis in range(3)], axis=1)
+    path = _poses(torch.from_numpy(rotation), torch.from_numpy(position)).to(c2w)
+    path[::steps] = c2w
+    return path
+
+
 def visiting_order(c2w: Float[Tensor, "N 4 4"]) -> list[int]:
     """A short order in which to visit all cameras: nearest neighbour tours from each start, the shortest of them."""
     distances = pose_distances(c2w.detach().double().cpu()).numpy()

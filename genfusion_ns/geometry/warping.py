@@ -18,6 +18,7 @@ from genfusion_ns.geometry.cameras import References
 from genfusion_ns.geometry.depth import depth_to_points
 
 _NEAR = 1e-4
+_WHOLLY = 0.999  # a bilinear sample of a mask that no unseen pixel took part in
 _ZBUFFER_CELL = 4  # pixels: coarse enough that the points of one clip leave no gaps between neighbouring samples
 
 
@@ -28,7 +29,7 @@ class WarpedReferences:
     rgb: Float[Tensor, "R T H W 3"]
     """Colours in 0..1, 0 where not valid."""
     valid: Bool[Tensor, "R T H W 1"]
-    """True where the point lies in front of the photo's camera and inside the photo."""
+    """True where the point lies in front of the photo's camera and inside the seen part of the photo."""
     visible: Bool[Tensor, "R T H W 1"]
     """True where it is valid and no surface of the clip hides the point from the photo's camera."""
 
@@ -68,28 +69,43 @@ def warp_references(
     """
     points = depth_to_points(depth, Ks, viewmats)
     solid = depth > 0 if solid is None else solid & (depth > 0)
+    seen = references.seen if references.seen is not None else [None] * len(references)
     warped = [
-        _warp_one(points, depth > 0, solid, photo, viewmat, K, tolerance)
-        for photo, viewmat, K in zip(references.rgb, references.viewmats, references.Ks, strict=True)
+        _warp_one(points, depth > 0, solid, photo, mask, viewmat, K, tolerance)
+        for photo, mask, viewmat, K in zip(references.rgb, seen, references.viewmats, references.Ks, strict=True)
     ]
     return WarpedReferences(*(torch.stack(parts) for parts in zip(*warped, strict=True)))
 
 
 def _warp_one(
-    points: Tensor, known: Tensor, solid: Tensor, photo: Tensor, viewmat: Tensor, K: Tensor, tolerance: float
+    points: Tensor,
+    known: Tensor,
+    solid: Tensor,
+    photo: Tensor,
+    mask: Tensor | None,
+    viewmat: Tensor,
+    K: Tensor,
+    tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = photo.shape[:2]
     pixels, z = project(points, viewmat, K)
     size = pixels.new_tensor([width, height])
     inside = ((pixels >= 0) & (pixels <= size)).all(dim=-1, keepdim=True)
     valid = known & inside & (z > _NEAR)
-    # align_corners=False puts -1 and 1 at the outer edges of the border pixels, which is where 0 and `size` are here.
-    grid = (2 * pixels / size - 1).nan_to_num(2.0).clamp(-2, 2)
-    colours = functional.grid_sample(
-        photo.permute(2, 0, 1)[None].expand(len(points), -1, -1, -1), grid, padding_mode="border", align_corners=False
-    ).permute(0, 2, 3, 1)
+    colours = sample_pixels(photo, pixels)
+    if mask is not None:
+        valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
     nearest = _zbuffer_lookup(pixels, z, valid, valid & solid, (width, height))
     return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
+
+
+def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
+    """An image at pixel coordinates (x, y), bilinear; beyond its border the border goes on."""
+    size = pixels.new_tensor([image.shape[1], image.shape[0]])
+    # align_corners=False puts -1 and 1 at the outer edges of the border pixels, which is where 0 and `size` are here.
+    grid = (2 * pixels / size - 1).nan_to_num(2.0).clamp(-2, 2)
+    planes = image.permute(2, 0, 1)[None].expand(len(pixels), -1, -1, -1)
+    return functional.grid_sample(planes, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
 
 
 def _zbuffer_lookup(pixels: Tensor, z: Tensor, valid: Tensor, solid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,6 +1,8 @@
 """Growth and pruning of surfels: gsplat's default strategy, fed by observed and generated views.
 
-Follows 3D Gaussian Splatting (SIGGRAPH 2023) section 5 through `gsplat.strategy.DefaultStrategy`.
+Follows 3D Gaussian Splatting (SIGGRAPH 2023) section 5 through `gsplat.strategy.DefaultStrategy`, and in its
+sparsity-aware form GenFusion (CVPR 2025): where photos show little, a surfel is seen by few of the views between two
+refinements, too few to judge it by.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from gsplat.strategy import DefaultStrategy
 from torch import Tensor
 from torch.nn import ParameterDict
 
+_OBSERVED = {"grad2d": "grad2d", "count": "count"}
 _GENERATED = {"grad2d": "generated_grad2d", "count": "generated_count"}
+_KEPT = "kept_"
+"""Prefix of statistics that outlive a refinement; under a name of their own they are not cleared, but grow along."""
+_PUBLISHED_STEPS = 7000
+_FIRST_NEED, _LAST_NEED, _NEED_SLOPE = 50, 100, 70
+_FEWEST = 10
+_FORGET = 5
+"""Statistics of a surfel start afresh when it was seen by this multiple of the last need (500 views)."""
 
 
 @dataclass
@@ -29,6 +39,27 @@ class SurfelStrategy(DefaultStrategy):
     key_for_gradient: str = "gradient_2dgs"  # type: ignore[assignment]
     max_surfels: int = 0
     """No growth beyond this number; 0 means no limit."""
+    sparsity_aware: bool = False
+    """Surfels grow only when seen by `needed_views`; the statistics of the others go on through refinements."""
+    total_steps: int = _PUBLISHED_STEPS
+    """Length of the run, for `needed_views`."""
+
+    def needed_views(self, step: int) -> int:
+        """Views that must have seen a surfel before it may grow, at this step of a sparsity-aware run.
+
+        From 50 to 100 over the first five sevenths of a run of 7000 steps, as published; fewer in shorter runs, in
+        which everything is seen less often, but never below 10.
+        """
+        need = min(_LAST_NEED, _FIRST_NEED + _NEED_SLOPE * step / self.total_steps)
+        return max(_FEWEST, round(need * min(1.0, self.total_steps / _PUBLISHED_STEPS)))
+
+    def step_post_backward(
+        self, params: Any, optimizers: Any, state: dict[str, Any], step: int, info: dict[str, Any], packed: bool = False
+    ) -> None:
+        """See the base class; what `_grow_gs` has put aside takes its place again."""
+        super().step_post_backward(params, optimizers, state, step, info, packed)
+        for name in [name for name in state if name.startswith(_KEPT)]:
+            state[name.removeprefix(_KEPT)] = state.pop(name)
 
     def accumulate_generated(
         self, params: ParameterDict, state: dict[str, Any], step: int, info: dict[str, Any]
@@ -45,7 +76,7 @@ class SurfelStrategy(DefaultStrategy):
             self._accumulate(len(params["means"]), state, info, _GENERATED)
 
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
-        self._accumulate(len(params["means"]), state, info, {name: name for name in _GENERATED})
+        self._accumulate(len(params["means"]), state, info, _OBSERVED)
 
     @torch.no_grad()
     def _accumulate(
@@ -64,9 +95,22 @@ class SurfelStrategy(DefaultStrategy):
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
         if self.max_surfels and len(params["means"]) >= self.max_surfels:
             return 0, 0
-        generated = [state.pop(name, None) for name in _GENERATED.values()]
-        if generated[0] is not None and generated[1] is not None:
-            means = [total / count.clamp_min(1) for total, count in ((state["grad2d"], state["count"]), generated)]
-            # The base class divides by the count and clears both after this refinement.
-            state["grad2d"], state["count"] = torch.maximum(*means), torch.ones_like(state["count"])
+        kinds = [names for names in (_OBSERVED, _GENERATED) if state.get(names["count"]) is not None]
+        need = self.needed_views(step) if self.sparsity_aware else 1
+        means = [
+            torch.where(state[k["count"]] >= need, state[k["grad2d"]] / state[k["count"]].clamp_min(1), 0.0)
+            for k in kinds
+        ]
+        grows = torch.stack(means).amax(0)
+        for kind in kinds:
+            if self.sparsity_aware:
+                done = (grows > self.grow_grad2d) | (
+                    state[kind["count"]] > _FORGET * self.needed_views(self.total_steps)
+                )
+                state |= {_KEPT + name: state[name].masked_fill(done, 0.0) for name in kind.values()}
+            elif kind is _GENERATED:
+                for name in kind.values():
+                    state.pop(name)
+        # The base class divides by the count, and clears both after this refinement.
+        state["grad2d"], state["count"] = grows, torch.ones_like(grows)
         return super()._grow_gs(params, optimizers, state, step)

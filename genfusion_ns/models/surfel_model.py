@@ -7,6 +7,7 @@ of volumetric Gaussians then show the exported scene as the flat discs that it i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from genfusion_ns.models.insertion import FLAT_LOG_SCALE as FLAT_LOG_SCALE
 from genfusion_ns.models.insertion import NewSurfels, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
+from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
@@ -37,7 +39,7 @@ _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 
 @dataclass
 class GenFusionModelConfig(SplatfactoModelConfig):
-    """Surfel scene. Step counts of -1 are derived from the length of the run (--max-num-iterations)."""
+    """Surfel scene. Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations)."""
 
     _target: type = field(default_factory=lambda: GenFusionModel)
     backend: Literal["auto", "gsplat", "cpu", "reference"] = "auto"
@@ -50,18 +52,18 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     """Surfels and intersections nearer than this to the camera are not drawn, scene units."""
     num_downscales: int = 1
     """Training starts at 1 / 2^d of the image size."""
-    resolution_schedule: int = -1
-    """Steps until the resolution doubles; -1: a tenth of the run."""
-    warmup_length: int = -1
-    """Steps before the first refinement; -1: 1/20 of the run."""
+    resolution_schedule: float = 1 / 10  # type: ignore[assignment]
+    """Steps until the resolution doubles."""
+    warmup_length: float = 1 / 20  # type: ignore[assignment]
+    """Steps before the first refinement."""
     refine_every: int = 100
     """Steps between refinements (growth and pruning)."""
-    stop_split_at: int = -1
-    """Step of the last refinement; -1: three quarters of the run."""
+    stop_split_at: float = 3 / 4  # type: ignore[assignment]
+    """Step of the last refinement."""
     reset_alpha_every: int = 30
     """Opacities are reset after this many refinements (never in runs shorter than that)."""
-    sh_degree_interval: int = -1
-    """Steps after which one more band of spherical harmonics is fitted; -1: 1/7 of the run."""
+    sh_degree_interval: float = 1 / 7  # type: ignore[assignment]
+    """Steps after which one more band of spherical harmonics is fitted."""
     densify_grad_thresh: float = 2e-4
     """Surfels whose mean screen-space gradient exceeds this are cloned or split."""
     cull_alpha_thresh: float = 0.05
@@ -70,14 +72,17 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     """Surfels larger than this, in scene units, are removed once opacities have been reset."""
     max_surfels: int = 0
     """The scene stops growing at this number of surfels; 0: no limit."""
+    sparsity_aware: bool = False
+    """Grow a surfel only after it has been seen often enough (60 to 100 views), however many refinements that takes;
+    for photos of which only a part may be seen."""
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss, 0..1."""
     distortion_weight: float = 0.0
     """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together."""
     normal_weight: float = 0.0
     """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
-    regularize_from: int = -1
-    """First step with the distortion and normal terms; -1: 5/7 of the run, as published."""
+    regularize_from: float = 5 / 7
+    """First step with the distortion and normal terms."""
     lpips_net: Literal["alex", "vgg"] = "alex"
     """Backbone of LPIPS at evaluation; its weights are fetched at the first evaluation and skipped when offline."""
 
@@ -103,7 +108,7 @@ class GenFusionModelConfig(SplatfactoModelConfig):
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Step counts of one run, with every -1 of the config resolved."""
+    """Step counts of one run, with every share of the config resolved."""
 
     resolution: int
     warmup: int
@@ -113,15 +118,20 @@ class _Schedule:
 
     @classmethod
     def resolve(cls, config: GenFusionModelConfig, total_steps: int) -> _Schedule:
-        def of_run(value: int, share: float) -> int:
-            return value if value >= 0 else max(1, round(total_steps * share))
+        def steps(flag: str, least: int = 0) -> int:
+            value = getattr(config, flag.replace("-", "_"))
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"--pipeline.model.{flag} is {value}; give steps (above 1) or a share of the run (0 to 1)"
+                )
+            return max(least, steps_of_run(value, total_steps))
 
         return cls(
-            resolution=of_run(config.resolution_schedule, 0.1),
-            warmup=of_run(config.warmup_length, 0.05),
-            stop_refining=of_run(config.stop_split_at, 0.75),
-            sh_interval=of_run(config.sh_degree_interval, 1 / 7),
-            regularize_from=of_run(config.regularize_from, 5 / 7),
+            resolution=steps("resolution-schedule", least=1),
+            warmup=steps("warmup-length"),
+            stop_refining=steps("stop-split-at"),
+            sh_interval=steps("sh-degree-interval", least=1),
+            regularize_from=steps("regularize-from"),
         )
 
 
@@ -150,7 +160,7 @@ class GenFusionModel(SplatfactoModel):
         self.set_total_steps(30000)
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Fix the length of the run, from which every step count of -1 follows, and start densification afresh."""
+        """Fix the length of the run, of which step counts may be shares, and start densification afresh."""
         config = self.config
         self.schedule = _Schedule.resolve(config, total_steps)
         self.strategy = SurfelStrategy(
@@ -165,6 +175,8 @@ class GenFusionModel(SplatfactoModel):
             refine_every=config.refine_every,
             pause_refine_after_reset=self.num_train_data + config.refine_every,
             max_surfels=config.max_surfels,
+            sparsity_aware=config.sparsity_aware,
+            total_steps=total_steps,
         )
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
@@ -310,13 +322,21 @@ class GenFusionModel(SplatfactoModel):
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         """Photometric loss of an observed view plus the regularisers of 2DGS; masked pixels do not count."""
-        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        weight = self._downscale_if_required(batch["mask"]).to(self.device).float() if "mask" in batch else None
+        target, weight = self._target(outputs, batch)
         losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
         if self.training:
             losses |= self._regularizers(outputs)
             self.camera_optimizer.get_loss_dict(losses)
         return losses
+
+    def _target(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The photo at the size of the render, and 1 where it may be seen; what a mask hides is the render itself."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        if "mask" not in batch:
+            return target, None
+        weight = (self._downscale_if_required(batch["mask"].float()).to(self.device) > 0.999).float()
+        # The structural term looks beyond the mask's edge, where it must find nothing to change.
+        return torch.where(weight > 0, target, outputs["rgb"].detach()), weight
 
     def _regularizers(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
         config = self.config
@@ -335,9 +355,11 @@ class GenFusionModel(SplatfactoModel):
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the view and the number of surfels."""
-        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        target, weight = self._target(outputs, batch)
         with torch.no_grad():
             error = (outputs["rgb"].clamp(0, 1) - target).square().mean()
+            if weight is not None:  # what is hidden has no error, so only the number of pixels is to be mended
+                error = error / weight.mean().clamp_min(1e-6)
         metrics = {"psnr": -10 * torch.log10(error.clamp_min(1e-10)), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics

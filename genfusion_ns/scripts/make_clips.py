@@ -18,13 +18,12 @@ import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
 
 from genfusion_ns.data.clips import Provenance, write_pair
-from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.trainer import GenFusionTrainer
-from genfusion_ns.fusion.view_samplers import choose_references, clip_size
+from genfusion_ns.fusion.view_samplers import ObservedViews, choose_references, clip_size
 from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.geometry.trajectories import visiting_order
@@ -134,15 +133,13 @@ class MakeClips:
 def _all_photos(pipeline: GenFusionPipeline, resolution: tuple[int, int]) -> tuple[ObservedPhotos, list[int]]:
     """Every registered view at clip size, and the order of a short walk along the cameras."""
     datamanager, device = pipeline.datamanager, pipeline.scene.device
-    first = datamanager.train_dataset.cameras[0]
-    size = clip_size((int(first.width.item()), int(first.height.item())), resolution)
+    size = clip_size(commonest_size(datamanager.whole_train_cameras), resolution)
     parts = [ObservedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
-    merged = ObservedPhotos(*(_joined(parts, name) for name in ("rgb", "c2w", "Ks")))
+    rgb, c2w, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "c2w", "Ks"))
+    sizes = [size for part in parts for size in part.whole.sizes]
+    whole = ObservedViews(c2w.cpu(), torch.cat([part.whole.Ks for part in parts]), sizes)
+    merged = ObservedPhotos(rgb, None, c2w, Ks, whole)
     return merged, visiting_order(merged.c2w.cpu())
-
-
-def _joined(parts: list[ObservedPhotos], name: str) -> Tensor:
-    return torch.cat([getattr(part, name) for part in parts])
 
 
 def _clean_clip(dense: GenFusionPipeline, photos: ObservedPhotos, order: list[int]) -> Clip:

@@ -1,0 +1,87 @@
+"""Cameras of masked reconstruction: the train cameras themselves, with the whole frame instead of the seen part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor
+
+from genfusion_ns.fusion.view_samplers import ObservedViews, SampledViews, choose_references, clip_size
+from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.geometry.capture import pose_distances
+from genfusion_ns.geometry.free_space import ClearTest
+from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
+from genfusion_ns.geometry.windows import clip_windows
+
+_DETOUR = 1.5
+"""Name order is kept while it is at most so many times longer than a short walk along all cameras."""
+
+
+@dataclass
+class MaskedSamplerConfig(InstantiateConfig):
+    """Whole frames at the train cameras, whose photos show only a part."""
+
+    _target: type = field(default_factory=lambda: MaskedSampler)
+    num_references: int = 3
+    """Photos that condition each clip at most."""
+
+
+class MaskedSampler:
+    """All train cameras in one walk; see `ViewSampler`.
+
+    They stand where photos were taken, so nothing is in their way. Views fewer than a clip has frames are joined by
+    frames in between, which stand at no photo.
+    """
+
+    def __init__(self, config: MaskedSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
+        """`clip_length` and `resolution` (width, height) are those of the repairer."""
+        if config.num_references < 1:
+            raise ValueError(f"num_references is {config.num_references}; it must be at least 1")
+        self.config = config
+        self.clip_length = clip_length
+        self.resolution = resolution
+
+    def sample(
+        self,
+        observed: ObservedViews,
+        round: int,
+        generator: torch.Generator,
+        is_clear: ClearTest | None = None,
+    ) -> SampledViews:
+        """See `ViewSampler.sample`; nothing is drawn at random."""
+        order, kind = _walk(observed.c2w)
+        gaps = max(len(order) - 1, 1)
+        steps = max(1, -(-(self.clip_length - 1) // gaps))
+        path = interpolate_poses(observed.c2w[order], steps)
+        photo_ids: list[int | None] = [None] * len(path)
+        photo_ids[::steps] = order
+        nearest = [order[(frame + steps // 2) // steps] for frame in range(len(path))]
+        size = clip_size(Counter(observed.sizes).most_common(1)[0][0], self.resolution)
+        windows = clip_windows(len(path), self.clip_length)
+        return SampledViews(
+            c2w=path,
+            K=torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest]),
+            size=size,
+            windows=windows,
+            reference_ids=[
+                choose_references(observed.c2w, path[w.start : w.start + w.length], self.config.num_references)
+                for w in windows
+            ],
+            log={"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1},
+            photo_ids=photo_ids,
+        )
+
+
+def _walk(c2w: Float[Tensor, "N 4 4"]) -> tuple[list[int], str]:
+    """Name order, as published, unless the photos were not taken in it."""
+    distances = pose_distances(c2w)
+
+    def length(order: list[int]) -> float:
+        return float(distances[order[:-1], order[1:]].sum())
+
+    by_name, short = list(range(len(c2w))), visiting_order(c2w)
+    return (by_name, "by name") if length(by_name) <= _DETOUR * length(short) else (short, "nearest next")

@@ -1,0 +1,127 @@
+"""One round: render clips along sampled cameras, have them repaired, judge them against the photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from genfusion_ns.data.generated_views import GeneratedView, views_of_clip
+from genfusion_ns.fusion.agreement import Agreement, photo_agreement
+from genfusion_ns.fusion.contact_sheet import to_bytes
+from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.fusion.round_report import RoundRecord, side_by_side
+from genfusion_ns.fusion.view_samplers import SampledViews
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
+from genfusion_ns.models.surfel_model import GenFusionModel
+from genfusion_ns.priors.base import VideoRepairer
+
+
+@dataclass(frozen=True)
+class RepairedWindow:
+    """One window of a round's path."""
+
+    clip: Clip
+    """As the scene renders it."""
+    repaired: RepairedClip
+    """With the confidence that supervision uses: the repairer's own, lowered by `photo_agreement`, 0 on photos."""
+    references: References
+    agreement: Agreement
+    rejected: str | None
+    """Why it must not be used, or None."""
+
+    def preview(self) -> UInt8[Tensor, "T H W 3"]:
+        """Frames as rendered (left) and as repaired (right), in 0..255, on the CPU."""
+        return to_bytes(side_by_side(self.clip.rgb, self.repaired.rgb)).cpu()
+
+
+@dataclass(frozen=True)
+class Round:
+    """All windows of one round, not yet stored."""
+
+    index: int
+    step: int
+    """Training step about to begin."""
+    seed: int
+    sampled: SampledViews
+    windows: list[RepairedWindow]
+
+    def views(self) -> list[GeneratedView]:
+        """The frames of all windows that were not rejected, each frame of the path once."""
+        views: list[GeneratedView] = []
+        for number, (window, place) in enumerate(zip(self.windows, self.sampled.windows, strict=True)):
+            if window.rejected is None:
+                frames = range(place.new_from, place.new_from + len(place.new_frames(len(self.sampled.c2w))))
+                clip = window.clip
+                views += views_of_clip(window.repaired, clip.viewmats, clip.Ks, self.index, number, frames)
+        return views
+
+    def record(self, repairer: str, names: tuple[str, ...], details: dict[str, Any]) -> RoundRecord:
+        """What happened, for the run folder; `names` are those of the train views."""
+        sampled = self.sampled
+        return RoundRecord(
+            round=self.index,
+            step=self.step,
+            seed=self.seed,
+            repairer=repairer,
+            c2w=sampled.c2w,
+            Ks=sampled.K,
+            windows=list(sampled.windows),
+            reference_ids=[list(ids) for ids in sampled.reference_ids],
+            reference_names=[[names[i] for i in ids] for ids in sampled.reference_ids],
+            scores=[
+                {
+                    "artifact_psnr": window.agreement.artifact_psnr,
+                    "repaired_psnr": window.agreement.repaired_psnr,
+                    "seen": window.agreement.seen,
+                    "confidence": float(window.repaired.confidence.mean()),
+                }
+                for window in self.windows
+            ],
+            rejected=[window.rejected for window in self.windows],
+            details={**details, **sampled.log},
+        )
+
+
+@torch.no_grad()
+def repair_window(
+    model: GenFusionModel,
+    photos: ObservedPhotos,
+    repairer: VideoRepairer,
+    sampled: SampledViews,
+    number: int,
+    tolerance: float,
+    generator: torch.Generator,
+) -> RepairedWindow:
+    """Render and repair window `number` of `sampled`, and judge it.
+
+    Where a frame stands at a train view, that view's photo goes before everything else: its pixels replace the rendered
+    ones for the repairer and the repaired ones in the result, where their confidence is 0 because the photo itself
+    supervises them.
+
+    Args:
+        model: the scene as it is now.
+        photos: the train photos.
+        repairer: of any resolution.
+        sampled: the round's cameras.
+        number: which window.
+        tolerance: dB against the photos that a repaired clip may lose before it is rejected.
+        generator: of the round.
+    """
+    frames = sampled.windows[number].frames(len(sampled.c2w))
+    clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
+    references = photos.references(sampled.reference_ids[number])
+    shown = None
+    given = clip
+    if sampled.photo_ids is not None:
+        shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
+        given = replace(clip, rgb=shown.over(clip.rgb), alpha=torch.maximum(clip.alpha, shown.seen.to(clip.alpha)))
+    repaired = repairer.repair(given, references, generator).to(model.device)
+    agreement = photo_agreement(clip, repaired, references)
+    trusted = replace(repaired, confidence=agreement.confidence)
+    if shown is not None:
+        trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=agreement.confidence * ~shown.seen)
+    return RepairedWindow(clip, trusted, references, agreement, agreement.verdict(tolerance))
