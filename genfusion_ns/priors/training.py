@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -258,7 +259,9 @@ class _Run:
         try:
             self.accelerator.load_state(str(folder))
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
-            raise ValueError(f"{folder} cannot be resumed from: {error}; {afresh}") from error
+            # torch lists every tensor that does not fit
+            said = textwrap.shorten(str(error), 300)
+            raise ValueError(f"{folder} cannot be resumed from: {said}; {afresh}") from error
         return step
 
 
