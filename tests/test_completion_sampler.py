@@ -112,6 +112,9 @@ def test_loops_stay_in_free_space_and_paths_of_the_user_stay_as_they_are(saved):
     clear_ring = views(arc(20, 1.0)[6:15])
     loop = sample(clear_ring, is_clear=is_clear, path_scale=1.0, distance=0.0, num_frames=16)
     assert is_clear(loop.c2w).all() and loop.log["pulled_frames"] > 0
+    plain = sample(clear_ring, path_scale=1.0, distance=0.0, num_frames=16)
+    direction, nearest = loop.c2w[:, :3, 2], plain.c2w[:, :3, 2]
+    assert (direction @ nearest.T).amax(1).min() > math.cos(math.radians(12)), "cameras keep looking where they were to"
     path = arc(16, 1.0)
     followed = sample(clear_ring, is_clear=is_clear, camera_path=saved(path), num_frames=16)
     torch.testing.assert_close(followed.c2w, path)
