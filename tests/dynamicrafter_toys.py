@@ -60,12 +60,15 @@ def recorded_weights() -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in tensors("weights").items()}
 
 
-def toy_pipeline(seed: int = 0) -> DynamiCrafterPipeline:
-    """Random weights, none of them zero."""
-    torch.manual_seed(seed)
+def toy_pipeline(groups: int = 8) -> DynamiCrafterPipeline:
+    """Random weights, none of them zero.
+
+    Eight groups instead of 32, because norms of one or two numbers turn the last digit of float32 into the first.
+    """
+    torch.manual_seed(0)
     pipeline = DynamiCrafterPipeline(
-        unet=DynamiCrafterUNet(**UNET),
-        vae=AutoencoderKL(**VAE),
+        unet=DynamiCrafterUNet(**UNET, norm_num_groups=groups),
+        vae=AutoencoderKL(**VAE, norm_num_groups=groups),
         image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)),
         image_projection=ImageProjection(**PROJECTION),
         scheduler=DynamiCrafterScheduler(),
@@ -86,7 +89,7 @@ def quiet(pipeline: DynamiCrafterPipeline) -> DynamiCrafterPipeline:
 
 def recorded_pipeline() -> DynamiCrafterPipeline:
     """The weights with which the fixtures were made."""
-    pipeline = toy_pipeline()
+    pipeline = toy_pipeline(groups=32)
     states: dict[str, dict[str, torch.Tensor]] = {}
     for source, tensor in recorded_weights().items():
         for piece in pieces_of(source):

@@ -290,5 +290,5 @@ def test_output_must_be_new(tmp_path):
 def test_command_reports_errors_in_one_line(tmp_path, monkeypatch):
     arguments = ["gf-convert-generator", str(tmp_path / "nowhere.ckpt"), str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit, match="^gf-convert-generator: there is no checkpoint"):
+    with pytest.raises(SystemExit, match=r"^gf-convert-generator: there is no checkpoint"):
         entrypoint()

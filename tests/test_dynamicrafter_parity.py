@@ -103,7 +103,7 @@ def test_sampling(pipeline, run):
     noise = RecordedNoise(start=get("x_T"), steps=get("noise"))
     latents = pipeline.denoise(
         get("c_concat"), get("context"), get("uncond_context"), sampling, noise=noise, fps=get("fs")
-    )
+    ).latents
     close(latents, data[f"{run}.x_prev"][-1], atol=5e-4)
     assert pipeline.scheduler.timesteps.tolist() == how["executed_timesteps"]
 

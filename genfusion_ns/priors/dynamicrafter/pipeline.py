@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -56,6 +56,21 @@ class RecordedNoise:
     """Of each step, in the order of execution."""
 
 
+@dataclass(frozen=True)
+class Denoised:
+    """End of the sampling of a batch."""
+
+    latents: Float[Tensor, "B 4 T h w"]
+    """What the decoder takes."""
+    variance: Float[Tensor, "B 1 T h w"]
+    """How uncertain the latents were when sampling began, as a mean over channels in squared units of the latents.
+
+    The sum of the squared changes of the clean estimate from step to step. Along an exact stochastic sampling (eta 1)
+    that estimate is a martingale, so that the expected sum is the variance of what it ends at. It is one draw of that
+    number, distorted by guidance.
+    """
+
+
 @dataclass
 class RepairOutput(BaseOutput):
     """End of one call of the pipeline."""
@@ -66,6 +81,8 @@ class RepairOutput(BaseOutput):
     """Relative disparity in 0..1; larger is nearer."""
     latents: Float[Tensor, "1 4 T h w"]
     """What was decoded."""
+    variance: Float[Tensor, "1 1 T h w"]
+    """See `Denoised`."""
 
 
 class DynamiCrafterPipeline(DiffusionPipeline):
@@ -160,10 +177,12 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         context = self.encode_references(photos[None])
         null = self.null_context(len(references)) if sampling.guidance_scale != 1 else None
         condition = self.encode_video(video, sampling.sample_condition, generator, noise.condition)
-        latents = self.denoise(condition, context, null, sampling, generator, noise)
-        decoded = from_network(self.decode_video(latents)[0].permute(1, 2, 3, 0).float())
+        end = self.denoise(condition, context, null, sampling, generator, noise)
+        decoded = from_network(self.decode_video(end.latents)[0].permute(1, 2, 3, 0).float())
         self.maybe_free_model_hooks()
-        return RepairOutput(rgb=decoded[..., :3], disparity=decoded[..., 3:], latents=latents)
+        return RepairOutput(
+            rgb=decoded[..., :3], disparity=decoded[..., 3:], latents=end.latents, variance=end.variance
+        )
 
     def encode_references(self, photos: Float[Tensor, "B R 3 h w"]) -> Float[Tensor, "B L D"]:
         """Context tokens of photos in -1..1, those of one clip in a row; gradients reach the projection."""
@@ -233,7 +252,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         noise: RecordedNoise | None = None,
         fps: Tensor | None = None,
-    ) -> Float[Tensor, "B 4 T h w"]:
+    ) -> Denoised:
         """Sample latents.
 
         Args:
@@ -254,13 +273,20 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             fps = torch.full((len(condition),), sampling.fps, device=condition.device)
         self.scheduler.set_timesteps(sampling.steps, spacing=sampling.spacing)
         timesteps: list[int] = self.scheduler.timesteps.tolist()
+        variance = torch.zeros_like(latents[:, :1])
+        clean: Tensor | None = None
         with self.progress_bar(total=len(timesteps)) as progress:  # pyright: ignore[reportCallIssue]
             for index, timestep in enumerate(timesteps):
                 velocity = self._predict(latents, condition, timestep, fps, context, null_context, sampling)
                 fresh = None if recorded.steps is None else recorded.steps[index]
-                latents = self.scheduler.step(velocity, timestep, latents, sampling.eta, generator, fresh).prev_sample
+                stepped = self.scheduler.step(velocity, timestep, latents, sampling.eta, generator, fresh)
+                latents = stepped.prev_sample
+                estimate = self.scheduler.unscale(cast(Tensor, stepped.pred_original_sample), timestep)
+                if clean is not None:
+                    variance = variance + (estimate - clean).square().mean(1, keepdim=True)
+                clean = estimate
                 progress.update()
-        return latents
+        return Denoised(latents, variance)
 
     def _predict(
         self,

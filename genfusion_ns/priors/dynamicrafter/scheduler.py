@@ -126,15 +126,21 @@ class DynamiCrafterScheduler(SchedulerMixin, ConfigMixin):
             previous = previous + sigma * noise.to(previous)
         return DDIMSchedulerOutput(prev_sample=previous.to(sample), pred_original_sample=clean.to(sample))
 
-    def _levels(self, timestep: int) -> tuple[float, float, float]:
-        """a, a' and the ratio of the dynamic rescales of the next and this time step."""
+    def unscale(self, clean: Float[Tensor, "B ..."], timestep: int) -> Float[Tensor, "B ..."]:
+        """The ``pred_original_sample`` of one step without its dynamic rescale, comparable with that of other steps."""
+        return clean / float(self.scales[self._following(timestep)])
+
+    def _following(self, timestep: int) -> int:
+        """The time step after one of those set; the last one again after itself."""
         chosen: list[int] = self.timesteps.tolist()
         if timestep not in chosen:
             raise ValueError(f"time step {timestep} is not one of those set, {chosen}; call set_timesteps first")
-        index = chosen.index(timestep)
-        last = index + 1 == len(chosen)
-        following = timestep if last else chosen[index + 1]
-        a_next = self.alphas_cumprod[0 if last else following]
+        return [*chosen, chosen[-1]][chosen.index(timestep) + 1]
+
+    def _levels(self, timestep: int) -> tuple[float, float, float]:
+        """a, a' and the ratio of the dynamic rescales of the next and this time step."""
+        following = self._following(timestep)
+        a_next = self.alphas_cumprod[0 if following == timestep else following]
         factor = self.scales[following] / self.scales[timestep]
         return float(self.alphas_cumprod[timestep]), float(a_next), float(factor)
 
