@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer
+from tiny_run import make_trainer, save_toy_generator
 
 from genfusion_ns.data.generated_views import load_views
 from genfusion_ns.fusion.loop import FusionLoop
@@ -16,13 +16,7 @@ from genfusion_ns.geometry.cameras import RepairedClip
 
 @pytest.fixture(scope="module")
 def generator_folder(tmp_path_factory) -> Path:
-    from genfusion_ns.priors.compact_unet import CompactUNet
-    from genfusion_ns.priors.training import save_network
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("generator")
-    save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), folder)
-    return folder
+    return save_toy_generator(tmp_path_factory.mktemp("generator"))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,25 +12,45 @@ from genfusion_ns.methods import genfusion
 
 
 def make_trainer(
-    capture_folder: Path, output: Path, model: str, steps: int = 12, views: int = 5, load_dir: Path | None = None
+    capture_folder: Path,
+    output: Path,
+    model: str,
+    steps: int = 12,
+    views: int = 5,
+    load_dir: Path | None = None,
+    load_step: int | None = None,
+    method: Any = genfusion,
+    **model_settings: Any,
 ) -> GenFusionTrainer:
     """A trainer set up as `ns-train genfusion` does, on few small images, with rounds from step 4 on."""
     # Imported on its own, before the trainer, the writer module does not load.
     from nerfstudio.utils import writer
 
     writer.EVENT_WRITERS.clear()
-    config = copy.deepcopy(genfusion.config)
+    config = copy.deepcopy(method.config)
     config.data = config.pipeline.datamanager.data = capture_folder
     config.pipeline.datamanager.dataparser.downscale_factor = 1
-    config.pipeline.datamanager.num_views = views
+    if method is genfusion:
+        config.pipeline.datamanager.num_views = views
+        config.pipeline.fusion.sampler.num_frames = 20
     config.pipeline.repairer = replace(config.pipeline.repairer, model=model, steps=1, resolution=(32, 24))
-    config.pipeline.fusion.sampler.num_frames = 20
+    config.pipeline.model = replace(config.pipeline.model, **model_settings)
     config.pipeline.fusion.start = config.pipeline.fusion.every = 4
     config.pipeline.fusion.save_videos = False
     config.max_num_iterations, config.vis, config.output_dir = steps, "", output
-    config.steps_per_eval_image, config.load_dir = 0, load_dir
+    config.steps_per_eval_image, config.load_dir, config.load_step = 0, load_dir, load_step
     config.set_timestamp()
     torch.manual_seed(0)
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     return trainer
+
+
+def save_toy_generator(folder: Path) -> Path:
+    """An untrained generator: it returns its input, by the way its last layer is initialised."""
+    from genfusion_ns.priors.compact_unet import CompactUNet
+    from genfusion_ns.priors.training import save_network
+
+    torch.manual_seed(0)
+    save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), folder)
+    return folder
