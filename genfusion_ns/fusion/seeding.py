@@ -17,17 +17,14 @@ from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import Clip, RepairedClip, camera_centers
 from genfusion_ns.geometry.depth import ScaleShift, align_scale_shift, depth_to_normals, depth_to_points
+from genfusion_ns.geometry.surface_pixels import first_sightings, neighbours_agreeing
 from genfusion_ns.models.insertion import NewSurfels
 
 _NEARER = 2.0
 """New surfaces may have at most this many times the disparity of the nearest rendered ones (99th percentile)."""
-_EDGE = 0.1
-"""Relative difference of disparity between neighbouring pixels that belong to one smooth surface."""
 _COMPANY = 0.6
 """Share of the 5 x 5 pixels around one that must lie on its surface; fewer do on depth edges and for stray depths."""
-_BEHIND = 1.1
-"""A seed this many times deeper than a pixel's surface belongs to another surface behind it."""
-_GRAZING = 0.1
+_GRAZING = 0.3
 """Cosine to the view direction below which the normal of a depth map is mostly noise."""
 _QUANTILE_POINTS = 1_000_000
 
@@ -149,9 +146,9 @@ def seed_surfels(
     depth = torch.where(usable, 1 / torch.where(usable, disparity, 1.0), 0.0)
     points = depth_to_points(depth, clip.Ks, clip.viewmats)
     inside = ((points >= bounds[0].to(points)) & (points <= bounds[1].to(points))).all(-1, keepdim=True)
-    wanted = usable & inside & (_neighbours_agreeing(disparity, reach=2) >= _COMPANY)
+    wanted = usable & inside & (neighbours_agreeing(disparity, reach=2) >= _COMPANY)
     log |= {name: int(m.sum()) for name, m in (("empty", empty), ("empty_trusted", trusted), ("empty_usable", wanted))}
-    chosen = _without_repeats(wanted, depth, points, clip, config.stride)
+    chosen = first_sightings(wanted, depth, points, clip.viewmats, clip.Ks, config.stride)
     if not bool(chosen.any()):
         return Seeds(
             None,
@@ -195,59 +192,6 @@ def _high_disparity(depth: Float[Tensor, " P"], generator: torch.Generator) -> T
     return torch.quantile(1 / depth[sample.to(depth.device)], 0.99)
 
 
-def _neighbours_agreeing(disparity: Float[Tensor, "T H W 1"], reach: int) -> Float[Tensor, "T H W 1"]:
-    """Share of the (2 reach + 1)^2 pixels around each one that lie on the same smooth surface, itself included."""
-    height, width = disparity.shape[1:3]
-    image = disparity.permute(0, 3, 1, 2)
-    padded = F.pad(image, [reach] * 4, mode="replicate")
-    side = 2 * reach + 1
-    agreeing = torch.zeros_like(image)
-    for row in range(side):
-        for column in range(side):
-            other = padded[..., row : row + height, column : column + width]
-            agreeing += (other - image).abs() <= _EDGE * image.abs()
-    return (agreeing / side**2).permute(0, 2, 3, 1)
-
-
-def _without_repeats(
-    wanted: Bool[Tensor, "T H W 1"],
-    depth: Float[Tensor, "T H W 1"],
-    points: Float[Tensor, "T H W 3"],
-    clip: Clip,
-    stride: int,
-) -> Bool[Tensor, "T H W"]:
-    """One pixel in stride x stride of those wanted, without surfaces that an earlier frame has taken."""
-    offset = stride // 2
-    chosen = torch.zeros_like(wanted[..., 0])
-    seeds = points.new_zeros(0, 3)
-    for t in range(len(clip)):
-        grid = (slice(offset, None, stride), slice(offset, None, stride))
-        new = wanted[t, ..., 0][grid] & ~_taken(seeds, depth[t, ..., 0][grid], clip.viewmats[t], clip.Ks[t], stride)
-        chosen[t][grid] = new
-        seeds = torch.cat([seeds, points[t][chosen[t]]])
-    return chosen
-
-
-def _taken(
-    seeds: Float[Tensor, "S 3"],
-    depth: Float[Tensor, "h w"],
-    viewmat: Float[Tensor, "4 4"],
-    K: Float[Tensor, "3 3"],
-    stride: int,
-) -> Bool[Tensor, "h w"]:
-    """Cells of stride x stride pixels that a seed falls into or beside, unless it lies behind the surface there."""
-    height, width = depth.shape
-    camera = seeds @ viewmat[:3, :3].T + viewmat[:3, 3]
-    z = camera[:, 2]
-    cell = (camera @ K.T)[:, :2] / z.clamp(min=1e-12)[:, None] / stride
-    visible = (z > 0) & (cell >= 0).all(-1) & (cell[:, 0] < width) & (cell[:, 1] < height)
-    column, row = cell[visible].long().unbind(-1)
-    nearest = torch.full_like(depth, torch.inf).flatten()
-    nearest = nearest.scatter_reduce(0, row * width + column, z[visible], "amin").view(1, 1, height, width)
-    nearest = -F.max_pool2d(-nearest, 3, stride=1, padding=1)[0, 0]
-    return nearest <= _BEHIND * depth
-
-
 def _surfels_at(
     chosen: Bool[Tensor, "T H W"],
     depth: Float[Tensor, "T H W 1"],
@@ -263,7 +207,7 @@ def _surfels_at(
     # Neighbours that are no seeds themselves still tell how the surface lies.
     surface = 1 / torch.where(disparity > 0, disparity, torch.inf)
     normals = depth_to_normals(surface, clip.Ks, clip.viewmats)[chosen]
-    rough = _neighbours_agreeing(disparity, reach=1)[chosen] < 1
+    rough = neighbours_agreeing(disparity, reach=1)[chosen] < 1
     unsure = rough | ((normals * toward).sum(-1, keepdim=True) < _GRAZING)
     focal = (clip.Ks[:, 0, 0] * clip.Ks[:, 1, 1]).sqrt()[frame]
     return NewSurfels(
