@@ -26,7 +26,6 @@ from tyro.conf import Suppress
 from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.models.densification import SurfelStrategy
-from genfusion_ns.models.insertion import FLAT_LOG_SCALE as FLAT_LOG_SCALE
 from genfusion_ns.models.insertion import NewSurfels, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics

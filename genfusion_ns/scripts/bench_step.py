@@ -10,7 +10,8 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
-from genfusion_ns.models.surfel_model import FLAT_LOG_SCALE, GenFusionModel, GenFusionModelConfig
+from genfusion_ns.models.insertion import FLAT_LOG_SCALE
+from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.rendering.surfels import Surfels
 
 
