@@ -245,6 +245,7 @@ def test_poses_that_no_camera_has(tiny: TinyCapture, change: Callable[[dict], ob
         (plus(w=10**12), r"w at the top is 1000000000000, it must be a whole number"),
         (plus(cx=1e9), r"cx at the top is 1000000000.0, far outside"),
         (plus(cx=-40.0), r"view_00.png: the principal point -40, 12 is far outside the image of 32 x 24"),
+        (plus(cx=62.0, fl_x=5.0), r"view_00.png: the principal point 62, 12 is far outside the image of 32 x 24"),
         (in_first(fl_x=31.0), r"fl_x of images/view_00.png is 31.0, but 30.0 at the top, which nerfstudio prefers"),
         (plus(k1=None), r"k1 at the top is None"),
         (plus(distortion_params=[0, 0]), r"distortion_params at the top is \[0, 0\]"),

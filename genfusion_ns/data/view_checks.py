@@ -25,6 +25,8 @@ _MAX_OFFSET = 1e4
 (0.06 % of the spread)."""
 _FAR_OUTSIDE = 1.0
 """How far beyond the image the principal point may lie, in image sizes; crops move it outside."""
+_FAR_OFF_AXIS = 2.0
+"""The same in focal lengths: nothing in the image is within 63 degrees of the optical axis."""
 _MAX_ZOOM = 10.0
 """Largest change of the focal length by undistorting; more is a sign of a failed calibration."""
 _LARGEST = 1e30
@@ -158,7 +160,8 @@ def _camera_problem(row: Float[np.ndarray, "6"], kind: int, lens: Float[np.ndarr
         return f"focal lengths are {fx:g} and {fy:g} pixels, they must be positive"
     if width < 1 or height < 1:
         return f"the image size is {width:g} x {height:g}, it must be at least 1 x 1"
-    if abs(cx / width - 0.5) > 0.5 + _FAR_OUTSIDE or abs(cy / height - 0.5) > 0.5 + _FAR_OUTSIDE:
+    outside = np.array([max(-cx, cx - width, 0), max(-cy, cy - height, 0)])
+    if (outside > _FAR_OUTSIDE * row[4:]).any() or (outside > _FAR_OFF_AXIS * row[:2]).any():
         return f"the principal point {cx:g}, {cy:g} is far outside the image of {width:g} x {height:g} pixels"
     if kind not in (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value):
         return f"camera type {CameraType(kind).name} is not supported; PERSPECTIVE and FISHEYE are"
