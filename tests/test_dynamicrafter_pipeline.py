@@ -6,7 +6,8 @@ from dynamicrafter_toys import UNET, quiet, toy_pipeline
 
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.cross_attention import TEXT_TOKENS, contexts_per_frame
-from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline, Sampling
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline, RecordedNoise, Sampling
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 
 SHORT = Sampling(steps=2)
@@ -133,6 +134,43 @@ def test_every_part_takes_its_turn_on_the_device(pipeline):
 def test_wrong_shapes_are_named(pipeline, clip, change, message):
     with pytest.raises(ValueError, match=message):
         run(pipeline, {**clip, **change})
+
+
+class GaussianNetwork(torch.nn.Module):
+    """The best prediction of v where clean latents are independent and normal, whatever the condition."""
+
+    def __init__(self, scheduler, deviation):
+        super().__init__()
+        self.levels, self.variance, self.dtype = scheduler.alphas_cumprod.float(), deviation**2, torch.float32
+
+    def forward(self, sample, timestep, context, fps):
+        a = self.levels[timestep][:, None, None, None, None]
+        noisy = sample[:, :4]
+        clean = self.variance * a.sqrt() / (self.variance * a + 1 - a) * noisy
+        # At the zero SNR end, where a is 0 and so is the estimate, v is minus the estimate.
+        noise = (noisy - a.sqrt() * clean) / (1 - a).sqrt()
+        return a.sqrt() * noise - (1 - a).sqrt() * clean
+
+
+@pytest.mark.parametrize("deviation", [0.5, 1.0])
+def test_uncertainty_is_the_variance_of_what_is_sampled(deviation):
+    pipeline = toy_pipeline()
+    pipeline.scheduler = DynamiCrafterScheduler(base_scale=1.0)
+    pipeline.unet = GaussianNetwork(pipeline.scheduler, deviation)
+    sampling = Sampling(steps=250, guidance_scale=1.0, spacing="uniform_trailing")
+    condition = torch.zeros(1, 4, 4, 32, 32)
+    end = pipeline.denoise(condition, torch.zeros(1, 1, 1), None, sampling, torch.Generator().manual_seed(0))
+    # A little less, because the last time step is not free of noise and steps are finite.
+    assert 0.85 * deviation**2 < float(end.variance.mean()) < deviation**2
+    assert float(end.latents.var()) == pytest.approx(deviation**2, rel=0.1)
+    certain = pipeline.denoise(
+        condition,
+        torch.zeros(1, 1, 1),
+        None,
+        sampling,
+        noise=RecordedNoise(start=torch.zeros_like(condition), steps=torch.zeros(250, *condition.shape)),
+    )
+    assert not certain.variance.any()
 
 
 def test_untrained_network_predicts_nothing():
