@@ -26,7 +26,8 @@ def check_folder(folder: Path) -> None:
         ValueError: config.json is no JSON object, or the weights are no whole safetensors file.
     """
     read_config(folder)
-    _open(folder / WEIGHTS_FILE).__exit__(None, None, None)
+    with _open(folder / WEIGHTS_FILE):
+        pass  # opening reads the header and compares it with the length of the file
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
 
 def _open(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt").__enter__()
+        return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{path} does not fit {path.with_name('config.json')}: it is no whole safetensors file ({error}); copy it "
