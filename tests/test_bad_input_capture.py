@@ -246,7 +246,7 @@ def test_poses_that_no_camera_has(tiny: TinyCapture, change: Callable[[dict], ob
         (plus(cx=1e9), r"cx at the top is 1000000000.0, far outside"),
         (plus(cx=-40.0), r"view_00.png: the principal point -40, 12 is far outside the image of 32 x 24"),
         (plus(cx=62.0, fl_x=5.0), r"view_00.png: the principal point 62, 12 is far outside the image of 32 x 24"),
-        (in_first(fl_x=31.0), r"fl_x of images/view_00.png is 31.0, but 30.0 at the top, which nerfstudio prefers"),
+        (in_first(fl_x=33.0), r"fl_x of images/view_00.png is 33.0, but 30.0 at the top, which nerfstudio prefers"),
         (plus(k1=None), r"k1 at the top is None"),
         (plus(distortion_params=[0, 0]), r"distortion_params at the top is \[0, 0\]"),
         (plus(k1=0.1, k4=0.2), r"= 0.1, 0, 0, 0.2, 0, 0; perspective cameras may have k1, k2, k3, p1 and p2, not k4"),
@@ -259,6 +259,11 @@ def test_poses_that_no_camera_has(tiny: TinyCapture, change: Callable[[dict], ob
 def test_cameras_that_nobody_has(tiny: TinyCapture, change: Callable[[dict], object], said: str) -> None:
     edited(tiny, change)
     assert str(tiny.folder) in assert_refused(tiny.folder, CaptureError, said)
+
+
+def test_small_differences_between_frames_and_the_top_are_autofocus(tiny: TinyCapture) -> None:
+    edited(tiny, in_first(fl_x=30.3, cx=16.1))
+    assert (set_up(tiny.folder).capture.outputs.cameras.fx == 30.0).all()
 
 
 # ------------------------------------------------------------------------------------------------ COLMAP

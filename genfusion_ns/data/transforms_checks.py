@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 
 from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem
+from genfusion_ns.data.intrinsics_checks import check_intrinsics
+from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem, rigidity_problem
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 """Names of transforms.json's camera models that the surfel renderer can use once images are undistorted."""
 SPLITS = ("train", "val", "test")
-_NEEDED = {"fl_x": 1e7, "fl_y": 1e7, "cx": 1e7, "cy": 1e7, "w": 1e5, "h": 1e5}
-"""Intrinsics that every frame has, itself or from the top of the file, and their largest magnitude, in pixels."""
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 _ORIENTATIONS = ("pca", "up", "vertical", "none")
 _POSE_WAY_OUT = "A pose is a rigid camera-to-world matrix; export the poses again or remove these frames."
 
@@ -88,7 +86,7 @@ def check_transforms(path: Path) -> dict[str, Any]:
             f"{path}: camera_model is {model!r}; allowed are {', '.join(CAMERA_MODELS)}. Undistort the images to a "
             "pinhole camera first."
         )
-    _check_intrinsics(path, content, frames)
+    check_intrinsics(path, content, frames)
     _check_options(path, content, frames)
     check_positions(path, np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3, 3])
     _check_lists(path, content, frames)
@@ -158,56 +156,10 @@ def _is_name(value: object) -> bool:
 
 
 def _pose_problem(frame: dict[str, Any], rows: tuple[int, ...]) -> str | None:
-    return matrix_problem(frame["transform_matrix"], rows) if "transform_matrix" in frame else "is missing"
-
-
-def _check_intrinsics(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:
-    problems: list[str] = []
-    for key, largest in _NEEDED.items():
-        for where, value in _values(key, content, frames):
-            problem = _pixels_problem(key, value, largest)
-            problems += [] if problem is None else [f"{key} {where} {problem}"]
-    raise_for(
-        problems,
-        f"{path}: intrinsics that cannot be used",
-        "fl_x, fl_y, cx, cy, w and h (pixels) must be numbers at the top of the file or in every frame.",
-    )
-    for holder, where in [(content, "at the top"), *((frame, f"of {frame['file_path']}") for frame in frames)]:
-        problems += [
-            f"{key} {where} is {holder[key]!r}" for key in _DISTORTION if key in holder and not is_number(holder[key])
-        ]
-        parameters = holder.get("distortion_params", [0] * 6)
-        if not isinstance(parameters, list) or len(parameters) != 6 or not all(map(is_number, parameters)):
-            problems.append(f"distortion_params {where} is {str(parameters)[:60]}")
-    raise_for(
-        problems,
-        f"{path}: lens distortion that cannot be used",
-        "k1 .. k4, p1 and p2 must be numbers, distortion_params a list of these six.",
-    )
-
-
-def _values(key: str, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> list[tuple[str, object]]:
-    """What a needed intrinsic is and where: once at the top, or in every frame; frames that contradict the top too."""
-    if key not in content:
-        return [(f"of {frame['file_path']}", frame.get(key)) for frame in frames]
-    other = [
-        (f"of {frame['file_path']}", f"{frame[key]}, but {content[key]} at the top, which nerfstudio prefers")
-        for frame in frames
-        if key in frame and frame[key] != content[key]
-    ]
-    return [("at the top", content[key]), *other]
-
-
-def _pixels_problem(key: str, value: object, largest: float) -> str | None:
-    if value is None:
+    if "transform_matrix" not in frame:
         return "is missing"
-    if not is_number(value):
-        return f"is {str(value)[:60]}"
-    if key in ("fl_x", "fl_y") and not 0 < value <= largest:
-        return f"is {value}, it must be positive" if value <= 0 else f"is {value}, too large for a pinhole camera"
-    if key in ("w", "h") and not (value == int(value) and 1 <= value <= largest):
-        return f"is {value}, it must be a whole number of pixels, 1..{largest:.0f}"
-    return None if abs(value) <= largest else f"is {value}, far outside any image"
+    matrix = frame["transform_matrix"]
+    return matrix_problem(matrix, rows) or rigidity_problem(np.array(matrix, dtype=np.float64))
 
 
 def _check_options(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:

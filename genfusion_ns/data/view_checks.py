@@ -37,17 +37,15 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
-def matrix_problem(value: object, rows: Collection[int] = (4,)) -> str | None:
-    """What keeps a JSON value from being a rigid pose with `rows` rows of four numbers; None when nothing does."""
+def matrix_problem(value: object, rows: Collection[int]) -> str | None:
+    """What keeps a JSON value from being a matrix with `rows` rows of four finite numbers; None when nothing does."""
     if not isinstance(value, list) or any(not isinstance(row, list) for row in value):
         return f"is {_brief(value)}, a list of {' or '.join(map(str, rows))} rows is needed"
     if len(value) not in rows or any(len(row) != 4 for row in value):
         shape = f"{len(value)} rows of {'/'.join(map(str, sorted({len(row) for row in value}))) or 0}"
         return f"has {shape} numbers, {' or '.join(map(str, rows))} rows of 4 are needed"
     strange = [item for row in value for item in row if not is_number(item)]
-    if strange:
-        return f"contains {_brief(strange[0])}, finite numbers are needed"
-    return rigidity_problem(np.array(value, dtype=np.float64))
+    return f"contains {_brief(strange[0])}, finite numbers are needed" if strange else None
 
 
 def rigidity_problem(pose: Float[np.ndarray, "rows 4"]) -> str | None:
