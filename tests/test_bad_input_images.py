@@ -225,6 +225,19 @@ def test_exif_orientation_is_applied_where_the_camera_has_the_turned_size(tiny: 
         np.testing.assert_array_equal(image, turned)
 
 
+def test_formats_reach_training_and_evaluation(tiny: TinyCapture) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    put(tiny, palette(RAMP))
+    put(tiny, sixteen_bit(RAMP), "view_01.png")
+    put(tiny, photo(HEIGHT, WIDTH), "view_02.png", exif=exif)
+    manager = set_up(tiny.folder, cache_images_type="uint8")
+    assert (manager.test_view_ids, manager.train_view_ids) == ((0,), (1, 2, 3, 4, 5))
+    np.testing.assert_array_equal(manager.cached_eval[0]["image"].numpy(), INDEXED)
+    np.testing.assert_array_equal(manager.cached_train[0]["image"].numpy(), GREY)
+    np.testing.assert_array_equal(manager.cached_train[1]["image"].numpy(), np.rot90(photo(HEIGHT, WIDTH), -1))
+
+
 def test_cameras_follow_the_scale_of_images_that_were_rounded_otherwise(tiny: TinyCapture) -> None:
     put(tiny, photo(WIDTH + 1, HEIGHT))
     data = dataset(tiny, 0.5)
