@@ -12,8 +12,9 @@ from nerfstudio.data.dataparsers.colmap_dataparser import MAX_AUTO_RESOLUTION, C
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from genfusion_ns.data.colmap_checks import check_colmap
-from genfusion_ns.data.image_files import CaptureError, raise_for, read_header
+from genfusion_ns.data.image_files import CaptureError, ImageHeader, raise_for, read_header
 from genfusion_ns.data.transforms_checks import check_blender, check_transforms
+from genfusion_ns.data.view_checks import IMAGE_WAY_OUT
 
 _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 
@@ -63,7 +64,7 @@ def _check_nerfstudio(config: NerfstudioDataParserConfig, check_images: bool) ->
     if not check_images:
         return
     if factor is None:
-        read_header(path.parent / names[0])  # nerfstudio decides on the downscale factor by this file
+        _read_first(path.parent / names[0])
     elif factor > 1:
         _require_downscaled(path.parent / f"images_{factor}", factor, "images")
 
@@ -79,7 +80,7 @@ def _check_colmap(config: ColmapDataParserConfig, check_images: bool) -> None:
         return
     images = config.data / config.images_path
     if factor is None:
-        width, height = read_header(images / names[0]).size
+        width, height = _read_first(images / names[0]).size
         factor = 1
         while max(width, height) / factor > MAX_AUTO_RESOLUTION:
             factor *= 2
@@ -98,7 +99,7 @@ def _check_blender(config: BlenderDataParserConfig) -> None:
             f"{path}: file_path has an extension ({images[0].stem}); Blender captures name their images without .png. "
             "Remove it, or rename the file to transforms.json and use the nerfstudio-data dataparser."
         )
-    read_header(images[0])  # nerfstudio takes the size of all images from this file
+    _read_first(images[0])
 
 
 def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
@@ -116,6 +117,14 @@ def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
         else "Register the images first, for instance with ns-process-data images, or correct --data."
     )
     return CaptureError(f"--data {data} has no {wanted}, which the {kind} dataparser needs. {advice}")
+
+
+def _read_first(file: Path) -> ImageHeader:
+    """Header of the image that decides on sizes or on the downscale factor, which a dataparser opens before others."""
+    try:
+        return read_header(file)
+    except CaptureError as error:
+        raise CaptureError(f"The first image cannot be read: {error}. {IMAGE_WAY_OUT}") from error
 
 
 def _checked_factor(factor: object) -> int | None:

@@ -18,6 +18,8 @@ from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, size_pro
 
 MIN_VIEWS = 3
 """Two to train on and one held out."""
+IMAGE_WAY_OUT = "Copy them again, save them as PNG or JPEG, or remove their views from the capture's camera file."
+"""What helps against images that cannot be read."""
 _RIGID_TOLERANCE = 1e-2
 """Largest entry of R^T R - I; estimated poses are printed with at least three digits."""
 _MAX_OFFSET = 1e4
@@ -128,7 +130,7 @@ def _check_images(outputs: DataparserOutputs, where: Path) -> None:
     raise_for(
         unreadable,
         f"{where}: {len(unreadable)} of {len(outputs.image_filenames)} images cannot be read",
-        "Copy them again, save them as PNG or JPEG, or remove their views from the capture's camera file.",
+        IMAGE_WAY_OUT,
     )
     raise_for(other_size, f"{where}: images that do not fit their cameras", SIZE_WAY_OUT, ImageSizeError)
 
