@@ -25,8 +25,9 @@ from dynamicrafter_toys import (
 from safetensors.torch import load_file, save_file
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
-from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint, plan_conversion
+from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
 from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, open_checkpoint
+from genfusion_ns.priors.dynamicrafter.conversion_plan import plan_conversion
 from genfusion_ns.priors.dynamicrafter.key_map import Piece, ignored_as, pieces_of
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
@@ -110,12 +111,15 @@ def test_recorded_weights_become_the_recorded_pipeline(container, tmp_path):
     weights = {name: tensor.half() for name, tensor in recorded_weights().items()}
     path = tmp_path / ("toy.safetensors" if container == "safetensors" else "toy.ckpt")
     if container == "lightning":
-        torch.save({"state_dict": weights, "epoch": 59, "global_step": 34000}, path)
+        published = published_layout()
+        tables = {name: value for name, value in tensors("schedule").items() if name in published}
+        torch.save({"state_dict": {**weights, **tables}, "epoch": 59, "global_step": 34000}, path)
     elif container == "deepspeed":
         torch.save({"module": {f"_forward_module.{name}": value for name, value in weights.items()}}, path)
     else:
         save_file(weights, path)
-    convert_checkpoint(path, tmp_path / "out", torch.float32, architecture=TOY)
+    done = convert_checkpoint(path, tmp_path / "out", torch.float32, architecture=TOY)
+    assert done.other_schedule == []
     assert_same(DynamiCrafterPipeline.from_pretrained(tmp_path / "out"), recorded_pipeline())
 
 
@@ -149,12 +153,14 @@ def test_base_files_have_an_autoencoder_with_the_original_names():
 def test_a_synthetic_file_gives_back_its_pipeline(prefix, tmp_path):
     pipeline = toy_pipeline()
     weights = {prefix + name: value for name, value in published_names(pipeline).items()}
-    weights[prefix + "betas"] = torch.zeros(1000)
+    weights[prefix + "alphas_cumprod"] = pipeline.scheduler.alphas_cumprod.float()
+    weights[prefix + "scale_arr"] = torch.ones(1400)
     torch.save({"module" if prefix else "state_dict": weights}, tmp_path / "toy.ckpt")
     done = convert_checkpoint(tmp_path / "toy.ckpt", tmp_path / "out", torch.float32, architecture=TOY)
     assert done.rgbd
     assert done.parameters == sum(p.numel() for part in weighted_parts(pipeline).values() for p in part.parameters())
-    assert sum(done.ignored.values()) == 1
+    assert sum(done.ignored.values()) == 2
+    assert done.other_schedule == ["scale_arr"]
     assert_same(DynamiCrafterPipeline.from_pretrained(tmp_path / "out"), pipeline)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "toy.ckpt"]
 

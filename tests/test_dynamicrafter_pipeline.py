@@ -6,7 +6,8 @@ from dynamicrafter_toys import UNET, quiet, toy_pipeline
 
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.cross_attention import TEXT_TOKENS, contexts_per_frame
-from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline, RecordedNoise, Sampling
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
+from genfusion_ns.priors.dynamicrafter.sampling import RecordedNoise, Sampling
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 

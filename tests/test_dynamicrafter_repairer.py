@@ -11,8 +11,8 @@ from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import select_frames
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
-from genfusion_ns.priors.dynamicrafter.pipeline import Sampling
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, nearest_reference
+from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 
 SHORT = Sampling(steps=2)
 
@@ -52,8 +52,7 @@ def repaired(repairer, clip, references=None, seed=0):
     return repairer.repair(clip, photos() if references is None else references, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("size", [(128, 64), (96, 50), (30, 70), (200, 100)])
-@pytest.mark.parametrize("frames", [1, 5])
+@pytest.mark.parametrize(("size", "frames"), [((128, 64), 4), ((96, 50), 1), ((30, 70), 5), ((200, 100), 2)])
 def test_any_size_and_length_comes_back(repairer, size, frames):
     out = repaired(repairer, a_clip(frames, size))
     assert isinstance(repairer, VideoRepairer)

@@ -97,6 +97,11 @@ def test_guidance_rescale_restores_the_spread_of_each_clip():
     torch.testing.assert_close(apply_guidance(conditional, unconditional, 3.2, 0.7), 0.7 * guided + 0.3 * plain)
 
 
+def test_guidance_of_a_network_that_predicts_nothing():
+    nothing = torch.zeros(1, 4, 2, 2)
+    assert not apply_guidance(nothing, nothing, 3.2, 0.7).any()
+
+
 def test_scheduler_is_saved_and_loaded(tmp_path):
     DynamiCrafterScheduler(base_scale=0.3).save_pretrained(tmp_path)
     loaded = DynamiCrafterScheduler.from_pretrained(tmp_path)

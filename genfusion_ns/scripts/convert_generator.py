@@ -35,6 +35,8 @@ def main(config: ConvertGeneratorConfig) -> None:
     print(f"{config.output}: {done.parameters:,} parameters in {done.tensors} tensors, {config.dtype}")
     for reason, count in done.ignored.items():
         print(f"left out {count} tensors: {reason}")
+    if done.other_schedule:
+        print(f"the file was trained with another noise schedule ({', '.join(done.other_schedule)}) than GenFusion's")
     if not done.rgbd:
         print("the autoencoder of this file has no depth: convert it with --vae to repair or train with the result")
 

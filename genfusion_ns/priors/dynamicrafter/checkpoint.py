@@ -8,10 +8,7 @@ then tensors pass one by one from the mapped file to the written one.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,11 @@ from torch import Tensor
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
 from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource, open_checkpoint
-from genfusion_ns.priors.dynamicrafter.key_map import Piece, ignored_as, pieces_of
-from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
+from genfusion_ns.priors.dynamicrafter.conversion_plan import VAE_PREFIX, Plan, plan_conversion
 from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 
-_VAE_PREFIX = "first_stage_model."
-_SHOWN = 5
+_HALF_DIGITS = 1e-3  # of numbers up to 1 in half precision, in which a file may keep its tables
 RGBD_CHANNELS = (4, 4)
 """Image channels of the autoencoder, in and out."""
 
@@ -43,17 +39,9 @@ class Conversion:
     ignored: dict[str, int]
     """Tensors of the checkpoint that were left out, by reason."""
     rgbd: bool
-    """Whether the autoencoder takes RGB-D; without, the result can be trained on but not run."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where each parameter comes from."""
-
-    sources: dict[str, tuple[str, Piece]]
-    """By target name: name in the checkpoint and what is taken of it."""
-    ignored: dict[str, int]
-    """See `Conversion.ignored`."""
+    """Whether the autoencoder takes RGB-D; without, the result cannot run."""
+    other_schedule: list[str]
+    """Tables of the noise schedule that the file has with other values than those written; empty for GenFusion's."""
 
 
 def convert_checkpoint(
@@ -112,93 +100,13 @@ def convert_checkpoint(
         tensors=len(values),
         ignored=plan.ignored,
         rgbd=_channels(pipeline.vae) == RGBD_CHANNELS,
+        other_schedule=_differing_tables(source, pipeline.scheduler),
     )
-
-
-def plan_conversion(
-    source: CheckpointSource, pipeline: DynamiCrafterPipeline, skip_vae: bool = False, where: str = "the checkpoint"
-) -> Plan:
-    """Match the names and shapes of a checkpoint with those of a pipeline, of which only shapes are read.
-
-    Args:
-        source: the checkpoint.
-        pipeline: may be on the meta device.
-        skip_vae: leave the autoencoder out on both sides.
-        where: what messages call the checkpoint.
-
-    Raises:
-        CheckpointError: tensors that no rule knows, that are missing, or of another shape.
-    """
-    targets = {
-        f"{name}.{key}": tuple(value.shape)
-        for name, part in weighted_parts(pipeline).items()
-        if not (skip_vae and name == "vae")
-        for key, value in part.state_dict().items()
-    }
-    layers = pipeline.unet.config.layers_per_block
-    levels = _lvdm_levels(source.names())
-    sources: dict[str, tuple[str, Piece]] = {}
-    ignored: Counter[str] = Counter()
-    unknown, misfits = [], []
-    for name in source.names():
-        reason = "autoencoder, replaced by --vae" if skip_vae and name.startswith(_VAE_PREFIX) else ignored_as(name)
-        if reason is not None:
-            ignored[reason] += 1
-            continue
-        pieces = pieces_of(name, layers, levels)
-        if not pieces or any(piece.target not in targets for piece in pieces):
-            unknown.append(name)
-        for piece in pieces:
-            misfit = _misfit(source.shape(name), piece, targets.get(piece.target))
-            misfits += [f"{name}: {misfit}"] if misfit else []
-            sources[piece.target] = (name, piece)
-    missing = [name for name in targets if name not in sources]
-    _raise_if_any(where, unknown, missing, misfits)
-    return Plan(sources, dict(ignored))
-
-
-def _misfit(shape: tuple[int, ...], piece: Piece, expected: tuple[int, ...] | None) -> str | None:
-    """What is wrong with the shape of a source, if anything."""
-    if expected is None:
-        return None
-    try:
-        found = tuple(piece.of(torch.empty(shape, device="meta")).shape)
-    except (ValueError, RuntimeError) as error:
-        return str(error)
-    return None if found == expected else f"gives {found} for {piece.target}, which is {expected}"
-
-
-def _raise_if_any(where: str, unknown: list[str], missing: list[str], misfits: list[str]) -> None:
-    problems = [
-        f"{len(entries)} {what}: {_some(entries)}"
-        for entries, what in (
-            (unknown, "tensors that this generator does not have"),
-            (missing, "parameters without a tensor"),
-            (misfits, "tensors of another shape"),
-        )
-        if entries
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{where} is not a checkpoint of GenFusion's generator or of DynamiCrafter at 512 or 1024 pixels. "
-            + ". ".join(problems)
-        )
-
-
-def _some(entries: Iterable[str]) -> str:
-    shown = list(entries)
-    return ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
-
-
-def _lvdm_levels(names: Iterable[str]) -> int:
-    """Resolutions of an autoencoder with the original names; 0 where the names are those of diffusers."""
-    found = (re.match(rf"{re.escape(_VAE_PREFIX)}decoder\.up\.(\d+)\.", name) for name in names)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _fitting(architecture: Architecture, source: CheckpointSource, replaced: bool) -> Architecture:
     """The architecture with the image channels of the file's autoencoder."""
-    ends = [f"{_VAE_PREFIX}encoder.conv_in.weight", f"{_VAE_PREFIX}decoder.conv_out.weight"]
+    ends = [f"{VAE_PREFIX}encoder.conv_in.weight", f"{VAE_PREFIX}decoder.conv_out.weight"]
     if replaced or not set(ends) <= set(source.names()):
         return architecture
     return architecture.with_vae_channels(source.shape(ends[0])[1], source.shape(ends[1])[0])
@@ -206,6 +114,20 @@ def _fitting(architecture: Architecture, source: CheckpointSource, replaced: boo
 
 def _channels(vae: Any) -> tuple[int, int]:
     return vae.config.in_channels, vae.config.out_channels
+
+
+def _differing_tables(source: CheckpointSource, scheduler: DynamiCrafterScheduler) -> list[str]:
+    tables = {"alphas_cumprod": scheduler.alphas_cumprod, "scale_arr": scheduler.scales}
+    names = set(source.names())
+    return [
+        name
+        for name, table in tables.items()
+        if name in names and not _agree(source.tensor(name)[: len(table)].double(), table)
+    ]
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and torch.allclose(found, expected, atol=_HALF_DIGITS, rtol=0)
 
 
 def _load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:

@@ -16,59 +16,11 @@ from transformers import CLIPVisionModelWithProjection
 
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection, clip_pixels
 from genfusion_ns.priors.dynamicrafter.images import from_network, to_network
-from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler, Spacing, apply_guidance
+from genfusion_ns.priors.dynamicrafter.sampling import Denoised, RecordedNoise, Sampling
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler, apply_guidance
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 
 _RGBD = 4
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a clip is sampled; the defaults are those of GenFusion."""
-
-    steps: int = 25
-    """Denoising steps."""
-    guidance_scale: float = 3.2
-    """Weight of the reference photos; 1 does without the second branch. GenFusion completes scenes with 2.2."""
-    guidance_rescale: float = 0.7
-    """How far the spread of the guided prediction is pulled back, 0..1."""
-    eta: float = 1.0
-    """Randomness of the steps, 0 (none) to 1."""
-    fps: int = 30
-    """Frame rate the network is told."""
-    spacing: Spacing = "uniform"
-    """Which time steps are taken; see `scheduler.spaced_timesteps`."""
-    sample_condition: bool = True
-    """Draw the condition latents from their distribution, as in training; False takes its mode, the same each time."""
-    batch_guidance: bool = True
-    """Run both branches of the guidance in one call of the network; False halves the memory."""
-
-
-@dataclass(frozen=True)
-class RecordedNoise:
-    """Standard normal noise to use in place of fresh draws; None draws."""
-
-    condition: Float[Tensor, "B*T 4 h w"] | None = None
-    """Of the condition latents."""
-    start: Float[Tensor, "B 4 T h w"] | None = None
-    """Latents to start from."""
-    steps: Float[Tensor, "S B 4 T h w"] | None = None
-    """Of each step, in the order of execution."""
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """End of the sampling of a batch."""
-
-    latents: Float[Tensor, "B 4 T h w"]
-    """What the decoder takes."""
-    variance: Float[Tensor, "B 1 T h w"]
-    """How uncertain the latents were when sampling began, as a mean over channels in squared units of the latents.
-
-    The sum of the squared changes of the clean estimate from step to step. Along an exact stochastic sampling (eta 1)
-    that estimate is a martingale, so that the expected sum is the variance of what it ends at. It is one draw of that
-    number, distorted by guidance.
-    """
 
 
 @dataclass
@@ -128,7 +80,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         )
         self.register_to_config(frames_per_slice=frames_per_slice)
         self.frames_per_slice = frames_per_slice
-        self._null_tokens: tuple[int, Tensor] | None = None
+        self._null_tokens: tuple[CLIPVisionModelWithProjection, Tensor] | None = None
 
     @property
     def size_multiple(self) -> int:
@@ -195,10 +147,10 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         The tokens of the image encoder are kept between calls; the projection is not, because training changes it.
         """
         encoder = self.image_encoder
-        if self._null_tokens is None or self._null_tokens[0] != id(encoder):
-            grey = torch.zeros(1, 3, 1, 1, device=self._execution_device)
-            # Resizing and blurring leave a constant image as it is.
-            self._null_tokens = id(encoder), self._tokens(clip_pixels(grey.expand(1, 3, 224, 224)))
+        if self._null_tokens is None or self._null_tokens[0] is not encoder:
+            # Any size will do: resizing and blurring leave a constant image as it is.
+            grey = torch.zeros(1, 3, 224, 224, device=self._execution_device)
+            self._null_tokens = encoder, self._tokens(clip_pixels(grey))
         tokens = self._null_tokens[1].to(self._execution_device, encoder.dtype)
         return self._project(tokens, 1).repeat(batch, references, 1)
 

@@ -21,7 +21,8 @@ from genfusion_ns.priors.dynamicrafter.images import (
     resize_rgb,
     there_and_back,
 )
-from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline, Sampling
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
+from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 
 _SOLID_ALPHA = 0.5  # rendered depth below this coverage is mostly background and is not trusted
 _HALF_CONFIDENCE_SPREAD = 0.5  # standard deviation of latents, of about 1 over all images, at which confidence is 0.5

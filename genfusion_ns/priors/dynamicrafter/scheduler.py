@@ -209,7 +209,9 @@ def apply_guidance(
     if scale == 1 or rescale <= 0:
         return guided
     axes = tuple(range(1, guided.dim()))
-    ratio = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    # A network that is untrained, or predicts a constant, has no spread.
+    spread = guided.std(axes, keepdim=True).clamp(min=torch.finfo(guided.dtype).tiny)
+    ratio = conditional.std(axes, keepdim=True) / spread
     return rescale * guided * ratio + (1 - rescale) * guided
 
 

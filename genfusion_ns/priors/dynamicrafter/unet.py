@@ -10,37 +10,23 @@ the frame number: order enters through the temporal convolutions alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.attention_processor import Attention
-from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
-from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from genfusion_ns.priors.dynamicrafter.cross_attention import SplitContextProcessor, contexts_per_frame
+from genfusion_ns.priors.dynamicrafter.cross_attention import contexts_per_frame
+from genfusion_ns.priors.dynamicrafter.unet_stage import StageWidths, UNetStage, per_clip, run_layer
 
 _INPUT_HEADS = 8  # of the temporal transformer after the first convolution, whatever its width
-
-
-@dataclass(frozen=True)
-class _Widths:
-    """Sizes that all stages share."""
-
-    embedding: int
-    context: int
-    head: int
-    groups: int
-    dropout: float
 
 
 class DynamiCrafterUNet(ModelMixin, ConfigMixin):
@@ -77,7 +63,7 @@ class DynamiCrafterUNet(ModelMixin, ConfigMixin):
         """
         super().__init__()
         base = block_out_channels[0]
-        widths = _Widths(base * 4, cross_attention_dim, attention_head_dim, norm_num_groups, dropout)
+        widths = StageWidths(base * 4, cross_attention_dim, attention_head_dim, norm_num_groups, dropout)
         self.time_proj = Timesteps(base, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(base, base * 4)
         self.fps_embedding = TimestepEmbedding(base, base * 4)
@@ -91,7 +77,7 @@ class DynamiCrafterUNet(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self._zero_last_layers()
 
-    def _build_stages(self, widths: Sequence[int], layers: int, shared: _Widths) -> None:
+    def _build_stages(self, widths: Sequence[int], layers: int, shared: StageWidths) -> None:
         """The way down, the middle and the way up; each layer of the last takes one output of the first."""
         last = len(widths) - 1
         current, skips = widths[0], [widths[0]]
@@ -99,15 +85,15 @@ class DynamiCrafterUNet(ModelMixin, ConfigMixin):
         for level, width in enumerate(widths):
             inputs = [current] + [width] * (layers - 1)
             attentions = layers if level < last else 0
-            self.down_blocks.append(_Stage(inputs, width, shared, attentions, down=level < last))
+            self.down_blocks.append(UNetStage(inputs, width, shared, attentions, down=level < last))
             skips += [width] * (layers + (level < last))
             current = width
-        self.mid_block = _Stage([current, current], current, shared, attentions=1)
+        self.mid_block = UNetStage([current, current], current, shared, attentions=1)
         self.up_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             inputs = [(current if index == 0 else width) + skips.pop() for index in range(layers + 1)]
             attentions = layers + 1 if level < last else 0
-            self.up_blocks.append(_Stage(inputs, width, shared, attentions, up=level > 0))
+            self.up_blocks.append(UNetStage(inputs, width, shared, attentions, up=level > 0))
             current = width
 
     def _zero_last_layers(self) -> None:
@@ -155,7 +141,7 @@ class DynamiCrafterUNet(ModelMixin, ConfigMixin):
         embedding = self._embed(timestep, fps, sample.dtype).repeat_interleave(frames, dim=0)
         context = contexts_per_frame(context, frames)
         x = self.conv_in(sample.transpose(1, 2).flatten(0, 1))
-        x = _run(self, _temporal(self.transformer_in, frames), x)
+        x = run_layer(self, per_clip(self.transformer_in, frames), x)
         skips = [x]
         for stage in self.down_blocks:
             x, outputs = stage(x, embedding, context, frames)
@@ -169,90 +155,3 @@ class DynamiCrafterUNet(ModelMixin, ConfigMixin):
     def _embed(self, timestep: Tensor, fps: Tensor, dtype: torch.dtype) -> Tensor:
         time = self.time_embedding(self.time_proj(timestep).to(dtype))
         return time + self.fps_embedding(self.time_proj(fps).to(dtype))
-
-
-class _Stage(nn.Module):
-    """Residual layers at one resolution, each with a temporal convolution and, in most stages, two transformers."""
-
-    def __init__(
-        self,
-        inputs: Sequence[int],
-        width: int,
-        shared: _Widths,
-        attentions: int,
-        down: bool = False,
-        up: bool = False,
-    ) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock2D(
-                in_channels=channels,
-                out_channels=width,
-                temb_channels=shared.embedding,
-                groups=shared.groups,
-                eps=1e-5,
-                dropout=shared.dropout,
-            )
-            for channels in inputs
-        )
-        self.temp_convs = nn.ModuleList(
-            TemporalConvLayer(width, width, dropout=shared.dropout, norm_num_groups=shared.groups) for _ in inputs
-        )
-        self.attentions = nn.ModuleList(_spatial_transformer(width, shared) for _ in range(attentions))
-        self.temp_attentions = nn.ModuleList(
-            TransformerTemporalModel(
-                width // shared.head, shared.head, in_channels=width, norm_num_groups=shared.groups
-            )
-            for _ in range(attentions)
-        )
-        if down:
-            self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, padding=1, name="op")])
-        if up:
-            self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)])
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, x: Tensor, embedding: Tensor, context: Tensor, frames: int, skips: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Run the stage; `skips` is a stack from which each layer takes one entry. Returns all outputs as well."""
-        outputs = []
-        for index, (resnet, convolution) in enumerate(zip(self.resnets, self.temp_convs, strict=True)):
-            if skips is not None:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = _run(self, resnet, x, embedding)
-            x = _run(self, lambda y, layer=convolution: layer(y, num_frames=frames), x)
-            if index < len(self.attentions):
-                # This one checkpoints its own blocks.
-                x = self.attentions[index](x, encoder_hidden_states=context, return_dict=False)[0]
-                x = _run(self, _temporal(self.temp_attentions[index], frames), x)
-            outputs.append(x)
-        for resample in [*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())]:
-            x = resample(x)
-            outputs.append(x)
-        return x, outputs
-
-
-def _spatial_transformer(width: int, shared: _Widths) -> Transformer2DModel:
-    transformer = Transformer2DModel(
-        width // shared.head,
-        shared.head,
-        in_channels=width,
-        cross_attention_dim=shared.context,
-        norm_num_groups=shared.groups,
-        use_linear_projection=True,
-    )
-    for block in transformer.transformer_blocks:
-        attention = cast(Attention, block.attn2)
-        attention.set_processor(SplitContextProcessor(width, shared.context))  # pyright: ignore[reportArgumentType]
-    return transformer
-
-
-def _temporal(transformer: nn.Module, frames: int) -> Callable[[Tensor], Tensor]:
-    return lambda x: transformer(x, num_frames=frames, return_dict=False)[0]
-
-
-def _run(owner: Any, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """Call a function, keeping only its inputs for the backward pass where `owner` has checkpointing enabled."""
-    if owner.gradient_checkpointing and torch.is_grad_enabled():
-        return owner._gradient_checkpointing_func(function, *arguments)
-    return function(*arguments)
