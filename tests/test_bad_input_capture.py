@@ -11,10 +11,13 @@ import pytest
 from broken_captures import assert_refused, edit_transforms, make_tiny, set_up
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, write_blender, write_colmap
 
+from genfusion_ns.data.capture import read_capture, whole_capture_config
+from genfusion_ns.data.capture_checks import check_capture_files
 from genfusion_ns.data.image_files import CaptureError
 from genfusion_ns.data.view_selection import SplitError
 
@@ -94,6 +97,11 @@ def test_empty_folder(tmp_path: Path) -> None:
 def test_a_file_instead_of_a_folder(tmp_path: Path, parser: object) -> None:
     (tmp_path / "video.mp4").write_bytes(b"film")
     assert_refused(tmp_path / "video.mp4", CaptureError, r"video.mp4 is a file; name the folder", parser)
+
+
+def test_other_dataparsers_answer_for_themselves(tmp_path: Path) -> None:
+    """The data of some of them is a scene's name or a file of any kind."""
+    check_capture_files(InstantNGPDataParserConfig(data=tmp_path / "scene-0103"))
 
 
 @pytest.mark.parametrize(
@@ -413,8 +421,6 @@ def test_downscaled_images_that_are_not_there(sparse: TinyCapture, parser: type)
 
 
 def test_rendering_needs_no_images(tiny: TinyCapture) -> None:
-    from genfusion_ns.data.capture import read_capture, whole_capture_config
-
     for file in (tiny.folder / "images").iterdir():
         file.unlink()
     config = whole_capture_config(NerfstudioDataParserConfig(data=tiny.folder), check_images=False)

@@ -22,7 +22,7 @@ _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 def check_capture_files(config: DataParserConfig, check_images: bool = True) -> None:
     """Check the capture that a dataparser config names, as far as its camera files.
 
-    Captures for nerfstudio, COLMAP and Blender dataparsers are checked in full; of others it must exist.
+    Captures for the nerfstudio, COLMAP and Blender dataparsers are checked; others answer for themselves.
 
     Args:
         config: of the dataparser, as it will be set up.
@@ -31,20 +31,20 @@ def check_capture_files(config: DataParserConfig, check_images: bool = True) -> 
     Raises:
         CaptureError: with the file, the value found, what is allowed and the way out.
     """
-    _require_data(config)
     if isinstance(config, NerfstudioDataParserConfig):
+        _require_data(config.data, takes_json=True)
         _check_nerfstudio(config, check_images)
     elif isinstance(config, ColmapDataParserConfig):
+        _require_data(config.data)
         _check_colmap(config, check_images)
     elif isinstance(config, BlenderDataParserConfig):
+        _require_data(config.data)
         _check_blender(config)
 
 
-def _require_data(config: DataParserConfig) -> None:
-    data = config.data
+def _require_data(data: Path, takes_json: bool = False) -> None:
     if not data.exists():
         raise CaptureError(f"--data {data} does not exist. Name the folder of a capture.")
-    takes_json = isinstance(config, NerfstudioDataParserConfig)
     if data.is_file() and not (takes_json and data.suffix == ".json"):
         raise CaptureError(
             f"--data {data} is a file; name the folder of a capture{', or its .json file' if takes_json else ''}."
