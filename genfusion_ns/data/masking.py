@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns.data.capture import Capture
+from genfusion_ns.data.capture_dataset import CaptureDataset
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
 from genfusion_ns.data.image_sizes import match_image_sizes
 from genfusion_ns.data.view_selection import NameIndex
@@ -66,7 +67,7 @@ class SeenParts:
     """True where seen, undistorted."""
 
 
-class MaskedDataset(InputDataset):
+class MaskedDataset(CaptureDataset):
     """Photos with masks from files of their own or from their alpha channels."""
 
     mask_files: tuple[Path, ...] | None = None

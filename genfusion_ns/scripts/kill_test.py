@@ -24,6 +24,7 @@ class KillTest:
     """Resume must be exact: every run that was killed and resumed has to end as the one that was left alone.
 
     Works with any capture and method, on the CPU; on a GPU sums are not reproducible to the last bit, see tolerance.
+    Flags that are not listed here are handed to ns-train.
     """
 
     data: Path
@@ -36,15 +37,14 @@ class KillTest:
     """Length of the run; rounds and checkpoints are spread over it."""
     moments: tuple[str, ...] = ("step", "step", "round", "checkpoint")
     """When to kill, one run each: step (somewhere), round (while one is made) or checkpoint (while one is written)."""
-    flags: str = "--pipeline.repairer.resolution 96 64"
-    """Further ns-train flags, in quotes."""
     seed: int = 0
     """Decides where a run is killed."""
     tolerance: float = 1e-5
     """Largest difference of any parameter between two runs, absolute and relative."""
 
-    def run(self) -> None:
-        """Run everything; exits with status 1 when a resumed run differs."""
+    def run(self, flags: list[str]) -> None:
+        """Run everything with these further flags of ns-train; exits with status 1 when a resumed run differs."""
+        self._flags = flags
         if not self.data.exists():
             raise SystemExit(f"--data {self.data} does not exist; gf-sample-scene makes a capture")
         if self.steps < 40 or set(self.moments) - {"step", "round", "checkpoint"}:
@@ -80,7 +80,7 @@ class KillTest:
             *("ns-train", self.method, "--data", self.data, "--output-dir", self.output, "--experiment-name", "run"),
             *("--timestamp", name, "--vis", "tensorboard", "--max-num-iterations", self.steps),
             *("--steps-per-save", period + 3, "--pipeline.fusion.start", period, "--pipeline.fusion.every", period),
-            *("--pipeline.model.refine-every", 10, *self.flags.split(), *more),
+            *("--pipeline.model.refine-every", 10, *self._flags, *more),
         ]
         program = shutil.which("ns-train") or str(Path(sys.executable).parent / "ns-train")
         self._run_folder(name).mkdir(parents=True)
@@ -93,11 +93,14 @@ class KillTest:
         folder = self._run_folder(name)
         rounds = folder / "genfusion"
 
+        def has_checkpoint() -> bool:
+            return any((folder / "nerfstudio_models").glob("*.ckpt"))
+
         def writes_checkpoint() -> bool:
-            return any(folder.glob(".step-*.partial"))
+            return any(folder.glob(".step-*.partial")) and has_checkpoint()
 
         def makes_round() -> bool:
-            return any(not (made / "round.json").exists() for made in rounds.glob("round_*"))
+            return has_checkpoint() and any(not (r / "round.json").exists() for r in rounds.glob("round_*"))
 
         conditions: dict[str, Callable[[], bool]] = {"round": makes_round, "checkpoint": writes_checkpoint}
         goal = round(after * self.steps)
@@ -154,4 +157,5 @@ def _finish(process: subprocess.Popen[bytes], log: Path) -> None:
 
 def entrypoint() -> None:
     """Entry point of `gf-kill-test`."""
-    tyro.cli(KillTest).run()
+    test, flags = tyro.cli(KillTest, return_unknown_args=True)
+    test.run(flags)
