@@ -23,10 +23,15 @@ class StageWidths:
     """Sizes that all stages share."""
 
     embedding: int
+    """Of time step and frame rate."""
     context: int
+    """Of a context token."""
     head: int
+    """Of an attention head."""
     groups: int
+    """Of group norms."""
     dropout: float
+    """Of residual layers and temporal convolutions, in training."""
 
 
 class UNetStage(nn.Module):
@@ -41,6 +46,15 @@ class UNetStage(nn.Module):
         down: bool = False,
         up: bool = False,
     ) -> None:
+        """
+        Args:
+            inputs: channels that enter each residual layer, skips included; its length is the number of layers.
+            width: channels that leave.
+            shared: sizes of all stages.
+            attentions: layers, from the first on, that have transformers.
+            down: halve the resolution at the end.
+            up: double the resolution at the end.
+        """
         super().__init__()
         self.resnets = nn.ModuleList(
             ResnetBlock2D(
@@ -72,7 +86,18 @@ class UNetStage(nn.Module):
     def forward(
         self, x: Tensor, embedding: Tensor, context: Tensor, frames: int, skips: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the stage; `skips` is a stack from which each layer takes one entry. Returns all outputs as well."""
+        """Run the stage.
+
+        Args:
+            x: [B*T, C, H, W], frames fastest.
+            embedding: of time step and frame rate, one per frame. [B*T, E]
+            context: one per frame. [B*T, L, D]
+            frames: T.
+            skips: stack from which each layer takes the last entry, on the way up.
+
+        Returns:
+            The result, and the outputs of all layers and of the change of resolution.
+        """
         outputs = []
         for index, (resnet, convolution) in enumerate(zip(self.resnets, self.temp_convs, strict=True)):
             if skips is not None:
@@ -106,6 +131,7 @@ def _spatial_transformer(width: int, shared: StageWidths) -> Transformer2DModel:
 
 
 def per_clip(transformer: nn.Module, frames: int) -> Callable[[Tensor], Tensor]:
+    """A temporal transformer as a function of its input alone, [B*T, C, H, W]."""
     return lambda x: transformer(x, num_frames=frames, return_dict=False)[0]
 
 
