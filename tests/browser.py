@@ -75,6 +75,23 @@ class Browser:
         """Value of a JavaScript expression in the page."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
+    def text(self) -> str:
+        """All text that the page shows."""
+        return self.evaluate("document.body ? document.body.innerText : ''") or ""
+
+    def click_button(self, label: str) -> None:
+        """Click the button with this label; waits until it is there and enabled."""
+        self._click(f"[...document.querySelectorAll('button')].find(x => x.innerText.trim() == {json.dumps(label)})")
+
+    def click_label(self, label: str) -> None:
+        """Click the checkbox beside this label; waits until it is there and enabled."""
+        found = f"[...document.querySelectorAll('label')].find(x => x.innerText.trim() == {json.dumps(label)})"
+        self._click(f"document.getElementById({found}?.htmlFor)")
+
+    def _click(self, element: str) -> None:
+        found = f"(e => e && !e.disabled ? (e.click(), true) : false)({element})"
+        self.wait_for(lambda: self.evaluate(found), f"{element} to be there and enabled")
+
     def screenshot(self, path: Path) -> None:
         """PNG picture of the page."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

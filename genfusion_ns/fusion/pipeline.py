@@ -18,6 +18,7 @@ from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataMan
 from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
 from genfusion_ns.fusion.loop import FusionConfig, FusionLoop
 from genfusion_ns.fusion.schedule import FusionSchedule
+from genfusion_ns.fusion.viewer_panel import attach_panel
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig, check_repairer
 
@@ -105,6 +106,10 @@ class GenFusionPipeline(VanillaPipeline):
             self._restore(self._loaded_state, trainer.config)
         callbacks = super().get_training_callbacks(training_callback_attributes)
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._loop.before_step))
+        panel = attach_panel(trainer, self._loop)
+        if panel is not None:
+            callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], panel.after_step))
+            callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
         return callbacks
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:

@@ -1,0 +1,187 @@
+"""The clips of the panel "GenFusion": as rendered beside as repaired, playing or frame by frame, and a way to drop one.
+
+The browser plays each clip by itself, as an animated picture that is sent once; no thread feeds it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import viser
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from genfusion_ns.data.generated_views import GeneratedView
+from genfusion_ns.fusion.round import Round
+from genfusion_ns.fusion.viewer_panel_text import quoted
+
+_WIDTH = 560
+"""Pixels of a picture pair; the sidebar is about 300 wide, twice that on fine screens."""
+_QUALITY = 80
+_NONE: str = "none yet"
+_FRAME_MS = 125
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A clip as the browser shows it, in data URIs."""
+
+    animation: str
+    frames: tuple[str, ...]
+
+    @classmethod
+    def of(cls, preview: UInt8[Tensor, "T H W 3"]) -> _Pictures:
+        """Shrunk to the width of the panel."""
+        images = [Image.fromarray(frame) for frame in preview.numpy()]
+        width = min(_WIDTH, images[0].width)
+        size = width, max(1, round(images[0].height * width / images[0].width))
+        images = [image.resize(size) for image in images]
+        return cls(_data_uri(images), tuple(_data_uri([image]) for image in images))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One line of the selector."""
+
+    round: int
+    clip: int
+    held: bool
+    """Training learns from it; False: it was rejected or dropped."""
+    label: str
+    pictures: _Pictures | None
+    """None: made before the run was resumed."""
+
+
+class ClipBrowser:
+    """The clips of the newest round and all older ones that training still learns from."""
+
+    def __init__(self, gui: viser.GuiApi, drop: Callable[[int, int], None], folder: Path) -> None:
+        """Build the controls where the caller's GUI context stands.
+
+        Args:
+            gui: of the viewer.
+            drop: called with round and clip, on a thread of viser.
+            folder: where the rounds write their reports.
+        """
+        self._gui = gui
+        self._folder = folder
+        self._latest: Round | None = None
+        self._entries: dict[str, _Entry] = {}
+        self._pictures: dict[tuple[int, int], _Pictures] = {}
+        self._box = gui.add_folder("Clips")
+        with self._box:
+            self.choice: viser.GuiDropdownHandle[str] = gui.add_dropdown("Clip", [_NONE], disabled=True)
+            self.picture = gui.add_markdown("")
+            self.play = gui.add_checkbox("Play", True, disabled=True, hint="Off: choose a frame")
+            self.frame = self._frame_slider(1)
+            self.drop = gui.add_button(
+                "Drop clip",
+                disabled=True,
+                icon=viser.Icon.TRASH,
+                color="red",
+                hint="Training no longer learns from this clip",
+            )
+        self.choice.on_update(lambda _: self._draw())
+        self.play.on_update(lambda _: self._draw())
+        self.drop.on_click(lambda _: self._drop_chosen(drop))
+
+    def _frame_slider(self, last: int, order: float | None = None) -> viser.GuiInputHandle[int]:
+        slider = self._gui.add_slider("Frame", 0, last, 1, 0, visible=False, order=order)
+        slider.on_update(lambda _: self._draw())
+        return slider
+
+    def _set_length(self, frames: int) -> None:
+        """viser's sliders keep the range they were made with."""
+        former = self.frame
+        with self._box:
+            self.frame = self._frame_slider(frames - 1, former.order)
+        former.remove()
+
+    def is_behind(self, latest: Round | None) -> bool:
+        """Whether there is a newer round than the one shown."""
+        return latest is not self._latest
+
+    def update(self, views: Sequence[GeneratedView], latest: Round | None) -> None:
+        """Offer the clips of these views and of the newest round; on the training thread."""
+        confidences: dict[tuple[int, int], list[float]] = {}
+        for view in views:
+            confidences.setdefault((view.round, view.clip), []).append(float(view.confidence.float().mean()))
+        labels = {key: f"confidence {sum(values) / len(values):.2f}" for key, values in confidences.items()}
+        pictures = self._pictures
+        if latest is not None:
+            for number, window in enumerate(latest.windows):
+                key = latest.index, number
+                labels.setdefault(key, "dropped" if window.rejected is None else "rejected")
+                if self.is_behind(latest):
+                    pictures[key] = _Pictures.of(window.preview())
+        self._pictures = {key: pictures[key] for key in labels if key in pictures}
+        entries = [
+            _Entry(*key, key in confidences, f"Round {key[0]} clip {key[1]} ({labels[key]})", self._pictures.get(key))
+            for key in sorted(labels, reverse=True)
+        ]
+        chosen = self._chosen()
+        self._entries = {entry.label: entry for entry in entries}
+        if latest is not None and self._latest is None:  # all clips of a run have the length of its repairer
+            self._set_length(len(latest.windows[0].clip))
+        self.choice.options = tuple(self._entries) or (_NONE,)
+        same = [e.label for e in entries if chosen is not None and (e.round, e.clip) == (chosen.round, chosen.clip)]
+        newest = [e.label for e in entries if latest is not None and e.round == latest.index][-1:]
+        wanted = newest if self.is_behind(latest) else same
+        if wanted and self.choice.value != wanted[0]:
+            self.choice.value = wanted[0]
+        self._latest = latest
+        self._draw()
+
+    def _chosen(self) -> _Entry | None:
+        return self._entries.get(self.choice.value)
+
+    def _drop_chosen(self, drop: Callable[[int, int], None]) -> None:
+        entry = self._chosen()
+        if entry is not None and entry.held:
+            self.drop.disabled = True
+            drop(entry.round, entry.clip)
+
+    def _draw(self) -> None:
+        entry = self._chosen()
+        pictures = None if entry is None else entry.pictures
+        self.choice.disabled = entry is None
+        self.drop.disabled = entry is None or not entry.held
+        self.play.disabled = pictures is None
+        self.frame.visible = pictures is not None and not self.play.value
+        if entry is None:
+            self.picture.content = ""
+        elif pictures is None:
+            self.picture.content = quoted(f"Made before this run was resumed; see the report under {self._folder}.")
+        else:
+            still = pictures.frames[self.frame.value]
+            self.picture.content = _side_by_side(pictures.animation if self.play.value else still)
+
+
+def _side_by_side(uri: str) -> str:
+    half = '{{flex: 1, textAlign: "center", fontSize: "0.8em", opacity: 0.6}}'
+    return (
+        f'<div><img src="{uri}" style={{{{width: "100%", display: "block", borderRadius: "4px"}}}} />'
+        f'<div style={{{{display: "flex"}}}}><span style={half}>rendered</span><span style={half}>repaired</span>'
+        "</div></div>"
+    )
+
+
+def _data_uri(images: list[Image.Image]) -> str:
+    """WebP: one picture, or an animation that repeats for ever."""
+    stream = io.BytesIO()
+    images[0].save(
+        stream,
+        "WEBP",
+        quality=_QUALITY,
+        method=2,
+        save_all=len(images) > 1,
+        append_images=images[1:],
+        duration=_FRAME_MS,
+        loop=0,
+    )
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
