@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -77,19 +77,12 @@ def convert_checkpoint(
     plan = plan_conversion(source, pipeline, skip_vae=vae is not None, where=str(checkpoint))
     if autoencoder is not None:
         pipeline.register_modules(vae=autoencoder)
-    parts = weighted_parts(pipeline)
-    values = [value for part in parts.values() for value in part.state_dict().values()]
+    values = [value for part in weighted_parts(pipeline).values() for value in part.state_dict().values()]
     _check_space(output, sum(value.numel() for value in values) * dtype.itemsize)
     # Written beside its place, so that an interrupted conversion does not look like a pipeline.
     staging = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        for name, part in parts.items():
-            if autoencoder is not None and part is autoencoder:
-                autoencoder.save_pretrained(staging / name)
-            else:
-                _write_part(staging / name, part, name, source, plan, dtype)
-        pipeline.scheduler.save_pretrained(staging / "scheduler")
-        pipeline.save_config(staging)
+        _write_pipeline(staging, pipeline, source, plan, dtype)
         if output.exists():
             output.rmdir()
         staging.rename(output)
@@ -109,7 +102,10 @@ def _fitting(architecture: Architecture, source: CheckpointSource, replaced: boo
     ends = [f"{VAE_PREFIX}encoder.conv_in.weight", f"{VAE_PREFIX}decoder.conv_out.weight"]
     if replaced or not set(ends) <= set(source.names()):
         return architecture
-    return architecture.with_vae_channels(source.shape(ends[0])[1], source.shape(ends[1])[0])
+    first, last = (source.shape(name) for name in ends)
+    if len(first) != 4 or len(last) != 4:
+        return architecture  # the plan will say what is wrong
+    return architecture.with_vae_channels(first[1], last[0])
 
 
 def _channels(vae: Any) -> tuple[int, int]:
@@ -141,6 +137,18 @@ def _load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
             "as that of Intel/ldm3d-4c has"
         )
     return vae
+
+
+def _write_pipeline(
+    folder: Path, pipeline: DynamiCrafterPipeline, source: CheckpointSource, plan: Plan, dtype: torch.dtype
+) -> None:
+    for name, part in weighted_parts(pipeline).items():
+        if next(part.parameters()).is_meta:
+            _write_part(folder / name, part, name, source, plan, dtype)
+        else:  # loaded from elsewhere
+            cast(AutoencoderKL, part).save_pretrained(folder / name)
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    pipeline.save_config(folder)
 
 
 def _write_part(folder: Path, part: Any, name: str, source: CheckpointSource, plan: Plan, dtype: torch.dtype) -> None:
