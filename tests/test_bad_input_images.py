@@ -291,6 +291,7 @@ def test_an_ending_after_the_end_marker_is_harmless(tiny: TinyCapture) -> None:
         ("OPENCV", {"k1": -0.2, "k2": 0.05, "p1": 0.01, "p2": -0.02}),
         ("SIMPLE_RADIAL", {"k1": 0.3}),
         ("OPENCV_FISHEYE", {"k1": 0.05, "k2": -0.01, "k3": 0.002, "k4": 0.001}),
+        ("OPENCV_FISHEYE", {}),
     ],
 )
 def test_distorted_photos_are_undistorted(tiny: TinyCapture, model: str, lens: dict[str, float]) -> None:
@@ -301,7 +302,7 @@ def test_distorted_photos_are_undistorted(tiny: TinyCapture, model: str, lens: d
     ray = np.array([[0.18, -0.12, 1.0]])
     K_opencv = K - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     if fisheye:
-        order = np.array([lens[key] for key in ("k1", "k2", "k3", "k4")])
+        order = np.array([lens.get(key, 0.0) for key in ("k1", "k2", "k3", "k4")])
         dot = cv2.fisheye.projectPoints(ray[None], np.zeros(3), np.zeros(3), K_opencv, order)[0].reshape(2)
     else:
         order = np.array([lens.get(key, 0.0) for key in ("k1", "k2", "p1", "p2")])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
@@ -24,6 +24,7 @@ from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
 from genfusion_ns.data.view_checks import check_views
 from genfusion_ns.data.view_selection import ViewSplit
 
+_NEARLY_ZERO = 1e-12
 _CAMERA_FIELDS = (
     "camera_to_worlds",
     "fx",
@@ -127,6 +128,7 @@ def read_capture(parser: DataParser, train: DataparserOutputs, check_images: boo
     names = _names(list(first_of_file))
     order = sorted(zip(names, first_of_file.values(), strict=True))
     outputs = select_outputs(_concatenate(list(parts.values())), [i for _, i in order])
+    _mark_fisheye(outputs.cameras)
     check_views(outputs, [name for name, _ in order], folder, check_images)
     declared = _declared_split(parts, outputs.image_filenames) if are_declared else None
     return Capture(outputs, tuple(name for name, _ in order), declared)
@@ -193,6 +195,18 @@ def _names(files: Sequence[Path]) -> list[str]:
     paths = [Path(os.path.abspath(file)) for file in files]
     root = os.path.commonpath([path.parent for path in paths])
     return [path.relative_to(root).as_posix() for path in paths]
+
+
+def _mark_fisheye(cameras: Cameras) -> None:
+    """Give equidistant fisheye lenses a coefficient that is not zero, in place.
+
+    nerfstudio takes images whose coefficients are all zero for undistorted, which is wrong for a fisheye lens.
+    """
+    is_fisheye = cameras.camera_type[:, 0] == CameraType.FISHEYE.value
+    if is_fisheye.any():
+        if cameras.distortion_params is None:
+            cameras.distortion_params = torch.zeros(len(is_fisheye), 6)
+        cameras.distortion_params[is_fisheye & (cameras.distortion_params == 0).all(dim=1), 0] = _NEARLY_ZERO
 
 
 def _refuse_duplicates(folder: Path, files: Sequence[Path]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -122,7 +124,7 @@ def _read_images_text(path: Path) -> dict[int, RegisteredImage]:
     return {i: RegisteredImage(image.name, image.camera_id, image.qvec, image.tvec) for i, image in read.items()}
 
 
-def _read(path: Path, read):
+def _read(path: Path, read: Callable[[Path], dict[int, Any]]) -> dict[int, Any]:
     if not path.exists():
         raise CaptureError(f"{path} does not exist; a COLMAP model has cameras, images and points3D (.bin or .txt).")
     try:
