@@ -20,6 +20,7 @@ from torch import Tensor
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
 from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.conversion_plan import VAE_PREFIX, Plan, plan_conversion
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 
