@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +75,7 @@ class GenFusionPipeline(VanillaPipeline):
         """The surfel model."""
         return self.model  # type: ignore[return-value]
 
-    @property
+    @cached_property  # nerfstudio's viewer reads every plain property before there is a loop
     def loop(self) -> FusionLoop:
         """The rounds of this run: pause them, ask for one, complete from a camera, drop a clip, see what happens.
 
