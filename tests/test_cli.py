@@ -19,7 +19,10 @@ COMMANDS = {
     "gf-make-clips": ("gf-make-clips",),
     "gf-train-generator": ("gf-train-generator",),
     "gf-demo": ("gf-demo",),
+    "gf-kill-test": ("gf-kill-test",),
     "ns-train-genfusion": ("ns-train", "genfusion"),
+    "ns-train-genfusion-masked": ("ns-train", "genfusion-masked"),
+    "ns-train-genfusion-completion": ("ns-train", "genfusion-completion"),
 }
 
 
@@ -55,7 +58,11 @@ def test_every_config_field_of_ours_has_help():
     import inspect
 
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+    from genfusion_ns.data.masking import MaskingConfig
+    from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
     from genfusion_ns.fusion.loop import FusionConfig
+    from genfusion_ns.fusion.masked_sampler import MaskedSamplerConfig
+    from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import RepairerConfig
@@ -66,6 +73,10 @@ def test_every_config_field_of_ours_has_help():
         SparseSamplerConfig,
         GenFusionModelConfig,
         GenFusionDataManagerConfig,
+        MaskingConfig,
+        CompletionSamplerConfig,
+        MaskedSamplerConfig,
+        SeedingConfig,
     ):
         source = inspect.getsource(config)
         inherited = {

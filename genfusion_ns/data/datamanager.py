@@ -94,7 +94,10 @@ class GenFusionDataManager(FullImageDatamanager):
             parser = replace(parser, data=Path(config.data))
         self._named_parser = parser
         # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
-        config = replace(config, dataparser=whole_capture_config(parser), data=parser.data)
+        # ns-render sets the pipeline up without ever opening an image.
+        self._opens_images = test_mode != "inference"
+        parser = whole_capture_config(parser, check_images=self._opens_images)
+        config = replace(config, dataparser=parser, data=parser.data)
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
 
     @property
@@ -119,7 +122,9 @@ class GenFusionDataManager(FullImageDatamanager):
 
     def create_train_dataset(self) -> InputDataset:
         """Read the capture, split it and seed it; overrides what the parser calls its train split."""
-        self.capture: Capture = read_capture(self.dataparser, self.train_dataparser_outputs)
+        self.capture: Capture = read_capture(
+            self.dataparser, self.train_dataparser_outputs, check_images=self._opens_images
+        )
         self.split: ViewSplit = select_views(
             self.capture.names,
             data_folder(self.dataparser.config),
@@ -129,11 +134,11 @@ class GenFusionDataManager(FullImageDatamanager):
             self.capture.declared,
             self.config.train_every,
         )
-        everything = MaskedDataset(self.capture.outputs, self.config.camera_res_scale_factor)
-        folder = data_folder(self.dataparser.config)
-        self.parts: SeenParts | None = choose_seen_parts(
-            self.config.masking, self.capture, folder, self.split.train_ids, everything
-        )
+        self.parts: SeenParts | None = None
+        if self._opens_images:
+            everything = MaskedDataset(self.capture.outputs, self.config.camera_res_scale_factor)
+            folder = data_folder(self.dataparser.config)
+            self.parts = choose_seen_parts(self.config.masking, self.capture, folder, self.split.train_ids, everything)
         self.seeds: SeedPoints = self._make_seeds()
         self.train_dataparser_outputs = self._select(self.split.train_ids)
         self.train_dataparser_outputs.metadata.update(

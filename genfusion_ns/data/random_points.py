@@ -12,6 +12,7 @@ from torch import Tensor
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers, camera_forwards
 
 _MIN_LANDMARKS = 10
+_BATCHES = 1000
 _NEAREST = 0.1
 """Nearest random point, in scene depths."""
 _MARGIN = 0.75
@@ -52,7 +53,7 @@ def random_points_in_view(
     generator: torch.Generator,
     landmarks: Float[Tensor, "L 3"] | None = None,
     masks: Sequence[Bool[Tensor, "H W"]] | None = None,
-) -> Float[Tensor, "count 3"]:
+) -> Float[Tensor, "M 3"]:
     """Points drawn uniformly from the part of a box that at least one camera sees.
 
     Every camera looks at a point at the scene depth on its axis; the box encloses these points with a margin of 0.75
@@ -60,7 +61,7 @@ def random_points_in_view(
 
     Args:
         cameras: at least one. [V]
-        count: number of points.
+        count: number of points; fewer come back when hardly any of the box is seen.
         generator: on the CPU.
         landmarks: points known to be in the scene.
         masks: see `views_seeing`.
@@ -71,8 +72,11 @@ def random_points_in_view(
     low, high = looked_at.amin(0) - _MARGIN * depth, looked_at.amax(0) + _MARGIN * depth
     kept: list[Tensor] = []
     missing = count
-    # Ends: the looked-at points lie inside the box and inside an image, so a share of every batch is accepted.
-    while missing > 0:
+    # The looked-at points lie inside the box and inside an image, so a share of every batch is accepted, unless crop
+    # windows or masks leave only what is far off the axis.
+    for _ in range(_BATCHES):
+        if missing == 0:
+            break
         candidates = low + (high - low) * torch.rand(max(4 * missing, 64), 3, generator=generator)
         accepted = candidates[views_seeing(cameras, candidates, _NEAREST * depth, masks).any(0)][:missing]
         kept.append(accepted)

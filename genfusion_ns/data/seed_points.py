@@ -123,9 +123,9 @@ def make_seed_points(
             "10000 is usual."
         )
     extra = random_points_in_view(train_cameras, num_random, generator, xyz, parts.masks if parts else None)
-    grey = torch.full((num_random, 3), 128, dtype=torch.uint8)
+    grey = torch.full((len(extra), 3), 128, dtype=torch.uint8)
     if kind != "random":
-        source += f", fewer than {min_points}, so {num_random} random ones in view of the train cameras are added"
+        source += f", fewer than {min_points}, so {len(extra)} random ones in view of the train cameras are added"
     mixed = f"{kind}+random" if len(xyz) else "random"
     return SeedPoints(torch.cat([xyz, extra]), torch.cat([rgb, grey]), mixed, source)
 
