@@ -26,8 +26,17 @@ def test_rounds_are_found_in_order_and_counted(start, every, length, peak):
         found.append(schedule.next_round(found[-1] + 1))
     assert found == [*rounds, None]
     assert len(rounds) == schedule.num_rounds
-    assert sum(schedule.is_halfway(step) for step in range(2000)) in (len(rounds), len(rounds) - 1)
+    controls = [step for step in range(2000) if schedule.is_control(step)]
+    assert controls == [step + every // 2 for step in rounds if step + every // 2 < start + length]
     assert all(0 <= schedule.weight(step) <= peak for step in range(0, start + length + 10, 7))
+
+
+def test_rounds_are_judged_right_before_a_refinement():
+    schedule = FusionSchedule.resolve(214, 214, 1500, 1.0, total_steps=1500)
+    controls = [step for step in range(1500) if schedule.is_control(step, refine_every=100)]
+    assert controls == [300, 500, 700, 900, 1100, 1300]
+    narrow = FusionSchedule.resolve(10, 10, 50, 1.0, total_steps=50)
+    assert [step for step in range(50) if narrow.is_control(step, refine_every=100)] == [15, 25, 35, 45]
 
 
 def test_weight_is_symmetric_about_the_middle():

@@ -192,7 +192,7 @@ class FusionLoop:
             self._fuse(step, index)
         elif self.schedule.is_round(step) and not self.paused:
             self.fuse_once(step)
-        elif self.schedule.is_halfway(step):
+        elif self.schedule.is_control(step, self.model.config.refine_every):
             self._withdraw_if_harmful(step)
 
     def _carry_out(self, action: Callable[[int], object], step: int) -> None:

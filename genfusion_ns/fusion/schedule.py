@@ -47,9 +47,17 @@ class FusionSchedule:
         """Whether a round takes place before this training step."""
         return self.start <= step < self.until and (step - self.start) % self.every == 0
 
-    def is_halfway(self, step: int) -> bool:
-        """Whether this step lies midway between a round and the next."""
-        return self.start <= step < self.until and (step - self.start) % self.every == self.every // 2
+    def is_control(self, step: int, refine_every: int = 1) -> bool:
+        """Whether the latest round is to be judged before this step: midway to the next one, right before a refinement.
+
+        Refinements (after every `refine_every` steps) set a scene back for a while, which would be laid to the round.
+        """
+        if not self.start <= step < self.until:
+            return False
+        latest = step - (step - self.start) % self.every
+        midway = latest + self.every // 2
+        aligned = midway - midway % refine_every
+        return step == (aligned if aligned > latest else midway)
 
     def next_round(self, step: int) -> int | None:
         """The first step from `step` on before which a round takes place; None when there is none left."""
