@@ -156,9 +156,9 @@ def test_requests_wait_for_the_next_step_and_bad_ones_do_no_harm(capture_folder,
 
 
 def test_there_is_nothing_to_control_without_training_or_repairer(capture_folder, tmp_path):
-    trainer = make_trainer(capture_folder, tmp_path, "none")
-    with pytest.raises(ValueError, match=r"repairer.model is none"):
-        trainer.pipeline.loop.fuse_once(3)
-    trainer.pipeline._loop = None
+    pipeline = make_trainer(capture_folder, tmp_path, "none").pipeline
+    loop, pipeline._loop = pipeline._loop, None
     with pytest.raises(ValueError, match="loaded to evaluate or render"):
-        _ = trainer.pipeline.loop
+        _ = pipeline.loop
+    with pytest.raises(ValueError, match=r"repairer.model is none"):
+        loop.fuse_once(3)
