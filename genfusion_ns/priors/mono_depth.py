@@ -134,8 +134,8 @@ def align_to_scene(
         valid: where the rendered depth is trusted, such as alpha > 0.5; depth that is not finite and positive never is.
         confidence: of the disparity, 0..1; None: full.
         least_confidence: pixels of less are neither compared nor given depth.
-        least_inliers: share of the compared pixels that a fit must explain: the robust fit needs a majority, and pure noise gets
-            up to 0.45.
+        least_inliers: share of the compared pixels that a fit must explain. The robust fit needs a majority; pure noise
+            gets up to 0.45.
 
     Returns:
         Depth everywhere but where confidence lacks, or disparity is not finite or below a tenth of the farthest that

@@ -1,0 +1,85 @@
+"""Videos written frame by frame, so that a long one need not fit in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from genfusion_ns.fusion.contact_sheet import to_bytes
+
+
+class VideoWriter:
+    """Context manager that writes an H.264 (yuv420p) mp4 with the ffmpeg that comes with imageio-ffmpeg.
+
+    The file appears when the context ends without an error; otherwise nothing is left behind.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], frames_per_second: float) -> None:
+        """
+        Args:
+            path: ends in .mp4.
+            size: (width, height) of the frames; odd sides are extended by one repeated row or column, as yuv420p needs
+                even ones.
+            frames_per_second: playing speed.
+        """
+        self.path = path
+        self.size = size
+        self.frames_per_second = frames_per_second
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+        self._writer: Generator[None, Any, None] | None = None
+
+    def __enter__(self) -> VideoWriter:
+        import imageio_ffmpeg
+
+        self._writer = imageio_ffmpeg.write_frames(
+            str(self._temporary),
+            size=(self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2),
+            fps=self.frames_per_second,  # type: ignore[arg-type]  # annotated as int, but fractions pass through
+            codec="libx264",
+            pix_fmt_in="rgb24",
+            pix_fmt_out="yuv420p",
+            quality=7,
+            macro_block_size=1,
+            ffmpeg_log_level="error",
+            output_params=["-movflags", "+faststart"],
+        )
+        self._writer.send(None)
+        return self
+
+    def append(self, frames: Float[Tensor, "T H W 3"]) -> None:
+        """Add frames, colours in 0..1.
+
+        Raises:
+            RuntimeError: outside the context, or ffmpeg failed; the message carries its output.
+        """
+        writer = self._writer
+        if writer is None:
+            raise RuntimeError(f"the writer of {self.path} takes frames only inside its with statement")
+        planes = to_bytes(frames).permute(0, 3, 1, 2).float()
+        border = (0, self.size[0] % 2, 0, self.size[1] % 2)
+        even = functional.pad(planes, border, mode="replicate").permute(0, 2, 3, 1).byte()
+        try:
+            for frame in even:
+                writer.send(frame.contiguous().numpy().tobytes())
+        except OSError as error:
+            raise RuntimeError(f"ffmpeg could not encode {self.path}: {error}") from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            if kind is None:
+                if not self._temporary.is_file():
+                    raise RuntimeError(f"ffmpeg wrote no video for {self.path}; see its output above")
+                os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)

@@ -1,0 +1,189 @@
+"""`gf-repair`: repair frames, a video or renders of a run, without any training."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from genfusion_ns.fusion.clip_sources import ClipSource
+    from genfusion_ns.priors.base import VideoRepairer
+    from genfusion_ns.priors.mono_depth import MonoDepth
+
+_FILES_FPS = 24.0
+"""Playing speed of frames that come without one."""
+
+
+@dataclass
+class Repair:
+    """Repair the artifacts of rendered frames with the video generator, without any training.
+
+    Give one input: --frames, --video, or --load-config with --camera-path. Frames from files have no cameras, so
+    photos cannot be warped into them: the repairer sees the photos only as a whole, and how far each is from a frame is
+    unknown to it. The compact repairer, made to copy from warped photos, then changes little; with --load-config it
+    knows the cameras and does what it does in training. Without --depth or --mono-depth the depth of such frames is
+    unknown to the repairer, too.
+    """
+
+    output: Path
+    """Folder for frames/, disparity/ (16-bit PNG), repaired.mp4, side_by_side.mp4 (input left) and repair.json, new or
+    empty."""
+    frames: Path | None = None
+    """Folder of images of one size, in natural order (frame_2 before frame_10)."""
+    video: Path | None = None
+    """Video file."""
+    load_config: Path | None = None
+    """config.yml of a trained genfusion run, to be rendered along --camera-path."""
+    camera_path: Path | None = None
+    """Camera path saved by the render panel of ns-viewer for that run."""
+    depth: Path | None = None
+    """Folder with a depth map per frame of --frames or --video, in natural order: z depth (not disparity) in any one
+    unit, 0 where unknown, as .npy or as .png with one 16-bit channel."""
+    mono_depth: str = "none"
+    """Estimate the depth of --frames or --video: folder or hub name of a transformers depth model (depth_anything, dpt,
+    glpn), repairer (a first pass of a generator that knows unknown depth, which compact does not), or none."""
+    references: tuple[Path, ...] = ()
+    """Photos of the scene. By default the first frame of files, and the nearest train photos of a run; photos given
+    here come without cameras and are stretched to the shape of the frames."""
+    num_references: int = 3
+    """Train photos per clip of a run."""
+    model: str = "auto"
+    """Repairer: auto (the best that this installation has), compact (comes with the package), or a folder that
+    gf-train-generator or gf-convert-generator wrote."""
+    steps: int = 4
+    """Denoising steps per clip."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: str | None = None
+    """Device of the repairer, such as cpu or cuda:1; by default a GPU where there is one."""
+    size: tuple[int, int] = (256, 144)
+    """Width and height whose area the repairer works at; larger frames are shrunk to it, with their shape, and their
+    repair is enlarged again. The default is what compact was trained at."""
+    keep_detail: bool = False
+    """Enlarge the change instead of the repaired picture: detail finer than --size survives, artifacts among it."""
+    fps: float | None = None
+    """Frames per second of the videos; by default those of the input, and 24 where it has none."""
+    overwrite: bool = False
+    """Replace an earlier repair in --output."""
+
+    def run(self) -> None:
+        """Repair and write; see `genfusion_ns.fusion.sequence_repair` for the files.
+
+        Raises:
+            ValueError: settings that contradict each other or are out of range, or inputs that cannot be read.
+            OSError: files that are missing, or an output folder that cannot be used.
+            ImportError: the depth model needs a library that is not installed.
+            RuntimeError: ffmpeg failed.
+        """
+        self._check()
+        # These take seconds to import, which --help should not.
+        import torch
+        from rich.progress import track
+
+        from genfusion_ns.fusion.sequence_repair import prepare_folder, repair_sequence, write_repair
+        from genfusion_ns.geometry.windows import clip_windows
+        from genfusion_ns.priors.config import RepairerConfig, build_repairer
+
+        config = RepairerConfig(self.model, self.steps, self.device, self.size)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        repairer = build_repairer(config, device)
+        source = self._run_clips(repairer) if self.load_config is not None else self._file_clips(repairer, device)
+        prepare_folder(self.output, self.overwrite)
+        count = len(clip_windows(len(source), repairer.clip_length))
+        print(f"{len(source)} frames of {source.size[0]} x {source.size[1]} in {count} clips, {repairer.name} repairer")
+        parts = repair_sequence(source, repairer, torch.Generator().manual_seed(self.seed), self.keep_detail)
+        fps = self.fps or source.fps or _FILES_FPS
+        settings = {name: _plain(value) for name, value in asdict(self).items()} | {"repairer": repairer.name}
+        write_repair(self.output, track(parts, "Repairing", total=count), source, fps, settings)  # type: ignore[arg-type]
+        print(f"{self.output}: repaired.mp4, side_by_side.mp4, {len(source)} frames, repair.json")
+
+    def _check(self) -> None:
+        given = [flag for flag in ("frames", "video", "load_config") if getattr(self, flag) is not None]
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        if len(given) != 1:
+            raise ValueError(f"one of --frames, --video and --load-config is needed, found {flags or 'none'}")
+        is_run = self.load_config is not None
+        if is_run != (self.camera_path is not None):
+            raise ValueError("--load-config and --camera-path belong together; one of them is missing")
+        if is_run and (self.depth is not None or self.mono_depth != "none"):
+            raise ValueError("--depth and --mono-depth are for files; a run renders its own depth, so leave them out")
+        if self.depth is not None and self.mono_depth != "none":
+            raise ValueError("--depth and --mono-depth exclude each other; leave one of them out")
+        if self.num_references < 1:
+            raise ValueError(f"--num-references is {self.num_references}; at least 1 is needed")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"--fps is {self.fps}; allowed are values above 0 up to 1000")
+        output = self.output.resolve()
+        for path in (self.frames, self.video, self.depth, self.camera_path, *self.references):
+            if path is not None and output in (path.resolve(), *path.resolve().parents):
+                raise ValueError(f"the input {path} lies in --output {self.output}; name another output folder")
+
+    def _file_clips(self, repairer: VideoRepairer, device: str) -> ClipSource:
+        from genfusion_ns.data.frame_sequences import DepthFolder, ImageFolder, VideoFile
+        from genfusion_ns.fusion.clip_sources import FileClips
+
+        mono = self._mono_depth(repairer, device)
+        frames = ImageFolder(self.frames) if self.frames is not None else VideoFile(Path(self.video or ""))
+        depth = None if self.depth is None else DepthFolder(self.depth, len(frames))
+        return FileClips(frames, repairer.resolution, self.references, depth, mono)
+
+    def _mono_depth(self, repairer: VideoRepairer, device: str) -> MonoDepth | None:
+        if self.mono_depth == "none":
+            return None
+        if self.mono_depth != "repairer":
+            from genfusion_ns.priors.mono_depth_transformers import TransformersMonoDepth
+
+            return TransformersMonoDepth(self.mono_depth, self.device or device)
+        if repairer.name in ("compact", "none"):
+            raise ValueError(
+                f"--mono-depth repairer needs a generator that was trained on clips of unknown depth, the repairer is "
+                f"{repairer.name}; give a transformers depth model, depth maps with --depth, or leave it out"
+            )
+        from genfusion_ns.priors.mono_depth import RepairerMonoDepth
+
+        return RepairerMonoDepth(repairer)
+
+    def _run_clips(self, repairer: VideoRepairer) -> ClipSource:
+        if self.load_config is None or self.camera_path is None:
+            raise ValueError("--load-config and --camera-path belong together; one of them is missing")
+        if not self.load_config.is_file():
+            raise ValueError(f"--load-config {self.load_config} does not exist; ns-train writes a config.yml per run")
+        from nerfstudio.utils.eval_utils import eval_setup
+
+        from genfusion_ns.data.camera_path import read_camera_path
+        from genfusion_ns.fusion.clip_sources import RunClips
+        from genfusion_ns.fusion.pipeline import GenFusionPipeline
+
+        path = read_camera_path(self.camera_path)
+        pipeline: Any = eval_setup(self.load_config, test_mode="inference")[1]
+        if not isinstance(pipeline, GenFusionPipeline):
+            raise ValueError(
+                f"--load-config {self.load_config} is a run of another method ({type(pipeline).__name__}); render it "
+                "with ns-render and give the video to --video"
+            )
+        return RunClips.of(pipeline, path, repairer.resolution, self.references, self.num_references)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def entrypoint() -> None:
+    """Entry point of `gf-repair`."""
+    command = tyro.cli(Repair, prog="gf-repair")
+    try:
+        command.run()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        # The checks of the repairer speak of ns-train, where the same settings have longer names.
+        text = str(error).replace("--pipeline.repairer.resolution", "--size").replace("--pipeline.repairer.", "--")
+        sys.exit(f"gf-repair: {text}")
+
+
+if __name__ == "__main__":
+    entrypoint()
