@@ -301,13 +301,16 @@ class FusionLoop:
 
     def _seed(self, windows: list[RepairedWindow], generator: torch.Generator) -> list[dict[str, Any]]:
         """Insert surfels where clips that were not rejected show something that the scene lacks; what came of each."""
-        logs = []
+        logs: list[dict[str, Any]] = []
         for window in windows:
             if window.rejected is not None:
                 continue
-            centres = camera_centers(torch.cat([c2w_to_viewmat(self.photos.c2w), window.clip.viewmats]))
+            clip = window.clip
+            if any(log["inserted"] for log in logs):  # what an earlier window has seeded is not empty any more
+                clip = self.model.render_clip(clip.viewmats, clip.Ks, clip.size)
+            centres = camera_centers(torch.cat([c2w_to_viewmat(self.photos.c2w), clip.viewmats]))
             bounds = scene_bounds(centres, self.model.means.detach())
-            seeds = seed_surfels(window.clip, window.repaired, bounds, self.config.seeding, generator)
+            seeds = seed_surfels(clip, window.repaired, bounds, self.config.seeding, generator)
             inserted = 0 if seeds.surfels is None else self.model.insert_surfels(seeds.surfels)
             logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
         total = sum(log["inserted"] for log in logs)
