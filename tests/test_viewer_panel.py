@@ -151,7 +151,7 @@ def test_the_panel_follows_the_loop_and_carries_out_what_is_clicked(trainer, ser
     torch.testing.assert_close(loop.latest.sampled.c2w[-1][:3], wanted, atol=1e-4, rtol=0)
     height = loop.latest.sampled.size[1]
     assert 2 * np.arctan(height / 2 / float(loop.latest.sampled.K[-1, 1, 1])) == pytest.approx(0.7, abs=1e-4)
-    assert panel.clips.choice.value.startswith("Round 1 clip 0 (confidence")
+    assert panel.clips.choice.value.startswith("Round 1 clip 0 (0.")
     last = watched.frustums()["/genfusion/camera_019"]
     assert last.fov == pytest.approx(0.7, abs=1e-4)
 
@@ -234,6 +234,21 @@ def test_frustums_come_and_go_with_the_toggle_and_are_coloured_by_confidence(tra
         loop.drop(index)
     panel.refresh(22)
     assert watched.frustums() == {}
+
+
+def test_a_frustum_around_the_eye_of_a_viewer_is_hidden_until_the_viewer_moves(trainer, server):
+    watched = Watched(server, trainer)
+    watched.loop.fuse_once(22)
+    view = watched.loop.store[0]
+    eye = (view.viewmat[:3, :3].T @ -view.viewmat[:3, 3]).numpy() * 10
+    client = client_at(np.array([1.0, 0, 0, 0]), eye)
+    server._connected_clients[0] = client
+    watched.panel.refresh(23)
+    handles = watched.panel._frustums._handles
+    assert not handles[0].visible and any(handle.visible for handle in handles)
+    client.camera.position = eye + 1000
+    watched.panel.refresh(24)
+    assert all(handle.visible for handle in handles)
 
 
 def test_one_frame_at_a_time_when_it_does_not_play(trainer, server):

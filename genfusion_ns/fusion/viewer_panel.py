@@ -33,6 +33,8 @@ _EVERY = 10
 """Steps between looks at the loop."""
 _MOST_CAMERAS = 100
 """Frustums that a browser draws without effort."""
+_CLEARANCE = 10.0
+"""Times the size of a frustum that it must lie away from a viewer's eye to be drawn."""
 
 
 def scene_pose(wxyz: np.ndarray, position: np.ndarray) -> Float[Tensor, "3 4"]:
@@ -79,7 +81,7 @@ class _Frustums:
     """The generated cameras in the scene; any thread may call."""
 
     def __init__(self, server: viser.ViserServer, scale: float) -> None:
-        self._scene = server.scene
+        self._server = server
         self._scale = scale
         self._lock = threading.Lock()
         self._frustums: list[_Frustum] = []
@@ -94,7 +96,7 @@ class _Frustums:
                 handle.remove()
             # The same names again: viser remembers every name it ever saw for browsers that connect later.
             self._handles = [
-                self._scene.add_camera_frustum(
+                self._server.scene.add_camera_frustum(
                     f"/genfusion/camera_{i:03d}",
                     fov=frustum.fov_y,
                     aspect=frustum.aspect,
@@ -105,6 +107,15 @@ class _Frustums:
                 )
                 for i, frustum in enumerate(self._frustums if visible else [])
             ]
+        self.clear_views()
+
+    def clear_views(self) -> None:
+        """Hide those around a viewer's eye, as after a completion from there: their bars would fill the picture."""
+        eyes = [client.camera.position for client in self._server.get_clients().values()]
+        nearest = _CLEARANCE * self._scale
+        with self._lock:
+            for handle in self._handles:
+                handle.visible = all(np.linalg.norm(handle.position - eye) > nearest for eye in eyes)
 
 
 class GenFusionPanel:
@@ -154,7 +165,7 @@ class GenFusionPanel:
                 hint="Generate the views between the nearest photo and what you see now, and keep them",
             )
             self.cameras = gui.add_checkbox(
-                "Show generated cameras", True, disabled=off, hint="Red: low confidence, green: high"
+                "Show cameras", True, disabled=off, hint="Of the generated views; red: low confidence, green: high"
             )
             self.clips = ClipBrowser(gui, self._drop, loop.files.folder)
         self.pause.on_update(self._set_pause)
@@ -183,6 +194,7 @@ class GenFusionPanel:
             stride = -(-len(views) // _MOST_CAMERAS) or 1
             self._frustums.show([_Frustum.of(view) for view in views[::stride]], self.cameras.value)
             self.clips.update(views, loop.latest)
+        self._frustums.clear_views()
         self.redraw()
 
     def finish(self, step: int) -> None:

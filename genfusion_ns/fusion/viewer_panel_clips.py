@@ -53,6 +53,7 @@ class _Entry:
     held: bool
     """Training learns from it; False: it was rejected or dropped."""
     label: str
+    """With the mean confidence of a clip that is held."""
     pictures: _Pictures | None
     """None: made before the run was resumed."""
 
@@ -75,7 +76,9 @@ class ClipBrowser:
         self._pictures: dict[tuple[int, int], _Pictures] = {}
         self._box = gui.add_folder("Clips")
         with self._box:
-            self.choice: viser.GuiDropdownHandle[str] = gui.add_dropdown("Clip", [_NONE], disabled=True)
+            self.choice: viser.GuiDropdownHandle[str] = gui.add_dropdown(
+                "Clip", [_NONE], disabled=True, hint="In brackets: mean confidence, 0 to 1"
+            )
             self.picture = gui.add_markdown("")
             self.play = gui.add_checkbox("Play", True, disabled=True, hint="Off: choose a frame")
             self.frame = self._frame_slider(1)
@@ -111,7 +114,7 @@ class ClipBrowser:
         confidences: dict[tuple[int, int], list[float]] = {}
         for view in views:
             confidences.setdefault((view.round, view.clip), []).append(float(view.confidence.float().mean()))
-        labels = {key: f"confidence {sum(values) / len(values):.2f}" for key, values in confidences.items()}
+        labels = {key: f"{sum(values) / len(values):.2f}" for key, values in confidences.items()}
         pictures = self._pictures
         if latest is not None:
             for number, window in enumerate(latest.windows):
