@@ -60,7 +60,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
     from genfusion_ns.data.masking import MaskingConfig
     from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
-    from genfusion_ns.fusion.loop import FusionConfig
+    from genfusion_ns.fusion.config import FusionConfig
     from genfusion_ns.fusion.masked_sampler import MaskedSamplerConfig
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.fusion.view_samplers import SparseSamplerConfig

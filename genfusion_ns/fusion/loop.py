@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.data.generated_views import GeneratedViewStore
+from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
-from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window
+from genfusion_ns.fusion.round import Round, repair_window, seed_windows
 from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
-from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
-from genfusion_ns.fusion.view_samplers import SampledViews, SparseSamplerConfig, ViewSampler, clip_size, views_towards
-from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
+from genfusion_ns.fusion.view_samplers import SampledViews, ViewSampler, clip_size, views_towards
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
@@ -36,41 +34,6 @@ _COVERED = 0.5
 """Coverage above which the rendered depth of a pixel is supervised."""
 _REQUESTED_SHARE = 0.5
 """Views that the user asked for weigh at least this share of the peak, also where the schedule says less."""
-
-
-@dataclass
-class FusionConfig:
-    """When rounds take place, where their cameras go and how their views are used.
-
-    Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).
-    """
-
-    start: float = 1 / 7
-    """Step of the first round."""
-    every: float = 1 / 7
-    """Steps between rounds."""
-    until: float = 1.0
-    """No round and no generated view from this step on."""
-    weight: float = 0.5
-    """Peak weight of the generated-view loss, reached midway between start and until."""
-    depth_weight: float = 0.0
-    """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
-    ssim_weight: float = 0.2
-    """Share of the structural term in the colour loss of generated views, 0..1."""
-    keep_rounds: int = 1
-    """Views of this many newest rounds are supervised."""
-    reject_margin: float = 0.5
-    """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
-    observed_margin: float = 0.5
-    """A round after which the photos are reproduced by this many dB worse than before is withdrawn."""
-    seed: int = 0
-    """Seed of everything random in the rounds."""
-    save_videos: bool = True
-    """Write the clips of each round as mp4 files beside the contact sheet."""
-    sampler: InstantiateConfig = field(default_factory=SparseSamplerConfig)
-    """Camera paths of the rounds."""
-    seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
-    """New surfels where renders are empty."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +243,8 @@ class FusionLoop:
         observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
         details = {"observed_psnr": observed, "requested": index in self._requested}
         if self.config.seeding.enabled or pin:
-            details["seeding"] = self._seed(windows, generator)
+            details["seeding"] = seed_windows(self.model, photos, windows, self.config.seeding, generator)
+            CONSOLE.print(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
         record = self.latest.record(repairer.name, self._datamanager.train_names, details)
         folder = round_folder(self.files.folder, index)
         self.files.save(index, views)
@@ -298,24 +262,6 @@ class FusionLoop:
             f"{time.monotonic() - began:.0f} s, see {folder}"
         )
         return record
-
-    def _seed(self, windows: list[RepairedWindow], generator: torch.Generator) -> list[dict[str, Any]]:
-        """Insert surfels where clips that were not rejected show something that the scene lacks; what came of each."""
-        logs: list[dict[str, Any]] = []
-        for window in windows:
-            if window.rejected is not None:
-                continue
-            clip = window.clip
-            if any(log["inserted"] for log in logs):  # what an earlier window has seeded is not empty any more
-                clip = self.model.render_clip(clip.viewmats, clip.Ks, clip.size)
-            centres = camera_centers(torch.cat([c2w_to_viewmat(self.photos.c2w), clip.viewmats]))
-            bounds = scene_bounds(centres, self.model.means.detach())
-            seeds = seed_surfels(clip, window.repaired, bounds, self.config.seeding, generator)
-            inserted = 0 if seeds.surfels is None else self.model.insert_surfels(seeds.surfels)
-            logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
-        total = sum(log["inserted"] for log in logs)
-        CONSOLE.print(f"Inserted {total} surfels where the scene was empty; it has {self.model.num_points}")
-        return logs
 
     def _withdraw_if_harmful(self, step: int) -> None:
         if self._judged is None or self._judged[0] not in self.store.rounds:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
+from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
-from genfusion_ns.fusion.loop import FusionConfig, FusionLoop
+from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.viewer_panel import attach_panel
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig

@@ -14,8 +14,9 @@ from genfusion_ns.fusion.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.contact_sheet import to_bytes
 from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.round_report import RoundRecord, side_by_side
+from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.fusion.view_samplers import SampledViews
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, camera_centers
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 
@@ -125,3 +126,37 @@ def repair_window(
     if shown is not None:
         trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=agreement.confidence * ~shown.seen)
     return RepairedWindow(clip, trusted, references, agreement, agreement.verdict(tolerance))
+
+
+@torch.no_grad()
+def seed_windows(
+    model: GenFusionModel,
+    photos: ObservedPhotos,
+    windows: list[RepairedWindow],
+    config: SeedingConfig,
+    generator: torch.Generator,
+) -> list[dict[str, Any]]:
+    """Insert surfels where windows that were not rejected show something that the scene lacks.
+
+    Args:
+        model: the scene that the windows were rendered from.
+        photos: the train photos, whose cameras bound the scene.
+        windows: of one round.
+        config: see `seed_surfels`.
+        generator: of the round.
+
+    Returns:
+        What came of each window, ready for JSON.
+    """
+    logs: list[dict[str, Any]] = []
+    for window in windows:
+        if window.rejected is not None:
+            continue
+        clip = window.clip
+        if any(log["inserted"] for log in logs):  # what an earlier window has seeded is not empty any more
+            clip = model.render_clip(clip.viewmats, clip.Ks, clip.size)
+        centres = camera_centers(torch.cat([c2w_to_viewmat(photos.c2w), clip.viewmats]))
+        seeds = seed_surfels(clip, window.repaired, scene_bounds(centres, model.means), config, generator)
+        inserted = 0 if seeds.surfels is None else model.insert_surfels(seeds.surfels)
+        logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
+    return logs

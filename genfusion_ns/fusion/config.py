@@ -1,0 +1,45 @@
+"""Settings of the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nerfstudio.configs.base_config import InstantiateConfig
+
+from genfusion_ns.fusion.seeding import SeedingConfig
+from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
+
+
+@dataclass
+class FusionConfig:
+    """When rounds take place, where their cameras go and how their views are used.
+
+    Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).
+    """
+
+    start: float = 1 / 7
+    """Step of the first round."""
+    every: float = 1 / 7
+    """Steps between rounds."""
+    until: float = 1.0
+    """No round and no generated view from this step on."""
+    weight: float = 0.5
+    """Peak weight of the generated-view loss, reached midway between start and until."""
+    depth_weight: float = 0.0
+    """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
+    ssim_weight: float = 0.2
+    """Share of the structural term in the colour loss of generated views, 0..1."""
+    keep_rounds: int = 1
+    """Views of this many newest rounds are supervised."""
+    reject_margin: float = 0.5
+    """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
+    observed_margin: float = 0.5
+    """A round after which the photos are reproduced by this many dB worse than before is withdrawn."""
+    seed: int = 0
+    """Seed of everything random in the rounds."""
+    save_videos: bool = True
+    """Write the clips of each round as mp4 files beside the contact sheet."""
+    sampler: InstantiateConfig = field(default_factory=SparseSamplerConfig)
+    """Camera paths of the rounds."""
+    seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
+    """New surfels where renders are empty."""
