@@ -16,7 +16,8 @@ from viser import _messages
 
 from genfusion_ns.fusion.loop import LoopStatus
 from genfusion_ns.fusion.trainer import GenFusionTrainer
-from genfusion_ns.fusion.viewer_panel import GenFusionPanel, attach_panel, scene_pose, viser_pose
+from genfusion_ns.fusion.viewer_panel import GenFusionPanel, attach_panel
+from genfusion_ns.fusion.viewer_panel_cameras import scene_pose, viser_pose
 from genfusion_ns.fusion.viewer_panel_text import describe, quoted
 
 
@@ -271,6 +272,16 @@ def test_without_a_repairer_the_panel_says_so_and_offers_nothing(capture_folder,
     assert "--pipeline.repairer.model" in watched.text
     panel = watched.panel
     assert panel.fuse.disabled and panel.complete.disabled and panel.pause.disabled and panel.cameras.disabled
+
+
+def test_nerfstudios_viewer_can_read_a_pipeline_that_has_no_loop_yet(trainer):
+    from nerfstudio.viewer.utils import parse_object
+    from nerfstudio.viewer.viewer_elements import ViewerElement
+
+    pipeline = trainer.pipeline.config.setup(device="cpu", test_mode="val")
+    assert parse_object(pipeline, ViewerElement, "Custom Elements") == []
+    with pytest.raises(ValueError, match="no loop to control"):
+        _ = pipeline.loop
 
 
 def test_no_viewer_no_panel(trainer):
