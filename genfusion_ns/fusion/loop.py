@@ -259,7 +259,7 @@ class FusionLoop:
         kept = sum(window.rejected is None for window in windows)
         self._say(
             f"Round {index} at step {step}: {kept} of {len(windows)} clips kept, {len(self.store)} generated views, "
-            f"{time.monotonic() - began:.0f} s, see {folder}"
+            f"{time.monotonic() - began:.0f} s, see {folder.parent.name}/{folder.name} of the run"
         )
         return record
 
