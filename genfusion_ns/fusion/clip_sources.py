@@ -33,6 +33,8 @@ class ClipSource(Protocol):
     """(width, height) of all frames."""
     fps: float | None
     """Frames per second, where the source has them."""
+    has_depth: bool
+    """False: depth is neutral."""
     depth_unit: str | None
     """What the depth of the clips is measured in; None where it is unknown or relative."""
 
@@ -79,6 +81,7 @@ class FileClips:
         self.size, self.fps = frames.size, frames.fps
         self.depth_unit = None if depth is None else "the unit of the depth files"
         self.depth, self.mono_depth = depth, mono_depth
+        self.has_depth = depth is not None or mono_depth is not None
         self._working = fit_area(frames.size, resolution)
         photos = [read_photo(file)[None] for file in references] or [frames.read([0])]
         self._references = unposed_references(torch.cat([resize_images(p, self._working) for p in photos]))
@@ -119,6 +122,7 @@ class RunClips:
     given: References | None
     """Photos without cameras, in place of the train photos."""
     given_names: list[str]
+    has_depth: bool = True
     depth_unit: str | None = "scene units"
 
     @classmethod

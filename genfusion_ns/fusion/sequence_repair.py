@@ -2,9 +2,10 @@
 
 The folder holds ``frames/0000.png`` and so on (repaired), ``disparity/0000.png`` (16 bits, 65535 is a relative
 disparity of 1, larger is nearer), ``repaired.mp4``, ``side_by_side.mp4`` (input left) and ``repair.json``. Relative
-disparity is known up to a scale and a shift per window; where the input had depth, ``repair.json`` gives for each
-window the numbers of ``1 / depth = scale * value / 65535 + shift``. While a repair runs, and when it was broken off,
-the folder holds a file ``INCOMPLETE``.
+disparity is known up to a scale and a shift per window, whose first frame is ``start + new_from``; where the input had
+depth, ``repair.json`` gives for each window the numbers of ``1 / depth = scale * value / 65535 + shift``. There is no
+disparity of frames whose depth neither the input nor the repairer knows. While a repair runs, and when it was broken
+off, the folder holds a file ``INCOMPLETE``.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,51 +48,103 @@ _SOLID_ALPHA = 0.5
 
 @dataclass(frozen=True)
 class RepairedPart:
-    """The frames that one window alone answers for."""
+    """Consecutive frames that are final."""
 
-    window: Window
+    start: int
+    """Number of the first of them in the sequence."""
     before: Float[Tensor, "T H W 3"]
     after: Float[Tensor, "T H W 3"]
     disparity: Float[Tensor, "T H W 1"]
-    """Relative, 0..1."""
+    """Relative, 0..1, up to one scale and shift per window."""
+    window: Window
+    """The window that was repaired last; its ``new_frames`` have its disparity."""
     references: list[str]
+    """Photos that conditioned it."""
     scores: dict[str, float]
     """Figures of the whole window."""
 
 
+def repair_windows(num_frames: int, length: int, overlap: int) -> list[Window]:
+    """Windows that cover a sequence, neighbours sharing at least `overlap` frames.
+
+    Args:
+        num_frames: frames of the sequence; up to `length` of them make a single, shorter window.
+        length: frames per window.
+        overlap: at most half of the length is used.
+    """
+    shared = min(overlap, length // 2)
+    windows, covered = [], 0
+    # Without the shared frames at the end, each window brings length - shared frames of its own.
+    for start in (window.start for window in clip_windows(max(num_frames - shared, 1), length - shared)):
+        windows.append(Window(start, max(covered - start, 0), min(length, num_frames)))
+        covered = start + length
+    return windows
+
+
 def repair_sequence(
-    source: ClipSource, repairer: VideoRepairer, generator: torch.Generator, keep_detail: bool = False
+    source: ClipSource,
+    repairer: VideoRepairer,
+    generator: torch.Generator,
+    overlap: int = 4,
+    keep_detail: bool = True,
 ) -> Iterator[RepairedPart]:
-    """Repair a sequence window by window; the parts together hold every frame once, in order.
+    """Repair a sequence window by window; the parts, one per window, together hold every frame once, in order.
+
+    Frames that windows share fade from the earlier to the later one. Their disparity, which cannot be averaged over
+    windows, is that of the earlier.
 
     Args:
         source: frames of any size; they are shrunk to the area that the repairer is made for, and its result is
             enlarged again.
-        repairer: gets clips of its length, the last window of a short sequence as short as it is.
+        repairer: gets clips of its length, of a shorter sequence all frames.
         generator: source of all randomness, on the CPU.
+        overlap: frames shared by neighbouring windows at least.
         keep_detail: enlarge the change that the repairer makes instead of its pictures, so that detail finer than its
             resolution survives, artifacts among it.
     """
-    working = fit_area(source.size, repairer.resolution)
-    for window in clip_windows(len(source), repairer.clip_length):
-        frames = window.frames(len(source))[: len(source)]
-        clip = source.clip(frames, generator)
+    windows = repair_windows(len(source), repairer.clip_length, overlap)
+    held: tuple[Tensor, ...] = ()
+    for window, following in zip(windows, [*windows[1:], None], strict=True):
+        frames = list(range(window.start, window.start + window.length))
         references, names = source.references(frames)
-        small = resize_clip(clip, working)
-        repaired = repairer.repair(small, references, generator).to(small.rgb.device)
-        before = clip.rgb.clamp(0, 1)
+        clip = source.clip(frames, generator)
+        *images, scores = _repair_window(clip, source, repairer, references, generator, keep_detail)
+        joined = _join(held, tuple(images), window.new_from)
+        first = window.start + window.new_from - (len(held[0]) if held else 0)
+        final = (following.start if following is not None else len(source)) - first
+        held = tuple(x[final:] for x in joined)
+        before, after, disparity = (x[:final] for x in joined)
+        yield RepairedPart(first, before, after, disparity, window, names, scores)
+
+
+def _repair_window(
+    clip: Clip,
+    source: ClipSource,
+    repairer: VideoRepairer,
+    references: References,
+    generator: torch.Generator,
+    keep_detail: bool,
+) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    """Frames before and after, relative disparity, scores."""
+    small = resize_clip(clip, fit_area(source.size, repairer.resolution))
+    repaired = repairer.repair(small, references, generator).to(small.rgb.device)
+    before = clip.rgb.clamp(0, 1)
+    if keep_detail:
+        after = before + _enlarged(repaired.rgb - small.rgb.clamp(0, 1), source.size)
+    else:
         after = _enlarged(repaired.rgb, source.size)
-        if keep_detail:
-            after = before + _enlarged(repaired.rgb - small.rgb.clamp(0, 1), source.size)
-        own = slice(window.new_from, None)
-        yield RepairedPart(
-            window=replace(window, length=len(frames)),
-            before=before[own],
-            after=after[own].clamp(0, 1),
-            disparity=_enlarged(repaired.disparity, source.size)[own].clamp(0, 1),
-            references=names,
-            scores=_scores(small, repaired, references, source.depth_unit is not None),
-        )
+    disparity = _enlarged(repaired.disparity, source.size).clamp(0, 1)
+    return before, after.clamp(0, 1), disparity, _scores(small, repaired, references, source.depth_unit is not None)
+
+
+def _join(held: tuple[Tensor, ...], images: tuple[Tensor, ...], shared: int) -> tuple[Tensor, ...]:
+    """Held frames (before, after, disparity) and those of the next window, whose first `shared` are the last held."""
+    if shared == 0:
+        return images
+    weight = (torch.arange(shared, device=images[1].device) + 1).view(-1, 1, 1, 1) / (shared + 1)
+    faded = torch.lerp(held[1][-shared:], images[1][:shared], weight.to(images[1]))
+    before, disparity = (torch.cat([held[k], images[k][shared:]]) for k in (0, 2))
+    return before, torch.cat([held[1][:-shared], faded, images[1][shared:]]), disparity
 
 
 def _enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -148,8 +201,13 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
 
 
 def write_repair(
-    folder: Path, parts: Iterator[RepairedPart], source: ClipSource, fps: float, settings: dict[str, Any]
-) -> dict[str, Any]:
+    folder: Path,
+    parts: Iterable[RepairedPart],
+    source: ClipSource,
+    fps: float,
+    settings: dict[str, Any],
+    with_disparity: bool = True,
+) -> None:
     """Write the parts as they come into a folder made by `prepare_folder`, and mark it as complete.
 
     Args:
@@ -158,9 +216,7 @@ def write_repair(
         source: of the parts.
         fps: frames per second of the videos.
         settings: written to ``repair.json`` as they are.
-
-    Returns:
-        What ``repair.json`` holds.
+        with_disparity: False where that of the parts means nothing.
 
     Raises:
         RuntimeError: ffmpeg failed; the message carries its output.
@@ -174,11 +230,11 @@ def write_repair(
         repaired = videos.enter_context(VideoWriter(folder / "repaired.mp4", (width, height), fps))
         pair = videos.enter_context(VideoWriter(folder / "side_by_side.mp4", (2 * width + gap, height), fps))
         for part in parts:
-            start = part.window.start + part.window.new_from
             for offset, (frame, disparity) in enumerate(zip(part.after, part.disparity, strict=True)):
-                name = f"{start + offset:0{digits}d}.png"
+                name = f"{part.start + offset:0{digits}d}.png"
                 _save_png(folder / "frames" / name, to_bytes(frame).numpy())
-                _save_png(folder / "disparity" / name, _to_16_bits(disparity))
+                if with_disparity:
+                    _save_png(folder / "disparity" / name, _to_16_bits(disparity))
             repaired.append(part.after)
             pair.append(side_by_side(part.before, part.after))
             windows.append({**asdict(part.window), "references": part.references, "scores": _finite(part.scores)})
@@ -193,7 +249,6 @@ def write_repair(
     }
     write_atomically(folder / RECORD_FILE, json.dumps(record, indent=1).encode())
     (folder / MARKER_FILE).unlink()
-    return record
 
 
 def _finite(scores: dict[str, float]) -> dict[str, float | None]:

@@ -38,7 +38,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         import imageio_ffmpeg
 
-        self._writer = imageio_ffmpeg.write_frames(
+        writer = imageio_ffmpeg.write_frames(
             str(self._temporary),
             size=(self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2),
             fps=self.frames_per_second,  # type: ignore[arg-type]  # annotated as int, but fractions pass through
@@ -50,7 +50,8 @@ class VideoWriter:
             ffmpeg_log_level="error",
             output_params=["-movflags", "+faststart"],
         )
-        self._writer.send(None)
+        writer.send(None)
+        self._writer = writer
         return self
 
     def append(self, frames: Float[Tensor, "T H W 3"]) -> None:

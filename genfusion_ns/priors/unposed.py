@@ -18,9 +18,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import Clip, References
+from genfusion_ns.priors.base import VideoRepairer
 
 _AHEAD = 1e12
 """Scene units between a clip and the cameras of unposed photos; beyond any depth that a file may hold."""
+
+
+_NEEDS_DEPTH = ("compact", "none")
+"""Repairers whose disparity is their input's, improved or not; ``compact`` was never trained on unknown depth."""
+
+
+def makes_depth(repairer: VideoRepairer) -> bool:
+    """Whether a repairer makes depth of clips that come with neutral depth, rather than give back a constant."""
+    return repairer.name not in _NEEDS_DEPTH
 
 
 def unposed_clip(rgb: Float[Tensor, "T H W 3"], depth: Float[Tensor, "T H W 1"] | None = None) -> Clip:

@@ -30,8 +30,8 @@ class Repair:
     """
 
     output: Path
-    """Folder for frames/, disparity/ (16-bit PNG), repaired.mp4, side_by_side.mp4 (input left) and repair.json, new or
-    empty."""
+    """Folder for frames/, disparity/ (16-bit PNG, where depth is known), repaired.mp4, side_by_side.mp4 (input left)
+    and repair.json, new or empty."""
     frames: Path | None = None
     """Folder of images of one size, in natural order (frame_2 before frame_10)."""
     video: Path | None = None
@@ -63,7 +63,9 @@ class Repair:
     size: tuple[int, int] = (256, 144)
     """Width and height whose area the repairer works at; larger frames are shrunk to it, with their shape, and their
     repair is enlarged again. The default is what compact was trained at."""
-    keep_detail: bool = False
+    overlap: int = 4
+    """Frames shared by neighbouring clips at least, over which one fades into the next; 0 is fastest."""
+    keep_detail: bool = True
     """Enlarge the change instead of the repaired picture: detail finer than --size survives, artifacts among it."""
     fps: float | None = None
     """Frames per second of the videos; by default those of the input, and 24 where it has none."""
@@ -84,21 +86,23 @@ class Repair:
         import torch
         from rich.progress import track
 
-        from genfusion_ns.fusion.sequence_repair import prepare_folder, repair_sequence, write_repair
-        from genfusion_ns.geometry.windows import clip_windows
+        from genfusion_ns.fusion.sequence_repair import prepare_folder, repair_sequence, repair_windows, write_repair
         from genfusion_ns.priors.config import RepairerConfig, build_repairer
+        from genfusion_ns.priors.unposed import makes_depth
 
         config = RepairerConfig(self.model, self.steps, self.device, self.size)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         repairer = build_repairer(config, device)
         source = self._run_clips(repairer) if self.load_config is not None else self._file_clips(repairer, device)
         prepare_folder(self.output, self.overwrite)
-        count = len(clip_windows(len(source), repairer.clip_length))
+        count = len(repair_windows(len(source), repairer.clip_length, self.overlap))
         print(f"{len(source)} frames of {source.size[0]} x {source.size[1]} in {count} clips, {repairer.name} repairer")
-        parts = repair_sequence(source, repairer, torch.Generator().manual_seed(self.seed), self.keep_detail)
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = repair_sequence(source, repairer, generator, self.overlap, self.keep_detail)
         fps = self.fps or source.fps or _FILES_FPS
         settings = {name: _plain(value) for name, value in asdict(self).items()} | {"repairer": repairer.name}
-        write_repair(self.output, track(parts, "Repairing", total=count), source, fps, settings)  # type: ignore[arg-type]
+        parts = track(parts, "Repairing", total=count)
+        write_repair(self.output, parts, source, fps, settings, source.has_depth or makes_depth(repairer))
         print(f"{self.output}: repaired.mp4, side_by_side.mp4, {len(source)} frames, repair.json")
 
     def _check(self) -> None:
@@ -115,6 +119,8 @@ class Repair:
             raise ValueError("--depth and --mono-depth exclude each other; leave one of them out")
         if self.num_references < 1:
             raise ValueError(f"--num-references is {self.num_references}; at least 1 is needed")
+        if self.overlap < 0:
+            raise ValueError(f"--overlap is {self.overlap}; 0 or more frames are allowed")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise ValueError(f"--fps is {self.fps}; allowed are values above 0 up to 1000")
         output = self.output.resolve()
@@ -138,13 +144,14 @@ class Repair:
             from genfusion_ns.priors.mono_depth_transformers import TransformersMonoDepth
 
             return TransformersMonoDepth(self.mono_depth, self.device or device)
-        if repairer.name in ("compact", "none"):
+        from genfusion_ns.priors.mono_depth import RepairerMonoDepth
+        from genfusion_ns.priors.unposed import makes_depth
+
+        if not makes_depth(repairer):
             raise ValueError(
                 f"--mono-depth repairer needs a generator that was trained on clips of unknown depth, the repairer is "
                 f"{repairer.name}; give a transformers depth model, depth maps with --depth, or leave it out"
             )
-        from genfusion_ns.priors.mono_depth import RepairerMonoDepth
-
         return RepairerMonoDepth(repairer)
 
     def _run_clips(self, repairer: VideoRepairer) -> ClipSource:
