@@ -17,6 +17,8 @@ from genfusion_ns.fusion.clip_sources import FileClips
 from genfusion_ns.fusion.sequence_repair import repair_sequence, repair_windows
 from genfusion_ns.fusion.video_files import VideoWriter
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.priors.mono_depth import MonoDisparity
 from genfusion_ns.scripts.repair import Repair
 
 COUNTS = [1, 3, 5, 15, 16, 17, 28, 32, 40]
@@ -165,6 +167,23 @@ def test_depth_maps_are_read_and_their_scale_comes_back(tmp_path, toy):
     assert scores["seen_by_photos"] == 0, "photos without cameras must not be compared pixel by pixel"
 
 
+class RedIsDisparity:
+    name = "red"
+
+    def estimate(self, images: torch.Tensor, generator: torch.Generator) -> MonoDisparity:
+        return MonoDisparity(7 * images[..., :1] - 3, (images[..., 1:2] > 0.3).float())
+
+
+def test_estimated_depth_reaches_the_repairer_as_disparity(tmp_path):
+    frames = ImageFolder(write_frames(tmp_path / "in", gradients(4)))
+    clip = FileClips(frames, (32, 24), mono_depth=RedIsDisparity()).clip([1, 2], torch.Generator())
+    known = clip.depth > 0
+    assert torch.equal(known, clip.rgb[..., 1:2] > 0.3)
+    red = clip.rgb[..., :1]
+    expected = (red - red[known].min()) / (red[known].max() - red[known].min())
+    torch.testing.assert_close(encode_disparity(clip.depth).disparity[known], expected[known])
+
+
 def test_depth_files_mean_the_same_in_both_formats(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -197,9 +216,29 @@ def test_a_trained_run_along_a_camera_path(tmp_path, toy):
     assert read_folder(out / "frames").shape == (18, 24, 36, 3)
     for window in record["windows"]:
         assert len(window["references"]) == 3 and set(window["references"]) <= set(capture.names)
+    assert read_folder(out / "disparity").dtype == np.uint16
     # Frames that show the same camera come from the same render, and the toy generator keeps it.
     shown = read_folder(out / "frames").astype(int)
     assert np.abs(shown[0] - shown[5]).mean() < 3
+
+    def repair(**settings: Any) -> None:
+        Repair(
+            **{"camera_path": path, "load_config": config, "model": "none", "output": tmp_path / "b", **settings}
+        ).run()
+
+    photo = capture.folder / "images" / capture.names[7]
+    repair(references=(photo,))
+    window = json.loads((tmp_path / "b" / "repair.json").read_text())["windows"][0]
+    assert window["references"] == [str(photo)] and window["scores"]["seen_by_photos"] == 0
+    for frame in frames:
+        frame["camera_to_world"][3] += 1e4
+    (tmp_path / "far.json").write_text(json.dumps({"camera_path": frames}))
+    with pytest.raises(ValueError, match="does not belong to this run"):
+        repair(camera_path=tmp_path / "far.json", output=tmp_path / "c")
+    (tmp_path / "no_run.yml").write_text("just: text")
+    with pytest.raises(ValueError, match=r"no_run\.yml cannot be loaded as a run"):
+        repair(load_config=tmp_path / "no_run.yml", output=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 def test_results_repeat_with_the_seed(tmp_path):
