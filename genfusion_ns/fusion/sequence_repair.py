@@ -110,11 +110,10 @@ def repair_sequence(
         clip = source.clip(frames, generator)
         *images, scores = _repair_window(clip, source, repairer, references, generator, keep_detail)
         joined = _join(held, tuple(images), window.new_from)
-        first = window.start + window.new_from - (len(held[0]) if held else 0)
-        final = (following.start if following is not None else len(source)) - first
+        final = (following.start if following is not None else len(source)) - window.start
         held = tuple(x[final:] for x in joined)
         before, after, disparity = (x[:final] for x in joined)
-        yield RepairedPart(first, before, after, disparity, window, names, scores)
+        yield RepairedPart(window.start, before, after, disparity, window, names, scores)
 
 
 def _repair_window(
@@ -138,13 +137,13 @@ def _repair_window(
 
 
 def _join(held: tuple[Tensor, ...], images: tuple[Tensor, ...], shared: int) -> tuple[Tensor, ...]:
-    """Held frames (before, after, disparity) and those of the next window, whose first `shared` are the last held."""
+    """Frames (before, after, disparity) of a window, whose first `shared` are the held ones of the window before it."""
     if shared == 0:
         return images
     weight = (torch.arange(shared, device=images[1].device) + 1).view(-1, 1, 1, 1) / (shared + 1)
-    faded = torch.lerp(held[1][-shared:], images[1][:shared], weight.to(images[1]))
+    faded = torch.lerp(held[1], images[1][:shared], weight.to(images[1]))
     before, disparity = (torch.cat([held[k], images[k][shared:]]) for k in (0, 2))
-    return before, torch.cat([held[1][:-shared], faded, images[1][shared:]]), disparity
+    return before, torch.cat([faded, images[1][shared:]]), disparity
 
 
 def _enlarged(images: Tensor, size: tuple[int, int]) -> Tensor:

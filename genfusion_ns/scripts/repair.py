@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 
@@ -54,15 +54,15 @@ class Repair:
     model: str = "auto"
     """Repairer: auto (the best that this installation has), compact (comes with the package), or a folder that
     gf-train-generator or gf-convert-generator wrote."""
-    steps: int = 4
-    """Denoising steps per clip."""
+    steps: int | None = None
+    """Denoising steps per clip; by default what the repairer is made for, 4 with compact."""
     seed: int = 0
     """Seed of everything random."""
     device: str | None = None
     """Device of the repairer, such as cpu or cuda:1; by default a GPU where there is one."""
-    size: tuple[int, int] = (256, 144)
+    size: tuple[int, int] | None = None
     """Width and height whose area the repairer works at; larger frames are shrunk to it, with their shape, and their
-    repair is enlarged again. The default is what compact was trained at."""
+    repair is enlarged again. By default what it was trained at, 256 144 with compact."""
     overlap: int = 4
     """Frames shared by neighbouring clips at least, over which one fades into the next; 0 is fastest."""
     keep_detail: bool = True
@@ -90,10 +90,15 @@ class Repair:
         from genfusion_ns.priors.config import RepairerConfig, build_repairer
         from genfusion_ns.priors.unposed import makes_depth
 
-        config = RepairerConfig(self.model, self.steps, self.device, self.size)
+        chosen = {"steps": self.steps, "device": self.device, "resolution": self.size}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        config = RepairerConfig(self.model, **given)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         repairer = build_repairer(config, device)
-        source = self._run_clips(repairer) if self.load_config is not None else self._file_clips(repairer, device)
+        if self.load_config is not None and self.camera_path is not None:
+            source = self._run_clips(repairer, self.load_config, self.camera_path)
+        else:
+            source = self._file_clips(repairer, device)
         prepare_folder(self.output, self.overwrite)
         count = len(repair_windows(len(source), repairer.clip_length, self.overlap))
         print(f"{len(source)} frames of {source.size[0]} x {source.size[1]} in {count} clips, {repairer.name} repairer")
@@ -135,7 +140,8 @@ class Repair:
         from genfusion_ns.fusion.clip_sources import FileClips
 
         mono = self._mono_depth(repairer, device)
-        frames = ImageFolder(self.frames) if self.frames is not None else VideoFile(Path(self.video or ""))
+        # `_check` has made sure that one of the two is given.
+        frames = ImageFolder(self.frames) if self.frames is not None else VideoFile(cast(Path, self.video))
         depth = None if self.depth is None else DepthFolder(self.depth, len(frames))
         return FileClips(frames, repairer.resolution, self.references, depth, mono)
 
@@ -156,11 +162,9 @@ class Repair:
             )
         return RepairerMonoDepth(repairer)
 
-    def _run_clips(self, repairer: VideoRepairer) -> ClipSource:
-        if self.load_config is None or self.camera_path is None:
-            raise ValueError("--load-config and --camera-path belong together; one of them is missing")
-        if not self.load_config.is_file():
-            raise ValueError(f"--load-config {self.load_config} does not exist; ns-train writes a config.yml per run")
+    def _run_clips(self, repairer: VideoRepairer, config: Path, camera_path: Path) -> ClipSource:
+        if not config.is_file():
+            raise ValueError(f"--load-config {config} does not exist; ns-train writes a config.yml per run")
         import yaml
         from nerfstudio.utils.eval_utils import eval_setup
 
@@ -168,17 +172,17 @@ class Repair:
         from genfusion_ns.fusion.clip_sources import RunClips
         from genfusion_ns.fusion.pipeline import GenFusionPipeline
 
-        path = read_camera_path(self.camera_path)
+        path = read_camera_path(camera_path)
         try:
-            pipeline: Any = eval_setup(self.load_config, test_mode="inference")[1]
+            pipeline: Any = eval_setup(config, test_mode="inference")[1]
         except (yaml.YAMLError, AssertionError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(
-                f"--load-config {self.load_config} cannot be loaded as a run ({type(error).__name__}: {error}); give "
+                f"--load-config {config} cannot be loaded as a run ({type(error).__name__}: {error}); give "
                 "the config.yml that ns-train wrote"
             ) from error
         if not isinstance(pipeline, GenFusionPipeline):
             raise ValueError(
-                f"--load-config {self.load_config} is a run of another method ({type(pipeline).__name__}); render it "
+                f"--load-config {config} is a run of another method ({type(pipeline).__name__}); render it "
                 "with ns-render and give the video to --video"
             )
         return RunClips.of(pipeline, path, repairer.resolution, self.references, self.num_references)
