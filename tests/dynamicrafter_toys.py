@@ -72,6 +72,8 @@ def toy_pipeline(groups: int = 8) -> DynamiCrafterPipeline:
         image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)),
         image_projection=ImageProjection(**PROJECTION),
         scheduler=DynamiCrafterScheduler(),
+        width=64,
+        height=64,
     )
     with torch.no_grad():
         for parameter in pipeline.unet.parameters():

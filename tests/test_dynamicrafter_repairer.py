@@ -138,7 +138,7 @@ def test_folders(repairer, tmp_path):
     loaded.clip_length = 4
     torch.testing.assert_close(repaired(loaded, a_clip()).rgb, repaired(repairer, a_clip()).rgb, atol=1e-4, rtol=0)
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ValueError, match="incomplete or damaged"):
+    with pytest.raises(FileNotFoundError, match=r"unet has no .safetensors file: the folder is incomplete"):
         DynamiCrafterRepairer.from_folder(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(ValueError, match="describes a StableDiffusionPipeline"):

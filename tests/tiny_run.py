@@ -20,6 +20,7 @@ def make_trainer(
     load_dir: Path | None = None,
     load_step: int | None = None,
     method: Any = genfusion,
+    resolution: tuple[int, int] = (32, 24),
     **model_settings: Any,
 ) -> GenFusionTrainer:
     """A trainer set up as `ns-train genfusion` does, on few small images, with rounds from step 4 on."""
@@ -33,7 +34,7 @@ def make_trainer(
     if method is genfusion:
         config.pipeline.datamanager.num_views = views
         config.pipeline.fusion.sampler.num_frames = 20
-    config.pipeline.repairer = replace(config.pipeline.repairer, model=model, steps=1, resolution=(32, 24))
+    config.pipeline.repairer = replace(config.pipeline.repairer, model=model, steps=1, resolution=resolution)
     config.pipeline.model = replace(config.pipeline.model, **model_settings)
     config.pipeline.fusion.start = config.pipeline.fusion.every = 4
     config.pipeline.fusion.save_videos = False

@@ -43,6 +43,29 @@ class VideoRepairer(Protocol):
         ...
 
 
+@runtime_checkable
+class ContinuingRepairer(VideoRepairer, Protocol):
+    """A repairer that can go on from frames that are repaired already, so that neighbouring windows agree.
+
+    A capability of its own, because a repairer without it could only ignore such frames.
+    """
+
+    def repair_after(
+        self, known: RepairedClip, clip: Clip, references: References, generator: torch.Generator
+    ) -> RepairedClip:
+        """Repair one clip whose first frames an earlier call has repaired.
+
+        Args:
+            known: its first frames, fewer than it has, of its size; disparity in whatever scale and shift they had.
+            clip, references, generator: see `VideoRepairer.repair`.
+
+        Returns:
+            As `VideoRepairer.repair`; the first frames are the known ones, their disparity in the scale and shift of
+            this clip.
+        """
+        ...
+
+
 class IdentityRepairer:
     """Returns the artifact clip itself; the loop around it is the ``none`` baseline of every comparison."""
 

@@ -24,14 +24,21 @@ class ConvertGeneratorConfig:
     vae: Path | None = None
     """Folder of a diffusers autoencoder to use in place of that of the file; base DynamiCrafter files need the
     four-channel one of Intel/ldm3d-4c."""
+    size: tuple[int, int] = (960, 512)
+    """Width and height in pixels that the checkpoint was trained at, which runs then use by default; 512 320 for the
+    first stage of GenFusion and for DynamiCrafter 512."""
 
 
 def main(config: ConvertGeneratorConfig) -> None:
     """Convert and say what was written; errors as in `convert_checkpoint`."""
     # Takes seconds to import, which --help should not.
+    from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
 
-    done = convert_checkpoint(config.checkpoint, config.output, getattr(torch, config.dtype), config.vae)
+    if any(side < 64 or side % 64 for side in config.size):
+        raise ValueError(f"--size is {config.size}; width and height must be multiples of 64 pixels, 960 512 is usual")
+    dtype = getattr(torch, config.dtype)
+    done = convert_checkpoint(config.checkpoint, config.output, dtype, config.vae, Architecture(size=config.size))
     print(f"{config.output}: {done.parameters:,} parameters in {done.tensors} tensors, {config.dtype}")
     for reason, count in done.ignored.items():
         print(f"left out {count} tensors: {reason}")

@@ -59,6 +59,8 @@ class Architecture:
     """Of transformers' `CLIPVisionConfig`; OpenCLIP ViT-H/14."""
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     """Of `DynamiCrafterScheduler`."""
+    size: tuple[int, int] = (960, 512)
+    """(width, height) in pixels that the networks were trained at."""
 
     def with_vae_channels(self, inputs: int, outputs: int) -> Architecture:
         """The same with an autoencoder of other image channels, such as 3 in a base DynamiCrafter file."""
@@ -77,6 +79,8 @@ class Architecture:
             image_encoder=encoder,
             image_projection=projection,
             scheduler=DynamiCrafterScheduler(**self.scheduler),
+            width=self.size[0],
+            height=self.size[1],
         )
 
 

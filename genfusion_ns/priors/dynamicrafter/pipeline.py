@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -12,12 +12,22 @@ from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from transformers import CLIPVisionModelWithProjection
 
+from genfusion_ns.priors.dynamicrafter.denoising import Conditions, sample_latents
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection, clip_pixels
 from genfusion_ns.priors.dynamicrafter.images import from_network, to_network
-from genfusion_ns.priors.dynamicrafter.sampling import Denoised, RecordedNoise, Sampling
-from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler, apply_guidance
+from genfusion_ns.priors.dynamicrafter.sampling import (
+    Denoised,
+    Guide,
+    KnownFrames,
+    RecordedNoise,
+    Sampling,
+    keep_frames,
+    start_guide,
+)
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 
 _RGBD = 4
@@ -60,6 +70,8 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         image_projection: ImageProjection,
         scheduler: DynamiCrafterScheduler,
         frames_per_slice: int = 2,
+        width: int = 960,
+        height: int = 512,
     ) -> None:
         """
         Args:
@@ -69,6 +81,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             image_projection: turns its tokens into a context.
             scheduler: noise levels and steps.
             frames_per_slice: frames that the autoencoder treats at once; memory grows with it, results stay the same.
+            width, height: size in pixels that the network was trained at, for those who ask for no other.
         """
         super().__init__()
         self.register_modules(
@@ -78,8 +91,9 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             image_projection=image_projection,
             scheduler=scheduler,
         )
-        self.register_to_config(frames_per_slice=frames_per_slice)
+        self.register_to_config(frames_per_slice=frames_per_slice, width=width, height=height)
         self.frames_per_slice = frames_per_slice
+        self.resolution = (width, height)
         self._null_tokens: tuple[CLIPVisionModelWithProjection, Tensor] | None = None
 
     @property
@@ -104,6 +118,8 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
         noise: RecordedNoise | None = None,
+        alpha: Float[Tensor, "T H W 1"] | None = None,
+        known: KnownFrames | None = None,
     ) -> RepairOutput:
         """Repair one clip.
 
@@ -114,12 +130,15 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             sampling: steps and guidance.
             generator: source of all randomness.
             noise: recorded noise instead.
+            alpha: coverage of the renders in 0..1; needed where the sampling starts below pure noise.
+            known: frames to keep as they are, for the others to go on from.
 
         Returns:
             The repaired frames, in float32 on the device of the pipeline.
 
         Raises:
             ValueError: shapes that disagree, a size that the network cannot take, or an autoencoder without depth.
+            FloatingPointError: the networks gave values that are not finite.
         """
         sampling, noise = sampling or Sampling(), noise or RecordedNoise()
         self._check(rgb, disparity, references)
@@ -129,9 +148,12 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         context = self.encode_references(photos[None])
         null = self.null_context(len(references)) if sampling.guidance_scale != 1 else None
         condition = self.encode_video(video, sampling.sample_condition, generator, noise.condition)
-        end = self.denoise(condition, context, null, sampling, generator, noise)
-        decoded = from_network(self.decode_video(end.latents)[0].permute(1, 2, 3, 0).float())
+        guide = self._guide(condition, alpha, known, sampling)
+        end = self.denoise(condition, context, null, sampling, generator, noise, guide=guide)
+        pixels = self.decode_video(end.latents)[0].permute(1, 2, 3, 0).float()
         self.maybe_free_model_hooks()
+        self._require_finite(end.latents, pixels)
+        decoded = from_network(pixels)
         return RepairOutput(
             rgb=decoded[..., :3], disparity=decoded[..., 3:], latents=end.latents, variance=end.variance
         )
@@ -204,66 +226,44 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         noise: RecordedNoise | None = None,
         fps: Tensor | None = None,
+        guide: Guide | None = None,
     ) -> Denoised:
-        """Sample latents.
+        """Sample latents; arguments as in `Conditions` and `denoising.sample_latents`."""
+        conditions = Conditions(condition, context, null_context, fps)
+        with self.progress_bar(total=sampling.steps) as progress:  # pyright: ignore[reportCallIssue]
+            return sample_latents(
+                self.unet, self.scheduler, conditions, sampling, generator, noise, guide, progress.update
+            )
 
-        Args:
-            condition: latents of the renders.
-            context: tokens of the photos.
-            null_context: tokens of no photo; without them there is no guidance.
-            sampling: steps and guidance.
-            generator: source of the start and of the noise of the steps.
-            noise: recorded noise instead.
-            fps: frame rates, one per clip, instead of the one in `sampling`. [B]
-        """
-        recorded = noise or RecordedNoise()
-        latents = recorded.start
-        if latents is None:
-            latents = randn_tensor(condition.shape, generator=generator, device=condition.device, dtype=torch.float32)
-        latents = latents.to(condition)
-        if fps is None:
-            fps = torch.full((len(condition),), sampling.fps, device=condition.device)
-        self.scheduler.set_timesteps(sampling.steps, spacing=sampling.spacing)
-        timesteps: list[int] = self.scheduler.timesteps.tolist()
-        variance = torch.zeros_like(latents[:, :1])
-        clean: Tensor | None = None
-        with self.progress_bar(total=len(timesteps)) as progress:  # pyright: ignore[reportCallIssue]
-            for index, timestep in enumerate(timesteps):
-                velocity = self._predict(latents, condition, timestep, fps, context, null_context, sampling)
-                fresh = None if recorded.steps is None else recorded.steps[index]
-                stepped = self.scheduler.step(velocity, timestep, latents, sampling.eta, generator, fresh)
-                latents = stepped.prev_sample
-                estimate = self.scheduler.unscale(cast(Tensor, stepped.pred_original_sample), timestep)
-                if clean is not None:
-                    variance = variance + (estimate - clean).square().mean(1, keepdim=True)
-                clean = estimate
-                progress.update()
-        return Denoised(latents, variance)
+    def _guide(
+        self, condition: Tensor, alpha: Tensor | None, known: KnownFrames | None, sampling: Sampling
+    ) -> Guide | None:
+        """What the sampling follows, if anything."""
+        guide = None
+        if sampling.start_noise < 1:
+            if alpha is None:
+                raise ValueError(f"start_noise is {sampling.start_noise}; below 1 the coverage (alpha) is needed")
+            cell = self._pixels_per_latent
+            coverage = functional.avg_pool2d(alpha.to(condition).permute(0, 3, 1, 2), cell)
+            guide = start_guide(condition, coverage.transpose(0, 1)[None], sampling.start_noise)
+        if known is None:
+            return guide
+        video = to_network(known.video.to(condition.device)).permute(3, 0, 1, 2)[None]
+        latents = torch.zeros_like(condition)
+        latents[:, :, known.places] = self.encode_video(video, sample=False)
+        return keep_frames(guide, latents, known.places)
 
-    def _predict(
-        self,
-        latents: Tensor,
-        condition: Tensor,
-        timestep: int,
-        fps: Tensor,
-        context: Tensor,
-        null_context: Tensor | None,
-        sampling: Sampling,
-    ) -> Tensor:
-        """v of one time step after guidance, in float32."""
-        dtype = self.unet.dtype
-        sample = torch.cat([latents, condition], dim=1).to(dtype)
-        times = torch.full((len(latents),), timestep, device=latents.device)
-        if null_context is None or sampling.guidance_scale == 1:
-            return self.unet(sample, times, context.to(dtype), fps).float()
-        if sampling.batch_guidance:
-            both = torch.cat([context, null_context]).to(dtype)
-            prediction = self.unet(sample.repeat(2, 1, 1, 1, 1), times.repeat(2), both, fps.repeat(2))
-            conditional, unconditional = prediction.float().chunk(2)
-        else:
-            conditional = self.unet(sample, times, context.to(dtype), fps).float()
-            unconditional = self.unet(sample, times, null_context.to(dtype), fps).float()
-        return apply_guidance(conditional, unconditional, sampling.guidance_scale, sampling.guidance_rescale)
+    def _require_finite(self, latents: Tensor, pixels: Tensor) -> None:
+        """A result with holes would go unnoticed into the scene."""
+        if torch.isfinite(pixels).all():
+            return
+        part, dtype = ("unet", self.unet.dtype) if not torch.isfinite(latents).all() else ("vae", self.vae.dtype)
+        way_out = (
+            "bf16 or fp32 (--pipeline.repairer.dtype) have the wider range"
+            if dtype == torch.float16
+            else "the weights are damaged; convert them again with gf-convert-generator"
+        )
+        raise FloatingPointError(f"the generator's {part} gave NaN or infinity in {dtype}: {way_out}")
 
     def _check(self, rgb: Tensor, disparity: Tensor, references: Tensor) -> None:
         channels = self._autoencoder_config.in_channels

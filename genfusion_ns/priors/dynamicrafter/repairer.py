@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,30 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, camera_centers, camera_forwards
-from genfusion_ns.geometry.clip_pairs import resize_images, select_references
-from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.clip_pairs import resize_images
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
-from genfusion_ns.priors.dynamicrafter.images import (
-    fit_within,
-    pad_to_multiple,
-    resize_disparity,
-    resize_rgb,
-    there_and_back,
-)
+from genfusion_ns.priors.dynamicrafter.choice import disagreement
+from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
+from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.images import fit_within
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 
-_SOLID_ALPHA = 0.5  # rendered depth below this coverage is mostly background and is not trusted
 _HALF_CONFIDENCE_SPREAD = 0.5  # standard deviation of latents, of about 1 over all images, at which confidence is 0.5
 
 
 class DynamiCrafterRepairer:
-    """`VideoRepairer` on a `DynamiCrafterPipeline`; see `genfusion_ns.priors.base`.
+    """`ContinuingRepairer` on a `DynamiCrafterPipeline`; see `genfusion_ns.priors.base`.
 
     Clips of other sizes are scaled to fit the resolution, with their aspect kept, and padded to what the network takes;
     GenFusion stretches them. Clips shorter than 16 frames go on backwards from their end, because the network was
     trained on 16 and its quality falls with fewer. One photo conditions a clip, the one nearest to it in position and
-    direction, by the rule that GenFusion uses with sparse views.
+    direction, by the rule that GenFusion uses with sparse views; of a masked photo, the rectangle that holds what is
+    seen.
 
     Confidence falls with the uncertainty of the sampled latents, see `Denoised.variance`: 1 where sampling was certain
     from the start, 0.5 where the standard deviation is half of that over all images, per patch of 8 x 8 pixels of the
@@ -49,30 +44,38 @@ class DynamiCrafterRepairer:
         pipeline: DynamiCrafterPipeline,
         sampling: Sampling | None = None,
         device: torch.device | str = "cpu",
-        resolution: tuple[int, int] = (960, 512),
+        resolution: tuple[int, int] | None = None,
         offload: bool = False,
+        samples: int = 1,
     ) -> None:
         """
         Args:
             pipeline: with weights, on any device.
             sampling: steps and guidance; those of GenFusion where there are none.
             device: where the parts run; clips are moved there and back.
-            resolution: (width, height) that working sizes stay within; the network was trained at 960 x 512.
+            resolution: (width, height) that working sizes stay within; by default that of the pipeline.
             offload: keep on the device only the part that is running, for little GPU memory.
+            samples: how many repairs of a clip are drawn; the one that contradicts the photos least is kept, see
+                `choice.disagreement`.
 
         Raises:
-            ValueError: a resolution that is no multiple of what the network needs, or offload without an accelerator.
+            ValueError: a resolution that is no multiple of what the network needs, no sample, or offload without an
+                accelerator.
         """
+        self.resolution = resolution or pipeline.resolution
         multiple = pipeline.size_multiple
-        if min(resolution) < multiple or any(side % multiple for side in resolution):
-            raise ValueError(f"resolution is {resolution}; both sides must be multiples of {multiple} pixels")
+        if min(self.resolution) < multiple or any(side % multiple for side in self.resolution):
+            raise ValueError(f"resolution is {self.resolution}; both sides must be multiples of {multiple} pixels")
+        if samples < 1:
+            raise ValueError(f"samples is {samples}; at least 1 is needed")
         self.device = torch.device(device)
         if offload and self.device.type == "cpu":
             raise ValueError("offload moves parts between the CPU and an accelerator, but the device is cpu")
         self.pipeline = pipeline
         self.sampling = sampling or Sampling()
-        self.resolution = resolution
         self.offload = offload
+        self.samples = samples
+        self._memory_told = False
         pipeline.set_progress_bar_config(disable=True)
         for part in weighted_parts(pipeline).values():
             part.eval()
@@ -85,8 +88,9 @@ class DynamiCrafterRepairer:
         folder: str | Path,
         sampling: Sampling | None = None,
         device: torch.device | str = "cpu",
-        resolution: tuple[int, int] = (960, 512),
+        resolution: tuple[int, int] | None = None,
         offload: bool = False,
+        samples: int = 1,
         dtype: torch.dtype | None = None,
     ) -> DynamiCrafterRepairer:
         """Load a folder written by ``gf-convert-generator``; other arguments as in the constructor.
@@ -98,21 +102,15 @@ class DynamiCrafterRepairer:
             FileNotFoundError: the folder is missing or is not a pipeline.
             ValueError: the pipeline is of another kind, or its files are incomplete.
         """
-        index = Path(folder) / "model_index.json"
-        if not index.is_file():
-            raise FileNotFoundError(f"{folder} has no model_index.json; gf-convert-generator writes such a folder")
-        found = json.loads(index.read_text()).get("_class_name")
-        if found != DynamiCrafterPipeline.__name__:
-            raise ValueError(f"{index} describes a {found}, not a {DynamiCrafterPipeline.__name__}")
+        check_pipeline_folder(Path(folder))
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
         try:
             pipeline = DynamiCrafterPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{folder} is incomplete or damaged; convert it again: {error}") from error
-        return cls(pipeline, sampling, device, resolution, offload)
+        return cls(pipeline, sampling, device, resolution, offload, samples)
 
-    @torch.no_grad()
     def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
         """Repair one clip of any size; see `VideoRepairer.repair`.
 
@@ -120,33 +118,80 @@ class DynamiCrafterRepairer:
 
         Raises:
             ValueError: no frame or no photo.
+            FloatingPointError: the networks gave values that are not finite.
         """
+        return self._best(clip, references, generator, None)
+
+    def repair_after(
+        self, known: RepairedClip, clip: Clip, references: References, generator: torch.Generator
+    ) -> RepairedClip:
+        """Repair one clip whose first frames are known; see `ContinuingRepairer.repair_after`.
+
+        The latents of these frames replace the sampled ones at every step. Errors as in `repair`.
+        """
+        count, size = len(known), (known.rgb.shape[2], known.rgb.shape[1])
+        if not 0 < count < len(clip) or size != clip.size:
+            raise ValueError(
+                f"{count} known frames of {size[0]} x {size[1]} do not begin a clip of {len(clip)} frames of "
+                f"{clip.size[0]} x {clip.size[1]} (width x height)"
+            )
+        known = known.to(clip.rgb.device)
+        repaired = self._best(clip, references, generator, known)
+        return RepairedClip(
+            rgb=torch.cat([known.rgb, repaired.rgb[count:]]),
+            disparity=repaired.disparity,
+            confidence=torch.cat([known.confidence, repaired.confidence[count:]]),
+        )
+
+    @torch.no_grad()
+    def _best(
+        self, clip: Clip, references: References, generator: torch.Generator, known: RepairedClip | None
+    ) -> RepairedClip:
+        """The draw that contradicts photos and covered renders least."""
         if len(clip) == 0 or len(references) == 0:
             raise ValueError(f"a repair needs frames and photos, found {len(clip)} frames and {len(references)} photos")
         if not self.offload:
             self._move(self.device)
         working = fit_within(clip.size, self.resolution)
-        video, (top, left) = pad_to_multiple(self._network_video(clip, working), self.pipeline.size_multiple)
-        photo = select_references(references, [nearest_reference(clip, references)]).rgb
-        out = self.pipeline(video[..., :3], video[..., 3:], photo, self.sampling, generator)
+        inputs = clip_inputs(clip, known, working, self.clip_length, self.pipeline.size_multiple)
+        photo = seen_part(references, nearest_reference(clip, references))
+        if self.samples == 1:
+            best = self._draw(inputs, clip, photo, generator)
+        else:
+            draws = (self._draw(inputs, clip, photo, generator) for _ in range(self.samples))
+            best = min(draws, key=lambda draw: disagreement(draw.rgb, clip, references))
+        self._tell_memory()
+        return best
+
+    def _draw(
+        self, inputs: ClipInputs, clip: Clip, photo: Float[Tensor, "1 h w 3"], generator: torch.Generator
+    ) -> RepairedClip:
+        video = inputs.video
+        out = self.pipeline(
+            video[..., :3], video[..., 3:], photo, self.sampling, generator, alpha=inputs.alpha, known=inputs.known
+        )
         images = torch.cat([out.rgb, out.disparity, _confidence(out.variance, video.shape[1:3])], dim=-1)
-        images = images[: len(clip), top : top + working[1], left : left + working[0]]
-        if working != clip.size:
+        (top, left), (width, height) = inputs.corner, inputs.size
+        images = images[: len(clip), top : top + height, left : left + width]
+        if inputs.size != clip.size:
             images = resize_images(images, clip.size).clamp(0, 1)
         images = images.to(clip.rgb.device)
         return RepairedClip(rgb=images[..., :3], disparity=images[..., 3:4], confidence=images[..., 4:5])
 
-    def _network_video(self, clip: Clip, size: tuple[int, int]) -> Float[Tensor, "T h w 4"]:
-        """Colours and disparity in 0..1 at the working size, of at least `clip_length` frames."""
-        code = encode_disparity(clip.depth, clip.alpha > _SOLID_ALPHA)
-        frames = there_and_back(len(clip), self.clip_length)
-        rgb = clip.rgb[frames].clamp(0, 1).permute(3, 0, 1, 2)[None]
-        disparity = code.disparity[frames].permute(3, 0, 1, 2)[None]
-        video = torch.cat([resize_rgb(rgb, size), resize_disparity(disparity, size)], dim=1)
-        return video[0].permute(1, 2, 3, 0)
+    def _tell_memory(self) -> None:
+        """Once, because the figure is what people need to choose a resolution or a smaller GPU by."""
+        if self._memory_told or self.device.type != "cuda":
+            return
+        self._memory_told = True
+        peak = torch.cuda.max_memory_allocated(self.device) / 2**30
+        print(f"Repairer {self.name}: peak GPU memory so far {peak:.1f} GiB, the scene included")
 
     def release(self) -> None:
-        """Move the parts to the CPU until the next call."""
+        """Move the parts to the CPU until the next call, unless half of the GPU's memory is free beside them."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            if not is_short(*torch.cuda.mem_get_info(self.device)):
+                return
         if not self.offload:
             self._move(torch.device("cpu"))
         if self.device.type == "cuda":
@@ -156,6 +201,11 @@ class DynamiCrafterRepairer:
         for part in weighted_parts(self.pipeline).values():
             # Not the method of the pipeline, which warns about half precision on the CPU.
             nn.Module.to(part, device)
+
+
+def is_short(free: int, total: int) -> bool:
+    """Whether a GPU with this much free memory, in bytes, has too little left for a scene to grow beside a repairer."""
+    return free < total / 2
 
 
 def nearest_reference(clip: Clip, references: References) -> int:

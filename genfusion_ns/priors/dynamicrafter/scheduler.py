@@ -11,9 +11,8 @@ step by as much as its noise.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -22,7 +21,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Spacing = Literal["uniform", "uniform_trailing"]
+from genfusion_ns.priors.dynamicrafter.timesteps import Spacing
+from genfusion_ns.priors.dynamicrafter.timesteps import spaced_timesteps as spaced_timesteps
 
 
 class DynamiCrafterScheduler(SchedulerMixin, ConfigMixin):
@@ -166,32 +166,6 @@ class DynamiCrafterScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
-
-
-def spaced_timesteps(steps: int, spacing: Spacing, total: int = 1000) -> list[int]:
-    """Time steps of a run in ascending order.
-
-    "uniform" starts below the noisiest step and leaves 0 out (1, 41, ... 961 for 25); "uniform_trailing" ends at the
-    noisiest one (39, 79, ... 999).
-
-    Raises:
-        ValueError: an unknown spacing, a number of steps outside 1..`total`, or one for which "uniform" leaves 0..999.
-    """
-    if not 1 <= steps <= total:
-        raise ValueError(f"the number of steps is {steps}; it must be in 1..{total}")
-    if spacing == "uniform":
-        chosen = [step + 1 for step in range(0, total, total // steps)]
-        if chosen[-1] >= total:
-            raise ValueError(
-                f"{steps} steps with uniform spacing would end at time step {chosen[-1]}, past {total - 1}; take "
-                "another number of steps, such as 25, or the spacing uniform_trailing"
-            )
-        return chosen
-    if spacing == "uniform_trailing":
-        # numpy's own sequence, whose rounding decides the ties of the published lists.
-        falling = np.arange(total, 0, -total / steps)[:steps]
-        return [int(step) - 1 for step in np.round(falling[::-1])]
-    raise ValueError(f"timestep spacing is {spacing!r}; it must be uniform or uniform_trailing")
 
 
 def apply_guidance(
