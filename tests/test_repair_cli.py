@@ -19,7 +19,7 @@ from genfusion_ns.fusion.video_files import VideoWriter
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.priors.mono_depth import MonoDisparity
-from genfusion_ns.scripts.repair import Repair
+from genfusion_ns.scripts.repair import Repair, entrypoint
 
 COUNTS = [1, 3, 5, 15, 16, 17, 28, 32, 40]
 
@@ -311,6 +311,19 @@ def test_settings_that_contradict_each_other(tmp_path):
         with pytest.raises(ValueError, match=message):
             Repair(output=tmp_path / "out", **settings).run()
     assert not (tmp_path / "out").exists()
+
+
+def test_errors_are_one_line_and_name_our_flags(tmp_path, monkeypatch):
+    folder = write_frames(tmp_path / "in", gradients(2))
+    words = ["--frames", folder, "--output", tmp_path / "out", "--model", "compact"]
+    for extra, message in [
+        (["--steps", "0"], "gf-repair: --steps is 0"),
+        (["--size", "2", "2"], "gf-repair: --size is"),
+    ]:
+        monkeypatch.setattr("sys.argv", ["gf-repair", *map(str, words), *extra])
+        with pytest.raises(SystemExit) as caught:
+            entrypoint()
+        assert str(caught.value).startswith(message) and "pipeline" not in str(caught.value)
 
 
 def test_inputs_that_cannot_be_read(tmp_path):
