@@ -73,7 +73,7 @@ class Repair:
     """Replace an earlier repair in --output."""
 
     def run(self) -> None:
-        """Repair and write; see `genfusion_ns.fusion.sequence_repair` for the files.
+        """Repair and write; see `genfusion_ns.fusion.repair_folder` for the files.
 
         Raises:
             ValueError: settings that contradict each other or are out of range, or inputs that cannot be read.
@@ -86,7 +86,8 @@ class Repair:
         import torch
         from rich.progress import track
 
-        from genfusion_ns.fusion.sequence_repair import prepare_folder, repair_sequence, repair_windows, write_repair
+        from genfusion_ns.fusion.repair_folder import prepare_folder, write_repair
+        from genfusion_ns.fusion.sequence_repair import repair_sequence, repair_windows
         from genfusion_ns.priors.config import RepairerConfig, build_repairer
         from genfusion_ns.priors.unposed import makes_depth
 
