@@ -7,11 +7,13 @@ import pytest
 import torch
 from dynamicrafter_toys import toy_pipeline
 
-from genfusion_ns.geometry.cameras import Clip, References
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import select_frames
-from genfusion_ns.priors.base import VideoRepairer
+from genfusion_ns.priors.base import ContinuingRepairer, VideoRepairer
+from genfusion_ns.priors.dynamicrafter.choice import disagreement
+from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
-from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, nearest_reference
+from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, is_short, nearest_reference
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 
 SHORT = Sampling(steps=2)
@@ -149,3 +151,194 @@ def test_released_repairer_works_again(repairer):
     before = repaired(repairer, a_clip())
     repairer.release()
     assert torch.equal(repaired(repairer, a_clip()).rgb, before.rgb)
+
+
+def first_frames(repaired_clip, count):
+    return RepairedClip(repaired_clip.rgb[:count], repaired_clip.disparity[:count], repaired_clip.confidence[:count])
+
+
+def test_known_frames_come_back_and_change_the_others(repairer):
+    assert isinstance(repairer, ContinuingRepairer)
+    clip, generator = a_clip(4), torch.Generator().manual_seed(0)
+    free = repairer.repair(clip, photos(), generator)
+    known = first_frames(free, 2)
+    outs = []
+    for shade in (0.0, 1.0):
+        painted = replace(known, rgb=torch.full_like(known.rgb, shade))
+        outs.append(repairer.repair_after(painted, clip, photos(), torch.Generator().manual_seed(0)))
+        assert torch.equal(outs[-1].rgb[:2], painted.rgb)
+        assert torch.equal(outs[-1].confidence[:2], known.confidence)
+        assert outs[-1].rgb.shape == clip.rgb.shape
+    assert (outs[0].rgb[2:] - outs[1].rgb[2:]).abs().max() > 1e-3
+
+
+def test_known_frames_keep_their_latents(repairer):
+    pipeline, clip = repairer.pipeline, a_clip(4)
+    known = RepairedClip(clip.rgb[:2], torch.rand(2, 64, 64, 1), torch.ones(2, 64, 64, 1))
+    inputs = clip_inputs(clip, known, (64, 64), 6, 64)
+    assert inputs.known.places == [0, 1, 5]  # six frames are 0 1 2 3 2 1
+    assert torch.equal(inputs.known.video[2], inputs.known.video[1])
+    out = pipeline(
+        inputs.video[..., :3],
+        inputs.video[..., 3:],
+        photos().rgb,
+        SHORT,
+        torch.Generator().manual_seed(0),
+        known=inputs.known,
+    )
+    video = (inputs.known.video * 2 - 1).permute(3, 0, 1, 2)[None]
+    assert torch.equal(out.latents[:, :, [0, 1, 5]], pipeline.encode_video(video, sample=False))
+    assert not out.variance[:, :, [0, 1, 5]].any()
+    assert out.variance[:, :, 2:5].all()
+
+
+def test_known_disparity_is_brought_into_the_code_of_the_clip():
+    clip = a_clip(4)
+    code = clip_inputs(clip, None, (64, 64), 4, 64).video[..., 3:]
+    known = RepairedClip(clip.rgb[:2], 0.3 * code[:2] + 0.5, torch.ones(2, 64, 64, 1))
+    aligned = clip_inputs(clip, known, (64, 64), 4, 64).known.video[..., 3:]
+    torch.testing.assert_close(aligned, code[:2], atol=1e-4, rtol=0)
+    unrelated = replace(known, disparity=torch.rand(2, 64, 64, 1))
+    kept = clip_inputs(clip, unrelated, (64, 64), 4, 64).known.video[..., 3:]
+    assert torch.equal(kept, unrelated.disparity)
+
+
+def test_known_frames_must_begin_the_clip(repairer):
+    clip = a_clip(3)
+    for count, size in ((3, 64), (0, 64), (1, 32)):
+        known = RepairedClip(*(torch.rand(count, size, size, c) for c in (3, 1, 1)))
+        with pytest.raises(ValueError, match=rf"{count} known frames of {size} x {size} do not begin a clip of 3"):
+            repairer.repair_after(known, clip, photos(), torch.Generator())
+
+
+def evaluations(pipeline, clip, sampling, **options):
+    """Output of the pipeline and the time steps at which the network was asked."""
+    asked = []
+    handle = pipeline.unet.register_forward_pre_hook(lambda _, inputs: asked.append(int(inputs[1][0])))
+    inputs = clip_inputs(clip, None, clip.size, 1, 64)
+    out = pipeline(
+        inputs.video[..., :3],
+        inputs.video[..., 3:],
+        photos().rgb,
+        sampling,
+        torch.Generator().manual_seed(0),
+        alpha=options.get("alpha", inputs.alpha),
+    )
+    handle.remove()
+    return out, asked
+
+
+def test_covered_clips_start_below_pure_noise_and_stay_nearer_to_their_latents(repairer):
+    pipeline, clip = repairer.pipeline, a_clip(2)
+    free = Sampling(steps=10, guidance_scale=1.0, sample_condition=False)
+    half = replace(free, start_noise=0.5)
+    low = replace(free, start_noise=0.1)
+    (all_free, asked), (out, asked_half), (near, asked_low) = (
+        evaluations(pipeline, clip, sampling) for sampling in (free, half, low)
+    )
+    assert asked == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    assert asked_half == [501, 401, 301, 201, 101, 1]
+    assert asked_low == [101, 1]
+    video = clip_inputs(clip, None, (64, 64), 1, 64).video
+    latents = pipeline.encode_video((video * 2 - 1).permute(3, 0, 1, 2)[None], sample=False)
+    distances = [(end.latents - latents).square().mean() for end in (near, out, all_free)]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_empty_pixels_start_from_pure_noise(repairer):
+    pipeline, clip = repairer.pipeline, a_clip(2)
+    low = Sampling(steps=10, guidance_scale=1.0, sample_condition=False, start_noise=0.1)
+    empty, asked = evaluations(pipeline, clip, low, alpha=torch.zeros(2, 64, 64, 1))
+    full, _ = evaluations(pipeline, clip, replace(low, start_noise=1.0))
+    assert len(asked) == 10
+    assert torch.equal(empty.latents, full.latents)
+    alpha = torch.ones(2, 64, 64, 1)
+    alpha[:, :, :32] = 0
+    mixed, asked = evaluations(pipeline, clip, low, alpha=alpha)
+    assert len(asked) == 10
+    video = clip_inputs(clip, None, (64, 64), 1, 64).video
+    latents = pipeline.encode_video((video * 2 - 1).permute(3, 0, 1, 2)[None], sample=False)
+    error = (mixed.latents - latents).square().mean((0, 1, 2, 3))
+    assert error[:4].min() > 2 * error[4:].max()
+
+
+def test_starting_from_renders_needs_their_coverage(repairer):
+    low = replace(SHORT, start_noise=0.5)
+    with pytest.raises(ValueError, match="coverage"):
+        evaluations(repairer.pipeline, a_clip(), low, alpha=None)
+
+
+def test_the_best_of_several_is_one_of_them_and_the_best(repairer):
+    clip, references = a_clip(), photos()
+    generator = torch.Generator().manual_seed(0)
+    draws = [repairer.repair(clip, references, generator) for _ in range(3)]
+    several = DynamiCrafterRepairer(repairer.pipeline, SHORT, resolution=(128, 64), samples=3)
+    several.clip_length = 4
+    kept = repaired(several, clip, references)
+    scores = [disagreement(draw.rgb, clip, references) for draw in draws]
+    assert torch.equal(kept.rgb, draws[scores.index(min(scores))].rgb)
+    assert len(set(scores)) == 3
+
+
+def test_disagreement_listens_to_photos_before_renders_and_ignores_what_is_empty():
+    clip = a_clip(2, (32, 32))
+    clip = replace(clip, rgb=torch.full_like(clip.rgb, 0.25), depth=torch.full_like(clip.depth, 2.0))
+    K = torch.tensor([[32.0, 0, 16], [0, 32, 16], [0, 0, 1]])
+    clip = replace(clip, viewmats=torch.eye(4).repeat(2, 1, 1), Ks=K.repeat(2, 1, 1))
+    behind = torch.eye(4)[None].clone()
+    behind[0, 2, 3] = -1e6
+    grey = torch.full((1, 32, 32, 3), 0.75)
+    here, away = References(grey, torch.eye(4)[None], K[None]), References(grey, behind, K[None])
+    render, photo = clip.rgb, torch.full_like(clip.rgb, 0.75)
+    assert disagreement(render, clip, away) == pytest.approx(0.0, abs=1e-6)
+    assert disagreement(photo, clip, away) == pytest.approx(0.5, abs=1e-6)
+    assert disagreement(photo, clip, here) == pytest.approx(0.0, abs=1e-5)
+    assert disagreement(render, clip, here) == pytest.approx(0.5, abs=1e-5)
+    empty = replace(clip, alpha=torch.zeros_like(clip.alpha))
+    assert disagreement(photo, empty, here) == 0.0
+
+
+def test_masked_photos_show_only_what_is_seen():
+    references = photos([(0.0, 0.0, 0.0), (1.0, 0.0, 0.0)])
+    assert torch.equal(seen_part(references, 1), references.rgb[1:])
+    seen = torch.zeros(2, 40, 56, 1, dtype=torch.bool)
+    seen[0, 10:20, 5:30] = True
+    seen[0, 12, 7] = False
+    masked = replace(references, seen=seen)
+    part = seen_part(masked, 0)
+    assert part.shape == (1, 10, 25, 3)
+    inside = seen[0, 10:20, 5:30, 0]
+    assert torch.equal(part[0][inside], references.rgb[0, 10:20, 5:30][inside])
+    torch.testing.assert_close(part[0, 2, 2], part[0][inside].mean(0))
+    assert torch.equal(seen_part(masked, 1), references.rgb[1:])
+
+
+def test_values_that_are_not_finite_never_leave_the_generator():
+    pipeline = toy_pipeline()
+    repairer = DynamiCrafterRepairer(pipeline, SHORT)
+    repairer.clip_length = 2
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match=r"vae gave NaN or infinity in torch.float32: the weights are damaged"):
+        repaired(repairer, a_clip(2))
+    with torch.no_grad():
+        pipeline.unet.conv_out.bias.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match="unet gave NaN"):
+        repaired(repairer, a_clip(2))
+
+
+def test_overflow_of_half_precision_names_the_types_that_help():
+    pipeline = toy_pipeline()
+    repairer = DynamiCrafterRepairer(pipeline, SHORT)
+    repairer.clip_length = 2
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.weight.mul_(1e6)
+    pipeline.vae.half()
+    with pytest.raises(
+        FloatingPointError, match=r"vae gave NaN or infinity in torch.float16: bf16 or fp32 \(--pipeline"
+    ):
+        repaired(repairer, a_clip(2))
+
+
+def test_memory_is_short_below_half():
+    assert is_short(10, 24) and not is_short(60, 80)

@@ -130,7 +130,7 @@ def _way_out(repository: str, reason: str) -> str:
     file = f"{_PUBLISHED_FILE} (10.4 GB)" if repository == PUBLISHED else "the checkpoint"
     name = _PUBLISHED_FILE if repository == PUBLISHED else "FILE"
     return (
-        f"the generator {repository!r} is neither here nor could it be had from the Hugging Face hub: {reason} "
-        f"On a machine with network, get {file} from https://huggingface.co/{repository} (hf download {repository} "
-        f"--local-dir FOLDER), copy it here and give its path: --pipeline.repairer.model FOLDER/{name}"
+        f"the generator {repository!r} is neither here nor could it be had from the Hugging Face hub: "
+        f"{reason.rstrip('.')}. On a machine with network, get {file} from https://huggingface.co/{repository} "
+        f"(hf download {repository} --local-dir FOLDER), copy it here and give its path: --pipeline.repairer.model FOLDER/{name}"
     )
