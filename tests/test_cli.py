@@ -18,6 +18,8 @@ COMMANDS = {
     "gf-bench-raster": ("gf-bench-raster",),
     "gf-make-clips": ("gf-make-clips",),
     "gf-train-generator": ("gf-train-generator",),
+    "gf-convert-generator": ("gf-convert-generator",),
+    "gf-bench-generator": ("gf-bench-generator",),
     "gf-demo": ("gf-demo",),
     "gf-kill-test": ("gf-kill-test",),
     "ns-train-genfusion": ("ns-train", "genfusion"),

@@ -9,12 +9,13 @@ from dynamicrafter_toys import toy_pipeline
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import select_frames
-from genfusion_ns.priors.base import ContinuingRepairer, VideoRepairer
+from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer, VideoRepairer, repair_next
 from genfusion_ns.priors.dynamicrafter.choice import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, is_short, nearest_reference
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
+from genfusion_ns.priors.unposed import unposed_clip
 
 SHORT = Sampling(steps=2)
 
@@ -192,6 +193,26 @@ def test_known_frames_keep_their_latents(repairer):
     assert out.variance[:, :, 2:5].all()
 
 
+def test_windows_follow_each_other_where_the_repairer_can(repairer):
+    clip, before = a_clip(4), RepairedClip(*(torch.rand(4, 64, 64, c) for c in (3, 1, 1)))
+
+    def following(repairer, before, overlap):
+        return repair_next(repairer, before, overlap, clip, photos(), torch.Generator().manual_seed(0))
+
+    alone = repaired(repairer, clip)
+    assert torch.equal(following(repairer, before, 1).rgb[:1], before.rgb[3:])
+    for unconnected in ((None, 1), (before, 0), (before, 4)):
+        assert torch.equal(following(repairer, *unconnected).rgb, alone.rgb)
+    assert torch.equal(following(IdentityRepairer(), before, 1).rgb, clip.rgb)
+
+
+def test_clips_of_unknown_depth_get_the_middle_of_the_range():
+    clip = unposed_clip(torch.rand(2, 64, 64, 3))
+    assert (clip_inputs(clip, None, (64, 64), 2, 64).video[..., 3] == 0.5).all()
+    rendered = replace(clip, alpha=torch.zeros_like(clip.alpha))
+    assert not clip_inputs(rendered, None, (64, 64), 2, 64).video[..., 3].any()
+
+
 def test_known_disparity_is_brought_into_the_code_of_the_clip():
     clip = a_clip(4)
     code = clip_inputs(clip, None, (64, 64), 4, 64).video[..., 3:]
@@ -319,11 +340,11 @@ def test_values_that_are_not_finite_never_leave_the_generator():
     repairer.clip_length = 2
     with torch.no_grad():
         pipeline.vae.decoder.conv_out.bias.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"vae gave NaN or infinity in torch.float32: the weights are damaged"):
+    with pytest.raises(RuntimeError, match=r"vae gave NaN or infinity in torch.float32: the weights are damaged"):
         repaired(repairer, a_clip(2))
     with torch.no_grad():
         pipeline.unet.conv_out.bias.fill_(torch.inf)
-    with pytest.raises(FloatingPointError, match="unet gave NaN"):
+    with pytest.raises(RuntimeError, match="unet gave NaN"):
         repaired(repairer, a_clip(2))
 
 

@@ -21,6 +21,7 @@ from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
 from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_generator, is_hub_name
+from genfusion_ns.scripts.convert_generator import ConvertGeneratorConfig, main
 
 torch.set_num_threads(1)
 TOY = Architecture(unet=UNET, image_projection=PROJECTION, vae=VAE, image_encoder=ENCODER, size=(128, 64))
@@ -255,6 +256,11 @@ def test_a_hub_repository_without_a_generator(tmp_path, weights):
     hub_copy(tmp_path, "some/two", {"README.md": b"nothing"})
     with pytest.raises(FileNotFoundError, match=r"'some/two' is neither here"):
         check_repairer(RepairerConfig(model="some/two"))
+
+
+def test_the_converter_is_told_the_size_of_training(tmp_path):
+    with pytest.raises(ValueError, match=r"--size is \(100, 64\); width and height must be multiples of 64"):
+        main(ConvertGeneratorConfig(tmp_path / "a.ckpt", tmp_path / "out", size=(100, 64)))
 
 
 def test_names_of_the_hub():

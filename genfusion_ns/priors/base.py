@@ -66,6 +66,28 @@ class ContinuingRepairer(VideoRepairer, Protocol):
         ...
 
 
+def repair_next(
+    repairer: VideoRepairer,
+    before: RepairedClip | None,
+    overlap: int,
+    clip: Clip,
+    references: References,
+    generator: torch.Generator,
+) -> RepairedClip:
+    """Repair one window of a path so that it agrees with the one before, where the repairer can do that.
+
+    Args:
+        repairer: any; one that cannot go on from known frames repairs the window by itself.
+        before: the window before, repaired; None where there is none, or where it must not be followed.
+        overlap: how many of its last frames are the first of `clip`, see `Window.new_from`.
+        clip, references, generator: see `VideoRepairer.repair`.
+    """
+    if before is None or not 0 < overlap < len(clip) or not isinstance(repairer, ContinuingRepairer):
+        return repairer.repair(clip, references, generator)
+    known = RepairedClip(before.rgb[-overlap:], before.disparity[-overlap:], before.confidence[-overlap:])
+    return repairer.repair_after(known, clip, references, generator)
+
+
 class IdentityRepairer:
     """Returns the artifact clip itself; the loop around it is the ``none`` baseline of every comparison."""
 

@@ -132,5 +132,6 @@ def _way_out(repository: str, reason: str) -> str:
     return (
         f"the generator {repository!r} is neither here nor could it be had from the Hugging Face hub: "
         f"{reason.rstrip('.')}. On a machine with network, get {file} from https://huggingface.co/{repository} "
-        f"(hf download {repository} --local-dir FOLDER), copy it here and give its path: --pipeline.repairer.model FOLDER/{name}"
+        f"(hf download {repository} --local-dir FOLDER), copy it here and give its path: "
+        f"--pipeline.repairer.model FOLDER/{name}"
     )

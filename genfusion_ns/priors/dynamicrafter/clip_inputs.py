@@ -45,20 +45,30 @@ def clip_inputs(clip: Clip, known: RepairedClip | None, size: tuple[int, int], l
         least: frames that the network needs; shorter clips go on backwards from their end.
         multiple: both sides are padded to a multiple of this many pixels.
     """
-    code = encode_disparity(clip.depth, clip.alpha > SOLID_ALPHA)
+    code = _disparity(clip)
     frames = there_and_back(len(clip), least)
-    channels = torch.cat([clip.rgb.clamp(0, 1), code.disparity, clip.alpha.clamp(0, 1)], dim=-1)
+    channels = torch.cat([clip.rgb.clamp(0, 1), code, clip.alpha.clamp(0, 1)], dim=-1)
     channels = channels[frames].permute(3, 0, 1, 2)[None]
     small = [resize_rgb(channels[:, :3], size), resize_disparity(channels[:, 3:4], size)]
     small.append(resize_rgb(channels[:, 4:], size))
     padded, corner = pad_to_multiple(torch.cat(small, dim=1)[0].permute(1, 2, 3, 0), multiple)
     kept = None
     if known is not None:
-        video = torch.cat([known.rgb.clamp(0, 1), _in_code(known, clip, code.disparity)], dim=-1)
+        video = torch.cat([known.rgb.clamp(0, 1), _in_code(known, clip, code)], dim=-1)
         video = pad_to_multiple(video if size == clip.size else resize_images(video, size).clamp(0, 1), multiple)[0]
         places = [place for place, frame in enumerate(frames) if frame < len(known)]
         kept = KnownFrames(video[[frames[place] for place in places]], places)
     return ClipInputs(padded[..., :4], padded[..., 4:], kept, size, corner)
+
+
+def _disparity(clip: Clip) -> Float[Tensor, "T H W 1"]:
+    """Disparity in 0..1, 0 where unknown; in clips of neutral depth (see `priors.unposed`) the middle of the range,
+    which is what GenFusion tells its generator when it asks for the depth of photos.
+    """
+    solid = clip.alpha > SOLID_ALPHA
+    if solid.all() and not (clip.depth > 0).any():
+        return torch.full_like(clip.depth, 0.5)
+    return encode_disparity(clip.depth, solid).disparity
 
 
 def _in_code(known: RepairedClip, clip: Clip, code: Float[Tensor, "T H W 1"]) -> Float[Tensor, "K H W 1"]:

@@ -138,7 +138,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: shapes that disagree, a size that the network cannot take, or an autoencoder without depth.
-            FloatingPointError: the networks gave values that are not finite.
+            RuntimeError: the networks gave values that are not finite.
         """
         sampling, noise = sampling or Sampling(), noise or RecordedNoise()
         self._check(rgb, disparity, references)
@@ -263,7 +263,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             if dtype == torch.float16
             else "the weights are damaged; convert them again with gf-convert-generator"
         )
-        raise FloatingPointError(f"the generator's {part} gave NaN or infinity in {dtype}: {way_out}")
+        raise RuntimeError(f"the generator's {part} gave NaN or infinity in {dtype}: {way_out}")
 
     def _check(self, rgb: Tensor, disparity: Tensor, references: Tensor) -> None:
         channels = self._autoencoder_config.in_channels

@@ -118,7 +118,7 @@ class DynamiCrafterRepairer:
 
         Raises:
             ValueError: no frame or no photo.
-            FloatingPointError: the networks gave values that are not finite.
+            RuntimeError: the networks gave values that are not finite.
         """
         return self._best(clip, references, generator, None)
 
