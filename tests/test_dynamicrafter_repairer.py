@@ -75,7 +75,9 @@ def test_same_seed_same_repair(repairer):
 def test_working_size_keeps_the_aspect():
     assert fit_within((960, 512), (960, 512)) == (960, 512)
     assert fit_within((1920, 1080), (960, 512)) == (910, 512)
-    assert fit_within((100, 400), (960, 512)) == (128, 512)
+    assert fit_within((100, 400), (960, 512)) == (240, 960)
+    assert fit_within((1080, 1920), (960, 512)) == (512, 910)
+    assert fit_within((300, 300), (960, 512)) == (512, 512)
 
 
 def test_padding_repeats_the_border_on_both_sides():
@@ -355,9 +357,7 @@ def test_overflow_of_half_precision_names_the_types_that_help():
     with torch.no_grad():
         pipeline.vae.decoder.conv_out.weight.mul_(1e6)
     pipeline.vae.half()
-    with pytest.raises(
-        FloatingPointError, match=r"vae gave NaN or infinity in torch.float16: bf16 or fp32 \(--pipeline"
-    ):
+    with pytest.raises(RuntimeError, match=r"vae gave NaN or infinity in torch.float16: bf16 or fp32 \(--pipeline"):
         repaired(repairer, a_clip(2))
 
 

@@ -32,7 +32,12 @@ def from_network(signed: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def fit_within(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
-    """`size` scaled, either way, to the largest that stays within `limit`, with its aspect kept."""
+    """`size` scaled, either way, to the largest that stays within `limit`, with its aspect kept.
+
+    Upright sizes turn the limit by 90 degrees, so that they get as many pixels.
+    """
+    if (size[0] < size[1]) != (limit[0] < limit[1]):
+        limit = limit[1], limit[0]
     scale = min(limit[0] / size[0], limit[1] / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

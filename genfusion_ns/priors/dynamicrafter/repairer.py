@@ -53,7 +53,8 @@ class DynamiCrafterRepairer:
             pipeline: with weights, on any device.
             sampling: steps and guidance; those of GenFusion where there are none.
             device: where the parts run; clips are moved there and back.
-            resolution: (width, height) that working sizes stay within; by default that of the pipeline.
+            resolution: (width, height) that working sizes stay within, upright clips with the two exchanged; by default
+                that of the pipeline.
             offload: keep on the device only the part that is running, for little GPU memory.
             samples: how many repairs of a clip are drawn; the one that contradicts the photos least is kept, see
                 `choice.disagreement`.
