@@ -160,6 +160,11 @@ def test_values_that_the_generator_cannot_take(generator_folder, settings, said)
     check_repairer(RepairerConfig(model=str(generator_folder), steps=9, spacing="trailing"))
 
 
+def test_values_out_of_range_are_named_before_anything_is_fetched():
+    with pytest.raises(ValueError, match="eta is 2.0"):
+        check_repairer(RepairerConfig(model=PUBLISHED, eta=2.0))
+
+
 def test_a_damaged_generator_folder_is_refused_before_it_is_loaded(tmp_path):
     folder = tmp_path / "generator"
     toy_pipeline().save_pretrained(folder)
@@ -254,7 +259,7 @@ def test_a_hub_repository_without_a_generator(tmp_path, weights):
     with pytest.raises(ValueError, match=r"some/one .* must hold one checkpoint.*a.ckpt, b.ckpt"):
         check_repairer(RepairerConfig(model="some/one"))
     hub_copy(tmp_path, "some/two", {"README.md": b"nothing"})
-    with pytest.raises(FileNotFoundError, match=r"'some/two' is neither here"):
+    with pytest.raises(FileNotFoundError, match=r"'some/two' is neither here .* has no \*.json or \*.ckpt"):
         check_repairer(RepairerConfig(model="some/two"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -198,8 +198,6 @@ def _check_dynamicrafter(config: RepairerConfig, choice: _Choice, device: torch.
             f"--pipeline.repairer.resolution is {config.resolution}; the generator in {choice.folder} takes multiples "
             f"of {multiple}, {usual} is usual"
         )
-    if config.samples is not None and not 1 <= config.samples <= 64:
-        raise ValueError(f"--pipeline.repairer.samples is {config.samples}; allowed are 1..64")
     if config.offload == "model" and device.type == "cpu":
         raise ValueError("--pipeline.repairer.offload model needs a GPU, but the device is cpu; use none")
     _sampling(config)
@@ -223,7 +221,10 @@ def _flag(name: str) -> str:
 
 
 def _check_ranges(config: RepairerConfig) -> None:
-    """What is wrong whatever the model."""
+    """What is wrong whatever the model; said before anything is downloaded."""
+    if config.samples is not None and not 1 <= config.samples <= 64:
+        raise ValueError(f"--pipeline.repairer.samples is {config.samples}; allowed are 1..64")
+    _sampling(replace(config, steps=None))  # which steps are possible depends on the model
     if config.steps is not None and not 1 <= config.steps <= 1000:
         raise ValueError(
             f"--pipeline.repairer.steps is {config.steps}; allowed are 1..1000, 4 is usual with compact and 25 with "

@@ -105,8 +105,13 @@ def _convert(checkpoint: Path, folder: Path, architecture: Architecture | None) 
 
     print(f"Converting {checkpoint} once, into {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    done = convert_checkpoint(checkpoint, folder, architecture=architecture)
-    print(f"Converted {done.parameters:,} parameters")
+    try:
+        done = convert_checkpoint(checkpoint, folder, architecture=architecture)
+    except OSError:
+        if not (folder / INDEX).is_file():  # unless another run has converted the same meanwhile
+            raise
+    else:
+        print(f"Converted {done.parameters:,} parameters")
 
 
 def _download(repository: str) -> Path:
@@ -121,8 +126,8 @@ def _download(repository: str) -> Path:
     except (OSError, ValueError, network_errors) as error:
         raise FileNotFoundError(_way_out(repository, str(error).strip().splitlines()[0])) from error
     # Without network the client gives what there is of a snapshot, which may be other files than these.
-    if not any(path.suffix in (".json", *_CHECKPOINTS) for path in snapshot.iterdir()):
-        raise FileNotFoundError(_way_out(repository, f"the copy in {snapshot} is incomplete"))
+    if not any(path.suffix in (".json", *_CHECKPOINTS) for path in snapshot.glob("*")):
+        raise FileNotFoundError(_way_out(repository, f"{snapshot} has no {' or '.join(wanted)}"))
     return snapshot
 
 
