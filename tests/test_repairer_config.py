@@ -161,7 +161,7 @@ def test_values_that_the_generator_cannot_take(generator_folder, settings, said)
 
 
 def test_values_out_of_range_are_named_before_anything_is_fetched():
-    with pytest.raises(ValueError, match="eta is 2.0"):
+    with pytest.raises(ValueError, match=r"eta is 2\.0"):
         check_repairer(RepairerConfig(model=PUBLISHED, eta=2.0))
 
 
