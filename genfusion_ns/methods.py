@@ -20,6 +20,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
+from genfusion_ns.priors.config import RepairerConfig
 
 _NEVER = 10**6
 """Refinements between opacity resets in tasks that do without them: more than any run has."""
@@ -94,11 +95,12 @@ genfusion_completion = MethodSpecification(
         26000,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
+            repairer=RepairerConfig(task_guidance_scale=2.2),
             model=GenFusionModelConfig(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
             fusion=FusionConfig(
                 start=5 / 26,
                 every=4 / 26,
-                weight=1.0,
+                unseen_only=True,
                 keep_rounds=3,
                 sampler=CompletionSamplerConfig(),
                 seeding=SeedingConfig(enabled=True),

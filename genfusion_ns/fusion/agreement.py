@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +33,8 @@ class Agreement:
     """Share of the clip's pixels that some photo shows, 0..1."""
     confidence: Float[Tensor, "T H W 1"]
     """Trust per pixel in 0..1: the repairer's own, lowered where a photo disagrees."""
+    shown: Bool[Tensor, "T H W 1"]
+    """Pixels whose surface some photo shows."""
 
     def verdict(self, tolerance: float) -> str | None:
         """Why the clip must not be used, or None: it lost more than `tolerance` dB against the photos."""
@@ -68,6 +70,7 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
         repaired_psnr=_psnr(repaired_error, seen),
         seen=float(seen.float().mean()),
         confidence=repaired.confidence * torch.exp(-doubt),
+        shown=seen,
     )
 
 

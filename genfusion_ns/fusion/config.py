@@ -29,6 +29,8 @@ class FusionConfig:
     """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
+    unseen_only: bool = False
+    """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
     keep_rounds: int = 1
     """Views of this many newest rounds are supervised."""
     reject_margin: float = 0.5

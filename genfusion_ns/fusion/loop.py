@@ -20,7 +20,7 @@ from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.data.generated_views import GeneratedViewStore
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
-from genfusion_ns.fusion.round import Round, repair_window, seed_windows
+from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
@@ -115,8 +115,7 @@ class FusionLoop:
         """The repairer, built when it is first needed."""
         if self._repairer is None:
             self._repairer = build_repairer(self._repairer_config, self.model.device)
-            reason = " (auto: the best that is installed)" if self._repairer_config.model == "auto" else ""
-            CONSOLE.print(f"Repairer: {self._repairer.name}{reason}")
+            CONSOLE.print(f"Repairer: {self._repairer.name}")
         return self._repairer
 
     @property
@@ -232,10 +231,10 @@ class FusionLoop:
         photos, repairer = self.photos, self.repairer
         sampled = sample(index, generator)
         numbers = track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE)
-        windows = [
-            repair_window(self.model, photos, repairer, sampled, n, self.config.reject_margin, generator)
-            for n in numbers
-        ]
+        windows: list[RepairedWindow] = []
+        for number in numbers:
+            before = windows[-1] if windows else None
+            windows.append(repair_window(self.model, photos, repairer, sampled, number, self.config, generator, before))
         repairer.release()
         self.latest = Round(index, step, seed, sampled, windows)
         views = self.latest.views()

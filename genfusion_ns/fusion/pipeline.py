@@ -69,7 +69,7 @@ class GenFusionPipeline(VanillaPipeline):
         self._loop: FusionLoop | None = None
         self._loaded_state: dict[str, Any] | None = None
         if test_mode == "val":
-            check_repairer(config.repairer)
+            check_repairer(config.repairer, device)
 
     @property
     def scene(self) -> GenFusionModel:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genfusion_ns.data.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.agreement import Agreement, photo_agreement
+from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contact_sheet import to_bytes
 from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.round_report import RoundRecord, side_by_side
@@ -18,7 +19,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfel
 from genfusion_ns.fusion.view_samplers import SampledViews
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, camera_centers
 from genfusion_ns.models.surfel_model import GenFusionModel
-from genfusion_ns.priors.base import VideoRepairer
+from genfusion_ns.priors.base import VideoRepairer, repair_next
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def repair_window(
     repairer: VideoRepairer,
     sampled: SampledViews,
     number: int,
-    tolerance: float,
+    config: FusionConfig,
     generator: torch.Generator,
+    before: RepairedWindow | None = None,
 ) -> RepairedWindow:
     """Render and repair window `number` of `sampled`, and judge it.
 
@@ -109,10 +111,12 @@ def repair_window(
         repairer: of any resolution.
         sampled: the round's cameras.
         number: which window.
-        tolerance: dB against the photos that a repaired clip may lose before it is rejected.
+        config: decides what is rejected and what of the rest is supervised.
         generator: of the round.
+        before: the window before it on the path, whose last frames a repairer that can go on from them keeps.
     """
-    frames = sampled.windows[number].frames(len(sampled.c2w))
+    window = sampled.windows[number]
+    frames = window.frames(len(sampled.c2w))
     clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
     references = photos.references(sampled.reference_ids[number])
     shown = None
@@ -120,12 +124,14 @@ def repair_window(
     if sampled.photo_ids is not None:
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
         given = replace(clip, rgb=shown.over(clip.rgb), alpha=torch.maximum(clip.alpha, shown.seen.to(clip.alpha)))
-    repaired = repairer.repair(given, references, generator).to(model.device)
+    last = before.repaired if before is not None and before.rejected is None else None
+    repaired = repair_next(repairer, last, window.new_from, given, references, generator).to(model.device)
     agreement = photo_agreement(clip, repaired, references)
-    trusted = replace(repaired, confidence=agreement.confidence)
+    confidence = agreement.confidence * ~agreement.shown if config.unseen_only else agreement.confidence
+    trusted = replace(repaired, confidence=confidence)
     if shown is not None:
-        trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=agreement.confidence * ~shown.seen)
-    return RepairedWindow(clip, trusted, references, agreement, agreement.verdict(tolerance))
+        trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=confidence * ~shown.seen)
+    return RepairedWindow(clip, trusted, references, agreement, agreement.verdict(config.reject_margin))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images
 from genfusion_ns.geometry.depth import align_scale_shift
 from genfusion_ns.geometry.windows import Window, clip_windows
-from genfusion_ns.priors.base import VideoRepairer
+from genfusion_ns.priors.base import VideoRepairer, repair_next
 
 _SOLID_ALPHA = 0.5
 
@@ -78,36 +78,30 @@ def repair_sequence(
     """
     windows = repair_windows(len(source), repairer.clip_length, overlap)
     held: tuple[Tensor, ...] = ()
+    last: RepairedClip | None = None
     for window, following in zip(windows, [*windows[1:], None], strict=True):
         frames = list(range(window.start, window.start + window.length))
         references, names = source.references(frames)
         clip = source.clip(frames, generator)
-        *images, scores = _repair_window(clip, source, repairer, references, generator, keep_detail)
-        joined = _join(held, tuple(images), window.new_from)
+        small = resize_clip(clip, fit_area(source.size, repairer.resolution))
+        last = repair_next(repairer, last, window.new_from, small, references, generator).to(small.rgb.device)
+        scores = _scores(small, last, references, source.depth_unit is not None)
+        joined = _join(held, _full_size(clip, small, last, keep_detail), window.new_from)
         final = (following.start if following is not None else len(source)) - window.start
         held = tuple(x[final:] for x in joined)
         before, after, disparity = (x[:final] for x in joined)
         yield RepairedPart(window.start, before, after, disparity, window, names, scores)
 
 
-def _repair_window(
-    clip: Clip,
-    source: ClipSource,
-    repairer: VideoRepairer,
-    references: References,
-    generator: torch.Generator,
-    keep_detail: bool,
-) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-    """Frames before and after, relative disparity, scores."""
-    small = resize_clip(clip, fit_area(source.size, repairer.resolution))
-    repaired = repairer.repair(small, references, generator).to(small.rgb.device)
+def _full_size(clip: Clip, small: Clip, repaired: RepairedClip, keep_detail: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames before and after, relative disparity, at the size of the clip."""
     before = clip.rgb.clamp(0, 1)
     if keep_detail:
-        after = before + _enlarged(repaired.rgb - small.rgb.clamp(0, 1), source.size)
+        after = before + _enlarged(repaired.rgb - small.rgb.clamp(0, 1), clip.size)
     else:
-        after = _enlarged(repaired.rgb, source.size)
-    disparity = _enlarged(repaired.disparity, source.size).clamp(0, 1)
-    return before, after.clamp(0, 1), disparity, _scores(small, repaired, references, source.depth_unit is not None)
+        after = _enlarged(repaired.rgb, clip.size)
+    disparity = _enlarged(repaired.disparity, clip.size).clamp(0, 1)
+    return before, after.clamp(0, 1), disparity
 
 
 def _join(held: tuple[Tensor, ...], images: tuple[Tensor, ...], shared: int) -> tuple[Tensor, ...]:

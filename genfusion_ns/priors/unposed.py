@@ -2,9 +2,9 @@
 
 Depth. A frame without depth has **neutral depth**: alpha is 1, for every pixel is part of a picture, and depth is 0,
 which means unknown. Repairers code the disparity of a clip over the pixels whose depth they know, so a clip of neutral
-depth has an empty code: ``compact`` and ``dynamicrafter`` then read one constant disparity, the farthest (-1 of their
--1..1 range), and nothing is looked up in the photos through it. GenFusion's own monocular mode gives its generator the
-middle of the range (0) instead. Alpha 1 keeps the colours: where it is 0, a repairer would start from noise.
+depth has an empty code: ``compact`` then reads one constant disparity, the farthest (-1 of its -1..1 range), and
+nothing is looked up in the photos through it; ``dynamicrafter`` reads the middle of the range (0), as GenFusion's own
+monocular mode gives it. Alpha 1 keeps the colours: where it is 0, a repairer would start from noise.
 
 Cameras. All frames share one camera at the origin, which is right for depth given per pixel. Photos must not be warped
 into frames whose relation to them is unknown, so their cameras stand so far ahead of the clip that everything the clip
