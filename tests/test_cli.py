@@ -22,6 +22,7 @@ COMMANDS = {
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-demo": ("gf-demo",),
     "gf-kill-test": ("gf-kill-test",),
+    "gf-repair": ("gf-repair",),
     "ns-train-genfusion": ("ns-train", "genfusion"),
     "ns-train-genfusion-masked": ("ns-train", "genfusion-masked"),
     "ns-train-genfusion-completion": ("ns-train", "genfusion-completion"),
