@@ -8,6 +8,7 @@ import torch
 
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import Clip, RepairedClip, c2w_to_viewmat
+from genfusion_ns.geometry.free_space import seen_empty
 from genfusion_ns.geometry.trajectories import look_at
 
 torch.set_num_threads(1)
@@ -284,3 +285,14 @@ def test_radius_in_closed_form_on_a_frontal_wall():
     torch.testing.assert_close(seeds.radius, torch.full_like(seeds.radius, 2 * 3.0 / 25), rtol=1e-3, atol=0)
     torch.testing.assert_close(seeds.means[:, 2], torch.full_like(seeds.radius, 3.0), rtol=1e-3, atol=0)
     assert math.isclose(float(seeds.normals[:, 2].abs().median()), 1.0, abs_tol=1e-3)
+
+
+def test_nothing_can_be_where_a_photo_looks_through() -> None:
+    """A wall 4 units before one camera: before it is empty; on it, behind it and beside the picture is not known."""
+    viewmat, K = torch.eye(4)[None], torch.tensor([[[20.0, 0, 16], [0, 20, 12], [0, 0, 1]]])
+    depths, alphas = torch.full((1, 24, 32, 1), 4.0), torch.ones(1, 24, 32, 1)
+    points = torch.tensor(
+        [[0, 0, 2.0], [0.5, 0.2, 3.5], [0, 0, 3.9], [0, 0, 4.0], [0, 0, 6.0], [9.0, 0, 2.0], [0, 0, -2]]
+    )
+    assert seen_empty(points, viewmat, K, depths, alphas).tolist() == [True, True] + [False] * 5
+    assert not seen_empty(points, viewmat, K, depths, 0 * alphas).any(), "background tells nothing"

@@ -18,7 +18,7 @@ from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.view_samplers import ObservedViews
 from genfusion_ns.geometry.cameras import References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
-from genfusion_ns.geometry.free_space import ClearTest, clearance_test
+from genfusion_ns.geometry.free_space import ClearTest, clearance_test, seen_empty
 from genfusion_ns.geometry.warping import sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -137,12 +137,19 @@ class ObservedPhotos:
 
         @cache
         def test() -> ClearTest:
-            with torch.no_grad():
-                viewmats = c2w_to_viewmat(self.c2w)
-                render = model.render(viewmats, self.Ks, *self.size)
-            return clearance_test(viewmats.cpu(), self.Ks.cpu(), render.median_depth.cpu(), render.alpha.cpu())
+            return clearance_test(*(value.cpu() for value in self._surfaces(model)))
 
         return lambda poses: test()(poses)
+
+    def seen_empty(self, model: GenFusionModel, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
+        """Which points lie before what the photos see, by the scene as it is now. [M]"""
+        return seen_empty(points, *self._surfaces(model))
+
+    @torch.no_grad()
+    def _surfaces(self, model: GenFusionModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        viewmats = c2w_to_viewmat(self.c2w)
+        render = model.render(viewmats, self.Ks, *self.size)
+        return viewmats, self.Ks, render.median_depth, render.alpha
 
 
 def commonest_size(cameras: Cameras) -> tuple[int, int]:

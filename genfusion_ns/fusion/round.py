@@ -144,6 +144,8 @@ def seed_windows(
 ) -> list[dict[str, Any]]:
     """Insert surfels where windows that were not rejected show something that the scene lacks.
 
+    None are put where the photos look through empty space.
+
     Args:
         model: the scene that the windows were rendered from.
         photos: the train photos, whose cameras bound the scene.
@@ -163,6 +165,9 @@ def seed_windows(
             clip = model.render_clip(clip.viewmats, clip.Ks, clip.size)
         centres = camera_centers(torch.cat([c2w_to_viewmat(photos.c2w), clip.viewmats]))
         seeds = seed_surfels(clip, window.repaired, scene_bounds(centres, model.means), config, generator)
-        inserted = 0 if seeds.surfels is None else model.insert_surfels(seeds.surfels)
+        inserted = 0
+        if seeds.surfels is not None:
+            possible = seeds.surfels.chosen(~photos.seen_empty(model, seeds.surfels.means))
+            inserted = model.insert_surfels(possible) if len(possible) else 0
         logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
     return logs

@@ -221,4 +221,4 @@ def _surfels_at(
 
 def _shuffled(new: NewSurfels, generator: torch.Generator) -> NewSurfels:
     order = torch.randperm(len(new), generator=generator).to(new.means.device)
-    return NewSurfels(new.means[order], new.colours[order], new.radius[order], new.normals[order], new.opacity)
+    return new.chosen(order)

@@ -66,12 +66,25 @@ def free_space_test(
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - margin) * sight.depth)
     if focus is None:
-        seen_empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
-        clear = seen_empty.any(0) | (_near_a_walk(points, centers, radius) & ~behind.any(0))
+        empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
+        clear = empty.any(0) | (_near_a_walk(points, centers, radius) & ~behind.any(0))
     else:
         focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
         clear = ~(behind & (sight.depth > focus_z[:, None])).any(0)
     return at_camera | (clear & ~on_surface)
+
+
+def seen_empty(
+    points: Float[Tensor, "M 3"],
+    viewmats: Float[Tensor, "N 4 4"],
+    Ks: Float[Tensor, "N 3 3"],
+    depths: Float[Tensor, "N H W 1"],
+    alphas: Float[Tensor, "N H W 1"],
+    margin: float = 0.1,
+) -> Bool[Tensor, " M"]:
+    """Which points lie clearly before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
+    sight = _look(points, viewmats, Ks, depths, alphas)
+    return (sight.known & (sight.z <= (1 - margin) * sight.nearest)).any(0)
 
 
 def clearance_test(

@@ -36,6 +36,10 @@ class NewSurfels:
     def __len__(self) -> int:
         return len(self.means)
 
+    def chosen(self, which: Tensor) -> NewSurfels:
+        """Some of them, by index or mask. [K] or [M]"""
+        return NewSurfels(self.means[which], self.colours[which], self.radius[which], self.normals[which], self.opacity)
+
     def thinned(self, count: int) -> NewSurfels:
         """At most `count` of them, evenly picked in their order; larger, so that they cover the same area."""
         if len(self) <= count:
