@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -19,11 +18,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from genfusion_ns import __version__
 from genfusion_ns.data.atomic_write import write_atomically
-from genfusion_ns.fusion.contact_sheet import contact_sheet, to_bytes
+from genfusion_ns.fusion.contact_sheet import contact_sheet
+from genfusion_ns.fusion.video_files import VideoWriter
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import Window
 
@@ -118,35 +117,8 @@ def write_video(path: Path, frames: Float[Tensor, "T H W 3"], frames_per_second:
     Raises:
         RuntimeError: ffmpeg failed; the message carries its output.
     """
-    import imageio_ffmpeg
-
-    height, width = frames.shape[1:3]
-    even = F.pad(frames.permute(0, 3, 1, 2), (0, width % 2, 0, height % 2), mode="replicate").permute(0, 2, 3, 1)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        size=(even.shape[2], even.shape[1]),
-        fps=frames_per_second,
-        codec="libx264",
-        pix_fmt_in="rgb24",
-        pix_fmt_out="yuv420p",
-        quality=7,
-        macro_block_size=1,
-        ffmpeg_log_level="error",
-        output_params=["-movflags", "+faststart"],
-    )
-    try:
-        writer.send(None)
-        for frame in to_bytes(even):
-            writer.send(frame.contiguous().numpy().tobytes())
-        writer.close()
-        if not temporary.is_file():
-            raise RuntimeError(f"ffmpeg wrote no video for {path}; see its output above")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RuntimeError(f"ffmpeg could not encode {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with VideoWriter(path, (frames.shape[2], frames.shape[1]), frames_per_second) as writer:
+        writer.append(frames)
 
 
 def side_by_side(left: Float[Tensor, "T H W 3"], right: Float[Tensor, "T H W 3"]) -> Float[Tensor, "T H V 3"]:
