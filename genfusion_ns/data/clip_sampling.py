@@ -69,6 +69,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
         batches: int,
         seed: int,
         degrade: Callable[[ClipPair, torch.Generator], ClipPair] | None = None,
+        normals: bool = False,
     ) -> None:
         """
         Args:
@@ -78,6 +79,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
             batches: length of the stream.
             seed: source of all choices.
             degrade: synthetic degradation, drawn with probability ``augmentation.degrade``.
+            normals: read those of the artifact clips too, where they are stored.
 
         Raises:
             ValueError: a source is empty, or no source can be drawn.
@@ -92,6 +94,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
         self.batches = batches
         self.seed = seed
         self.degrade = degrade
+        self.normals = normals
         self._packed: dict[Path, ClipPair] = {}
 
     def __len__(self) -> int:
@@ -114,7 +117,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
 
     def _read(self, path: Path) -> ClipPair:
         if path not in self._packed:
-            self._packed[path] = read_packed(path)
+            self._packed[path] = read_packed(path, self.normals)
         return self._packed[path]
 
 

@@ -1,42 +1,54 @@
 """RGB-D clip pairs on disk, from which a generator is trained.
 
-A data set is a folder of ``<name>.npz`` files, one clip pair each, with ``<name>.json`` beside it saying where the pair
-comes from. Colours and coverage are stored as uint8 and depth as float16, in scene units; what was rendered as 8 bit
-comes back exactly. The recipe (a reconstruction from part of the views, rendered along the capture and paired with the
-capture) is that of GenFusion, section 4.1.
+A pair is a group of arrays (an npz archive, compressed without loss) and a JSON text that says where it comes from and
+what the arrays mean. `gf-make-clips` writes pairs into shards, see `clip_shards`; single pairs may also be files of
+their own, ``<name>.npz`` with ``<name>.json`` beside it. Either way a pair is named by one path.
+Colours and coverage are stored in 8 bits, normals in signed 8 bits and depth in half precision; what was rendered as
+8 bit comes back exactly. The recipe (a reconstruction from part of the views, rendered along the capture and paired
+with the capture) is that of GenFusion, section 4.1.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, Literal, overload
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.data.clip_shards import RECORD, finished_shards, is_sample, read_member, sample_paths
 from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clip_pairs import ClipPair, to_bytes
 
-_ARRAYS = (
-    "artifact_rgb",
-    "artifact_depth",
-    "artifact_alpha",
-    "clean_rgb",
-    "clean_depth",
-    "clean_alpha",
-    "viewmats",
-    "Ks",
-    "reference_rgb",
-    "reference_viewmats",
-    "reference_Ks",
-)
+ARRAYS = {
+    "artifact_rgb": "uint8 [T, H, W, 3]: frames of the weak reconstruction, 0..255",
+    "artifact_depth": "float16 [T, H, W, 1]: their z depth in scene units",
+    "artifact_alpha": "uint8 [T, H, W, 1]: their accumulated opacity, 0..255",
+    "clean_rgb": "uint8 [T, H, W, 3]: the same cameras as they should look",
+    "clean_depth": "float16 [T, H, W, 1]: z depth of the reconstruction from all views",
+    "clean_alpha": "uint8 [T, H, W, 1]: 255 where the clean depth (and colour, if it is rendered) can be trusted",
+    "viewmats": "float32 [T, 4, 4]: world to camera, OpenCV axes (x right, y down, z forward)",
+    "Ks": "float32 [T, 3, 3]: intrinsics in pixels; the first pixel's centre is at (0.5, 0.5)",
+    "reference_rgb": "uint8 [R, h, w, 3]: photos that the weak reconstruction was made from",
+    "reference_viewmats": "float32 [R, 4, 4]: as viewmats",
+    "reference_Ks": "float32 [R, 3, 3]: as Ks, in pixels of the photos",
+}
+"""What the arrays of every pair mean."""
+EXTRAS = {
+    "artifact_normals": "int8 [T, H, W, 3]: unit world normals times 127, 0 where nothing was rendered",
+    "reference_seen": "bool [R, h, w, 1]: the part of each photo that the weak reconstruction could see",
+}
+"""Arrays that some pairs have."""
 _MAX_HALF = 65504.0
+_DAMAGE = (OSError, ValueError, EOFError, BadZipFile, ZlibError)
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,24 @@ class Provenance:
     """How the training views of the weak reconstruction were chosen."""
     seed: int
     """Seed of that reconstruction."""
+    stage: float | None = None
+    """Share of the weak run after which the artifact clip was rendered."""
+    path: str = "capture"
+    """The cameras: "capture", those of the photos, or "perturbed" and a number."""
+    clean: Literal["photo", "render"] = "photo"
+    """What the clean colours are: photos, or renders of the reconstruction from all views."""
+    train_views: tuple[str, ...] = ()
+    """Photos that the weak reconstruction was made from."""
+    frames: tuple[str, ...] = ()
+    """Photo of each frame; empty where the frames have none."""
+    references: tuple[str, ...] = ()
+    """Photo of each reference."""
+    psnr: float | None = None
+    """Of the artifact against the clean colours, over the whole clip, in dB."""
 
 
 def write_pair(folder: Path, name: str, pair: ClipPair, provenance: Provenance) -> Path:
-    """Write one clip pair; an existing one of that name is replaced.
+    """Write one clip pair as a file of its own; an existing one of that name is replaced.
 
     Args:
         folder: the data set, made if needed.
@@ -66,50 +92,75 @@ def write_pair(folder: Path, name: str, pair: ClipPair, provenance: Provenance) 
     Raises:
         ValueError: artifact and clean clip differ in shape or cameras.
     """
-    artifact, clean = pair.artifact, pair.clean
-    if artifact.rgb.shape != clean.rgb.shape:
-        raise ValueError(f"{name}: artifact {tuple(artifact.rgb.shape)} and clean {tuple(clean.rgb.shape)} differ")
-    if not (torch.allclose(artifact.viewmats, clean.viewmats) and torch.allclose(artifact.Ks, clean.Ks)):
-        raise ValueError(f"{name}: artifact and clean clip are seen by different cameras")
+    members = pack(name, pair, provenance)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npz"
     partial = folder / f".{name}.partial.npz"
-    np.savez_compressed(
-        partial,
-        artifact_rgb=_to_bytes(artifact.rgb),
-        artifact_depth=_to_half(artifact.depth),
-        artifact_alpha=_to_bytes(artifact.alpha),
-        clean_rgb=_to_bytes(clean.rgb),
-        clean_depth=_to_half(clean.depth),
-        clean_alpha=_to_bytes(clean.alpha),
-        viewmats=artifact.viewmats.cpu().numpy().astype(np.float32),
-        Ks=artifact.Ks.cpu().numpy().astype(np.float32),
-        reference_rgb=_to_bytes(pair.references.rgb),
-        reference_viewmats=pair.references.viewmats.cpu().numpy().astype(np.float32),
-        reference_Ks=pair.references.Ks.cpu().numpy().astype(np.float32),
-    )
-    path.with_suffix(".json").write_text(json.dumps(asdict(provenance), indent=2) + "\n")
+    partial.write_bytes(members["npz"])
+    path.with_suffix(".json").write_bytes(members["json"])
     partial.replace(path)
     return path
 
 
-def read_pair(path: Path) -> ClipPair:
+def pack(name: str, pair: ClipPair, provenance: Provenance) -> dict[str, bytes]:
+    """Contents of the members of one pair, by file name ending; see `write_pair` for arguments and errors."""
+    artifact, clean, photos = pair.artifact, pair.clean, pair.references
+    if artifact.rgb.shape != clean.rgb.shape:
+        raise ValueError(f"{name}: artifact {tuple(artifact.rgb.shape)} and clean {tuple(clean.rgb.shape)} differ")
+    if not (torch.allclose(artifact.viewmats, clean.viewmats) and torch.allclose(artifact.Ks, clean.Ks)):
+        raise ValueError(f"{name}: artifact and clean clip are seen by different cameras")
+    arrays = {
+        "artifact_rgb": to_bytes(artifact.rgb).numpy(),
+        "artifact_depth": _to_half(artifact.depth),
+        "artifact_alpha": to_bytes(artifact.alpha).numpy(),
+        "clean_rgb": to_bytes(clean.rgb).numpy(),
+        "clean_depth": _to_half(clean.depth),
+        "clean_alpha": to_bytes(clean.alpha).numpy(),
+        "viewmats": artifact.viewmats.cpu().numpy().astype(np.float32),
+        "Ks": artifact.Ks.cpu().numpy().astype(np.float32),
+        "reference_rgb": to_bytes(photos.rgb).numpy(),
+        "reference_viewmats": photos.viewmats.cpu().numpy().astype(np.float32),
+        "reference_Ks": photos.Ks.cpu().numpy().astype(np.float32),
+    }
+    if artifact.normals is not None:
+        normals = artifact.normals.nan_to_num(0.0).clamp(-1, 1) * 127
+        arrays["artifact_normals"] = normals.round().to(torch.int8).cpu().numpy()
+    if photos.seen is not None:
+        arrays["reference_seen"] = photos.seen.cpu().numpy()
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    meaning = {key: text for key, text in (ARRAYS | EXTRAS).items() if key in arrays}
+    text = json.dumps({**asdict(provenance), "arrays": meaning}, indent=2)
+    return {"npz": content.getvalue(), "json": (text + "\n").encode()}
+
+
+def read_pair(path: Path, normals: bool = False) -> ClipPair:
     """Read one clip pair back.
 
     Raises:
         ValueError: the file is not a clip pair.
     """
-    return unpack(read_packed(path))
+    return unpack(read_packed(path, normals))
 
 
-def read_packed(path: Path) -> ClipPair:
-    """A clip pair in its types on disk, a quarter of the memory; cut it before `unpack`. Errors as in `read_pair`."""
+def read_packed(path: Path, normals: bool = False) -> ClipPair:
+    """A clip pair in its types on disk, a quarter of the memory; cut it before `unpack`.
+
+    Args:
+        path: as `list_pairs` gives it.
+        normals: read those of the artifact clip too, where they are stored.
+
+    Raises:
+        ValueError: the file is not a clip pair, or damaged; the message names it.
+    """
+    wanted = [*ARRAYS, "reference_seen", *(["artifact_normals"] if normals else [])]
+    source = io.BytesIO(read_member(path, "npz")) if is_sample(path) else path
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in _ARRAYS if name not in file]
-            arrays = {} if missing else {name: torch.from_numpy(file[name]) for name in _ARRAYS}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        with np.load(source, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in wanted if name in file}
+    except _DAMAGE as error:
         raise ValueError(f"{path} cannot be read as a clip pair: {error}") from error
+    missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise ValueError(f"{path} is not a clip pair: it lacks {', '.join(missing)}; gf-make-clips writes such files")
     artifact, clean = (
@@ -119,37 +170,65 @@ def read_packed(path: Path) -> ClipPair:
             alpha=arrays[f"{kind}_alpha"],
             viewmats=arrays["viewmats"],
             Ks=arrays["Ks"],
+            normals=arrays.get(f"{kind}_normals"),
         )
         for kind in ("artifact", "clean")
     )
-    photos = References(arrays["reference_rgb"], arrays["reference_viewmats"], arrays["reference_Ks"])
-    return ClipPair(artifact, clean, photos)
+    rgb, viewmats, Ks = (arrays[f"reference_{name}"] for name in ("rgb", "viewmats", "Ks"))
+    return ClipPair(artifact, clean, References(rgb, viewmats, Ks, arrays.get("reference_seen")))
 
 
 def unpack(pair: ClipPair) -> ClipPair:
-    """uint8 to 0..1, half to single precision."""
+    """uint8 to 0..1, signed bytes to -1..1, half to single precision."""
     artifact, clean = (
-        replace(clip, rgb=clip.rgb.float() / 255, depth=clip.depth.float(), alpha=clip.alpha.float() / 255)
+        replace(
+            clip,
+            rgb=clip.rgb.float() / 255,
+            depth=clip.depth.float(),
+            alpha=clip.alpha.float() / 255,
+            normals=None if clip.normals is None else clip.normals.float() / 127,
+        )
         for clip in (pair.artifact, pair.clean)
     )
     return ClipPair(artifact, clean, replace(pair.references, rgb=pair.references.rgb.float() / 255))
 
 
+def is_pair(path: Path) -> bool:
+    """Whether `path` names a pair, in a shard or as a file of its own."""
+    return is_sample(path) or (path.suffix == ".npz" and path.is_file())
+
+
 def list_pairs(folder: Path) -> list[Path]:
-    """The clip pairs of a folder, by name.
+    """The clip pairs of a data set: those in the shards of its finished jobs, then those that are files of their own.
+
+    Args:
+        folder: of the data set, or of one job in it.
 
     Raises:
         FileNotFoundError: there are none.
+        ValueError: a shard is missing or damaged; the message names it.
     """
-    paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+    jobs = sorted(path.parent for path in (*folder.glob(RECORD), *folder.glob(f"*/{RECORD}")))
+    jobs = [job for job in jobs if not job.name.startswith(".")]
+    paths = [pair for job in jobs for shard in finished_shards(job) for pair in sample_paths(shard)]
+    paths += sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no clip pairs (*.npz); gf-make-clips writes them")
+        raise FileNotFoundError(
+            f"{folder} holds no clip pairs (finished jobs with shards, or *.npz); gf-make-clips writes them"
+        )
     return paths
 
 
 def read_provenance(path: Path) -> Provenance:
     """Provenance of the pair at `path`; raises FileNotFoundError where its json is missing."""
-    return Provenance(**json.loads(path.with_suffix(".json").read_text()))
+    if is_sample(path):
+        content: dict[str, Any] = json.loads(read_member(path, "json"))
+    else:
+        content = json.loads(path.with_suffix(".json").read_text())
+    content.pop("arrays", None)
+    for key in ("train_views", "frames", "references"):
+        content[key] = tuple(content.get(key, ()))
+    return Provenance(**content)
 
 
 class ClipFolder(Sequence[ClipPair]):
@@ -169,10 +248,6 @@ class ClipFolder(Sequence[ClipPair]):
 
     def __getitem__(self, index: int | slice) -> ClipPair | ClipFolder:
         return ClipFolder(self.paths[index]) if isinstance(index, slice) else read_pair(self.paths[index])
-
-
-def _to_bytes(values: Float[Tensor, "*shape"]) -> np.ndarray:
-    return (values.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _to_half(values: Float[Tensor, "*shape"]) -> np.ndarray:

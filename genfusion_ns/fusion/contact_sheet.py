@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
 from nerfstudio.utils.colormaps import apply_float_colormap
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clip_pairs import to_bytes
 from genfusion_ns.geometry.depth import encode_disparity
 
 _COLUMNS = 6
@@ -64,11 +64,6 @@ def contact_sheet(
         sheet.paste(_picture(photo, cell), (_column(column, cell), top))
         draw.text((_column(column, cell), top + cell[1] + 2), _shortened(draw, font, name, cell[0]), _INK, font)
     return sheet
-
-
-def to_bytes(image: Float[Tensor, "*batch H W 3"]) -> UInt8[Tensor, "*batch H W 3"]:
-    """8-bit colours on the CPU; not-a-number becomes black. [..., H, W, 3]"""
-    return (image.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def _rows(clip: Clip, repaired: RepairedClip) -> dict[str, Tensor]:

@@ -29,11 +29,11 @@ from torch import Tensor
 
 from genfusion_ns import __version__
 from genfusion_ns.data.atomic_write import write_atomically
+from genfusion_ns.data.video_files import VideoWriter
 from genfusion_ns.fusion.clip_sources import ClipSource
 from genfusion_ns.fusion.contact_sheet import to_bytes
 from genfusion_ns.fusion.round_report import side_by_side
 from genfusion_ns.fusion.sequence_repair import RepairedPart
-from genfusion_ns.fusion.video_files import VideoWriter
 
 RECORD_FILE = "repair.json"
 MARKER_FILE = "INCOMPLETE"

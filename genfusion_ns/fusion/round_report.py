@@ -21,8 +21,8 @@ from torch import Tensor
 
 from genfusion_ns import __version__
 from genfusion_ns.data.atomic_write import write_atomically
+from genfusion_ns.data.video_files import VideoWriter
 from genfusion_ns.fusion.contact_sheet import contact_sheet
-from genfusion_ns.fusion.video_files import VideoWriter
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import Window
 

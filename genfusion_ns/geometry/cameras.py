@@ -92,6 +92,8 @@ class Clip:
     """World-to-camera, OpenCV axes."""
     Ks: Float[Tensor, "T 3 3"]
     """Intrinsics in pixels of this H x W raster."""
+    normals: Float[Tensor, "T H W 3"] | None = None
+    """Unit normals of the rendered surfaces in world coordinates, 0 where nothing was rendered; None: not asked for."""
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
@@ -103,7 +105,15 @@ class Clip:
 
     def to(self, device: torch.device | str) -> Clip:
         """The same clip on `device`."""
-        return Clip(*(getattr(self, name).to(device) for name in ("rgb", "depth", "alpha", "viewmats", "Ks")))
+        normals = None if self.normals is None else self.normals.to(device)
+        return Clip(
+            self.rgb.to(device),
+            self.depth.to(device),
+            self.alpha.to(device),
+            self.viewmats.to(device),
+            self.Ks.to(device),
+            normals,
+        )
 
 
 @dataclass(frozen=True)

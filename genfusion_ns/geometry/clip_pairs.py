@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,17 +37,26 @@ def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
         alpha=clip.alpha[:, rows, columns],
         viewmats=clip.viewmats,
         Ks=crop_intrinsics(clip.Ks, x, y),
+        normals=None if clip.normals is None else clip.normals[:, rows, columns],
     )
 
 
 def select_frames(clip: Clip, frames: slice | list[int] | Tensor) -> Clip:
     """The given frames of a clip, in the given order."""
-    return Clip(clip.rgb[frames], clip.depth[frames], clip.alpha[frames], clip.viewmats[frames], clip.Ks[frames])
+    normals = None if clip.normals is None else clip.normals[frames]
+    rgb, depth, alpha = clip.rgb[frames], clip.depth[frames], clip.alpha[frames]
+    return Clip(rgb, depth, alpha, clip.viewmats[frames], clip.Ks[frames], normals)
+
+
+def select_pair_frames(pair: ClipPair, frames: slice | list[int] | Tensor) -> ClipPair:
+    """The pair with the given frames of both clips, in the given order."""
+    return ClipPair(select_frames(pair.artifact, frames), select_frames(pair.clean, frames), pair.references)
 
 
 def select_references(references: References, chosen: list[int] | Tensor) -> References:
     """The given photos, in the given order."""
-    return References(references.rgb[chosen], references.viewmats[chosen], references.Ks[chosen])
+    seen = None if references.seen is None else references.seen[chosen]
+    return References(references.rgb[chosen], references.viewmats[chosen], references.Ks[chosen], seen)
 
 
 def mirror_clip(clip: Clip) -> Clip:
@@ -56,13 +65,17 @@ def mirror_clip(clip: Clip) -> Clip:
     Clip and references stay one scene only if both are mirrored.
     """
     viewmats, Ks = _mirror_cameras(clip.viewmats, clip.Ks, clip.size[0])
-    return Clip(clip.rgb.flip(2), clip.depth.flip(2), clip.alpha.flip(2), viewmats, Ks)
+    normals = clip.normals
+    if normals is not None:
+        normals = normals.flip(2) * normals.new_tensor([-1.0, 1.0, 1.0])
+    return Clip(clip.rgb.flip(2), clip.depth.flip(2), clip.alpha.flip(2), viewmats, Ks, normals)
 
 
 def mirror_references(references: References) -> References:
     """The photos of the scene reflected at the world plane x = 0; see `mirror_clip`."""
     viewmats, Ks = _mirror_cameras(references.viewmats, references.Ks, references.rgb.shape[2])
-    return References(references.rgb.flip(2), viewmats, Ks)
+    seen = None if references.seen is None else references.seen.flip(2)
+    return References(references.rgb.flip(2), viewmats, Ks, seen)
 
 
 def _mirror_cameras(viewmats: Tensor, Ks: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +86,7 @@ def _mirror_cameras(viewmats: Tensor, Ks: Tensor, width: int) -> tuple[Tensor, T
 
 
 def resize_clip(clip: Clip, size: tuple[int, int]) -> Clip:
-    """The clip resampled to (width, height): colour and alpha bilinear and antialiased, depth by nearest pixel."""
+    """The clip resampled to (width, height): colour and alpha bilinear and antialiased, others by nearest pixel."""
     if clip.size == size:
         return clip
     return replace(
@@ -82,6 +95,7 @@ def resize_clip(clip: Clip, size: tuple[int, int]) -> Clip:
         depth=resize_images(clip.depth, size, nearest=True),
         alpha=resize_images(clip.alpha, size),
         Ks=resize_intrinsics(clip.Ks, clip.size, size),
+        normals=None if clip.normals is None else resize_images(clip.normals, size, nearest=True),
     )
 
 
@@ -90,7 +104,12 @@ def resize_references(references: References, size: tuple[int, int]) -> Referenc
     old = (references.rgb.shape[2], references.rgb.shape[1])
     if old == size:
         return references
-    return replace(references, rgb=resize_images(references.rgb, size), Ks=resize_intrinsics(references.Ks, old, size))
+    seen = references.seen
+    if seen is not None:
+        seen = resize_images(seen.float(), size) > 0.999  # colours of partly hidden pixels mean nothing
+    return References(
+        resize_images(references.rgb, size), references.viewmats, resize_intrinsics(references.Ks, old, size), seen
+    )
 
 
 def resize_images(
@@ -104,3 +123,8 @@ def resize_images(
     else:
         resized = functional.interpolate(planes, size=shape, mode="bilinear", align_corners=False, antialias=True)
     return resized.permute(0, 2, 3, 1)
+
+
+def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]"""
+    return (images.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()

@@ -243,11 +243,20 @@ class GenFusionModel(SplatfactoModel):
         )
 
     @torch.no_grad()
-    def render_clip(self, viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"], size: tuple[int, int]) -> Clip:
+    def render_clip(
+        self, viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"], size: tuple[int, int], normals: bool = False
+    ) -> Clip:
         """Artifact clip of the scene as it is now, on black, at (width, height) `size` in pixels."""
         viewmats, Ks = viewmats.to(self.device), Ks.to(self.device)
         render = self.render(viewmats, Ks, *size)
-        return Clip(rgb=render.rgb.clamp(0, 1), depth=render.depth, alpha=render.alpha, viewmats=viewmats, Ks=Ks)
+        return Clip(
+            rgb=render.rgb.clamp(0, 1),
+            depth=render.depth,
+            alpha=render.alpha,
+            viewmats=viewmats,
+            Ks=Ks,
+            normals=torch.nn.functional.normalize(render.normals, dim=-1) if normals else None,
+        )
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Render one camera, see `nerfstudio.models.base_model.Model.get_outputs`.

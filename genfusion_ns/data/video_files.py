@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.fusion.contact_sheet import to_bytes
+from genfusion_ns.geometry.clip_pairs import to_bytes
 
 
 class VideoWriter:
@@ -21,17 +21,19 @@ class VideoWriter:
     The file appears when the context ends without an error; otherwise nothing is left behind.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], frames_per_second: float) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], frames_per_second: float, quality: int = 7) -> None:
         """
         Args:
             path: ends in .mp4.
             size: (width, height) of the frames; odd sides are extended by one repeated row or column, as yuv420p needs
                 even ones.
             frames_per_second: playing speed.
+            quality: 0..10, the scale of imageio-ffmpeg; 10 keeps everything but the chroma resolution.
         """
         self.path = path
         self.size = size
         self.frames_per_second = frames_per_second
+        self.quality = quality
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
         self._writer: Generator[None, Any, None] | None = None
 
@@ -45,7 +47,7 @@ class VideoWriter:
             codec="libx264",
             pix_fmt_in="rgb24",
             pix_fmt_out="yuv420p",
-            quality=7,
+            quality=self.quality,
             macro_block_size=1,
             ffmpeg_log_level="error",
             output_params=["-movflags", "+faststart"],

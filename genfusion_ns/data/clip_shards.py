@@ -1,0 +1,204 @@
+"""Shards: tar files of bounded size whose members are read at random, and the record that says a job is finished.
+
+A job is a folder with ``shard-00000.tar``, ``shard-00001.tar``, ... and ``job.json``, which is written last and lists
+the shards with their sizes and SHA-256 sums. A sample is the group of members with one key: ``<key>.npz``,
+``<key>.json``, in the order in which programs that stream WebDataset shards expect them. A sample is named by a path
+below its shard, ``shard-00000.tar/<key>``, which no file system knows. Nothing here knows what is in the members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from genfusion_ns.data.atomic_write import write_atomically
+
+FORMAT = "genfusion clips"
+VERSION = 1
+RECORD = "job.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What `job.json` says of a shard."""
+
+    file: str
+    """Name within the job's folder."""
+    bytes: int
+    """Size of the file."""
+    sha256: str
+    """Sum over the file, hexadecimal."""
+    samples: int
+    """Number of keys."""
+
+
+class ShardWriter:
+    """Context manager that writes the samples of a job into shards; the bytes depend on the samples alone."""
+
+    def __init__(self, folder: Path, max_bytes: int = 256 * 2**20) -> None:
+        """
+        Args:
+            folder: of the job, made if needed.
+            max_bytes: size at which the next shard begins; one sample may exceed it.
+        """
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.records: list[ShardRecord] = []
+        self._archive: tarfile.TarFile | None = None
+        self._samples = 0
+
+    def __enter__(self) -> ShardWriter:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, key: str, members: dict[str, bytes]) -> None:
+        """Append one sample.
+
+        Args:
+            key: of letters, digits, ``_`` and ``-``; unique within the job.
+            members: contents by file name ending, such as "npz".
+
+        Raises:
+            ValueError: a dot or slash in the key.
+        """
+        if "." in key or "/" in key:
+            raise ValueError(f"{key}: keys of samples must not have dots or slashes")
+        if self._archive is not None and self._archive.offset + sum(map(len, members.values())) > self.max_bytes:
+            self._finish_shard()
+        if self._archive is None:
+            self._archive = tarfile.open(self._shard(), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        for ending, content in members.items():
+            info = tarfile.TarInfo(f"{key}.{ending}")
+            info.size = len(content)
+            self._archive.addfile(info, io.BytesIO(content))
+        self._samples += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._archive is not None:
+            self._finish_shard()
+
+    def _shard(self) -> Path:
+        return self.folder / f"shard-{len(self.records):05d}.tar"
+
+    def _finish_shard(self) -> None:
+        if self._archive is None:
+            return
+        self._archive.close()
+        path = self._shard()
+        self.records.append(ShardRecord(path.name, path.stat().st_size, _sha256(path), self._samples))
+        self._archive, self._samples = None, 0
+
+
+def write_record(folder: Path, shards: list[ShardRecord], **content: Any) -> None:
+    """Write `job.json`, which declares the job finished."""
+    record = {"format": FORMAT, "version": VERSION, **content, "shards": [asdict(shard) for shard in shards]}
+    write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Content of a job's `job.json`.
+
+    Raises:
+        FileNotFoundError: the job is not finished.
+        ValueError: the file is damaged, or of a newer version.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; delete {folder} and make it again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{path} is not the record of a job of gf-make-clips; delete it, or name another folder")
+    if record.get("version") != VERSION:
+        raise ValueError(f"{path} has version {record.get('version')}, this program reads version {VERSION}; update it")
+    return record
+
+
+def finished_shards(folder: Path, check_sums: bool = False) -> list[Path]:
+    """Shards of a finished job.
+
+    Args:
+        folder: of the job.
+        check_sums: read them whole and compare their SHA-256 sums.
+
+    Raises:
+        FileNotFoundError: the job is not finished.
+        ValueError: a shard is missing or differs from the record; the message names it.
+    """
+    paths = []
+    for entry in read_record(folder)["shards"]:
+        shard = ShardRecord(**entry)
+        path = folder / shard.file
+        found = path.stat().st_size if path.is_file() else None
+        if found != shard.bytes:
+            what = "is missing" if found is None else f"has {found} bytes, {RECORD} says {shard.bytes}"
+            raise ValueError(f"{path} {what}; copy it again, or delete {folder} and make its clips again")
+        if check_sums and _sha256(path) != shard.sha256:
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 sum is not that of {RECORD}; copy it again, or delete {folder} and "
+                "make its clips again"
+            )
+        paths.append(path)
+    return paths
+
+
+def sample_paths(shard: Path) -> list[Path]:
+    """Paths ``shard/<key>`` of the samples in a shard, in the order of writing; errors as in `read_member`."""
+    return [shard / key for key in dict.fromkeys(name.split(".", 1)[0] for name in _index(shard))]
+
+
+def is_sample(path: Path) -> bool:
+    """Whether `path` lies below a shard, as those of `sample_paths` do."""
+    return path.parent.suffix == ".tar" and path.parent.is_file()
+
+
+def read_member(sample: Path, ending: str) -> bytes:
+    """One member of a sample.
+
+    Raises:
+        ValueError: the shard is damaged or has no such member; the message names it.
+    """
+    shard, name = sample.parent, f"{sample.name}.{ending}"
+    index = _index(shard)
+    if name not in index:
+        raise ValueError(f"{shard} has no member {name}")
+    start, size = index[name]
+    with shard.open("rb") as stream:
+        stream.seek(start)
+        content = stream.read(size)
+    if len(content) != size:
+        raise ValueError(f"{shard} ends within {name}: it is damaged or was not copied completely")
+    return content
+
+
+def _index(shard: Path) -> dict[str, tuple[int, int]]:
+    """Where each member begins and how long it is."""
+    if not shard.is_file():
+        raise ValueError(f"{shard} does not exist")
+    status = shard.stat()
+    return _read_index(shard, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_index(shard: Path, size: int, changed: int) -> dict[str, tuple[int, int]]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            return {member.name: (member.offset_data, member.size) for member in archive.getmembers()}
+    except (OSError, tarfile.TarError) as error:
+        raise ValueError(f"{shard} cannot be read as a shard: {error}; it is damaged or not complete") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
