@@ -226,11 +226,13 @@ def test_training_checkpoints_that_cannot_be_resumed(tmp_path: Path, content: st
 def test_a_training_checkpoint_of_another_network(tmp_path: Path) -> None:
     from accelerate import Accelerator
 
-    from genfusion_ns.priors.training import _Run
+    from genfusion_ns.priors.training.compact import CompactObjective
+    from genfusion_ns.priors.training.loop import Training
 
-    def run(channels: tuple[int, int, int]) -> _Run:
+    def run(channels: tuple[int, int, int]) -> Training:
         config = OptimisationConfig(steps=8, network=NetworkConfig(channels=channels, reference_channels=8))
-        return _Run(Accelerator(cpu=True), build_network(config.network), config, tmp_path)
+        objective = CompactObjective(build_network(config.network), [], config)
+        return Training(Accelerator(cpu=True), objective, config, tmp_path)
 
     run((16, 16, 32)).checkpoint(3)
     assert run((16, 16, 32)).resume() == 3

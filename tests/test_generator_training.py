@@ -55,7 +55,7 @@ def test_training_improves_clips_it_has_not_seen(paths: list[Path], held_out: li
     report = train(batches(paths), held_out, tmp_path, TINY)
     assert report.psnr_repaired > report.psnr_artifact + 0.5
     assert report.psnr_trusted > report.psnr_doubted + 1.0
-    again = validate(load_network(tmp_path), held_out, None, seed=TINY.seed)
+    again = validate(load_network(tmp_path), held_out, seed=TINY.seed).report
     assert again.psnr_repaired == pytest.approx(report.psnr_repaired, abs=0.02)
     assert (tmp_path / "samples.png").is_file()
 
@@ -91,7 +91,7 @@ def test_frames_at_a_photo_do_not_count_in_validation(held_out: list[ClipPair]) 
     spoiled = pair.artifact.rgb.clone()
     spoiled[:3] = 0
     whole, part = (
-        validate(build_network(TINY.network), [replace(p, references=photos)], None, seed=0, steps=1)
+        validate(build_network(TINY.network), [replace(p, references=photos)], seed=0, steps=1).report
         for p in (pair, replace(pair, artifact=replace(pair.artifact, rgb=spoiled)))
     )
     assert whole.psnr_artifact == part.psnr_artifact

@@ -1,18 +1,17 @@
-"""How much a network improves held-out clips, and a picture of it."""
+"""How much a generator improves held-out clips, and a picture of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genfusion_ns.geometry.cameras import RepairedClip
-from genfusion_ns.geometry.clip_pairs import ClipPair, resize_references, select_references
+from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_references
 from genfusion_ns.priors.compact import CompactRepairer
 from genfusion_ns.priors.compact_unet import CompactUNet
 from genfusion_ns.priors.conditioning import condition_on, target_of
@@ -23,13 +22,35 @@ _SAME_CAMERA = 1e-4  # largest difference of matrix entries between equal camera
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One held-out clip before and after its repair, all on one device."""
+
+    artifact: Float[Tensor, "T H W 4"]
+    """Colours and disparity that were repaired, in 0..1."""
+    clean: Float[Tensor, "T H W 4"]
+    """What they should have become."""
+    repaired: RepairedClip
+    """What they became."""
+    known: Bool[Tensor, "T H W 1"]
+    """Where the clean disparity counts."""
+    novel: Bool[Tensor, " T"]
+    """Frames that no conditioning photo shows; at least one."""
+    photo: Float[Tensor, "h w 3"]
+    """A photo that conditioned the repair, for the picture."""
+
+
+@dataclass(frozen=True)
 class ValidationReport:
-    """Means over the held-out clips, colours over their frames that no stored photo was taken at."""
+    """Means over the held-out clips, colours over their frames that no conditioning photo was taken at."""
 
     psnr_artifact: float
     """Of the input, in dB."""
     psnr_repaired: float
     """Of the repaired clip, in dB."""
+    ssim_artifact: float
+    """Structural similarity of the input, at most 1."""
+    ssim_repaired: float
+    """The same of the repaired clip."""
     psnr_trusted: float
     """Of the half of the repaired pixels with the highest confidence, in dB."""
     psnr_doubted: float
@@ -47,43 +68,71 @@ class ValidationReport:
         """One line for a log."""
         return (
             f"PSNR {self.psnr_artifact:.2f} -> {self.psnr_repaired:.2f} dB "
-            f"(trusted half {self.psnr_trusted:.2f}, other half {self.psnr_doubted:.2f}), disparity error "
+            f"(trusted half {self.psnr_trusted:.2f}, other half {self.psnr_doubted:.2f}), SSIM "
+            f"{self.ssim_artifact:.4f} -> {self.ssim_repaired:.4f}, disparity error "
             f"{self.disparity_error_artifact:.4f} -> {self.disparity_error_repaired:.4f}"
         )
 
 
-def validate(
-    network: CompactUNet, held_out: Sequence[ClipPair], picture: Path | None, seed: int, steps: int = 4
-) -> ValidationReport:
-    """Repair the held-out clips as a run would do it and compare with the clean clips.
+@dataclass(frozen=True)
+class Judgement:
+    """One validation."""
+
+    report: ValidationReport
+    """Numbers."""
+    sheet: Float[Tensor, "height width 3"]
+    """The middle frame of each clip: artifact, repaired, clean, confidence, photo; colours in 0..1."""
+
+
+def judge(comparisons: Iterable[Comparison]) -> Judgement:
+    """Compare repaired clips with clean ones.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rows, numbers = [], []
+    for comparison in comparisons:
+        numbers.append(_numbers(comparison))
+        if len(rows) < _ROWS:
+            rows.append(_row(comparison))
+    if not rows:
+        raise ValueError("validation needs at least one held-out clip")
+    width = min(row.shape[1] for row in rows)
+    sheet = torch.cat([row[:, :width] for row in rows]).clamp(0, 1)
+    return Judgement(ValidationReport(*torch.tensor(numbers, dtype=torch.float64).mean(dim=0).tolist()), sheet)
+
+
+def validate(network: CompactUNet, held_out: Sequence[ClipPair], seed: int, steps: int = 4) -> Judgement:
+    """Repair the held-out clips with a compact network as a run would do it.
 
     Args:
         network: left in evaluation mode.
         held_out: at least one whole clip with its photos, of which the first three are used.
-        picture: receives columns artifact, repaired, clean, confidence, first photo; None for no picture.
         seed: of the noise.
         steps: of the flow.
     """
-    if not held_out:
-        raise ValueError("validation needs at least one held-out clip")
     repairer = CompactRepairer(network, steps=steps, device=next(network.parameters()).device)
-    rows, numbers = [], []
-    for index, pair in enumerate(held_out):
-        chosen = select_references(pair.references, list(range(min(_PHOTOS, len(pair.references)))))
-        repaired = repairer.repair(pair.artifact, chosen, torch.Generator().manual_seed(seed + index))
-        numbers.append(_judge(pair, repaired))
-        if index < _ROWS:
-            rows.append(_row(pair, repaired))
-    if picture is not None:
-        width = min(row.shape[1] for row in rows)
-        sheet = torch.cat([row[:, :width] for row in rows]).clamp(0, 1)
-        Image.fromarray((sheet * 255).round().to(torch.uint8).cpu().numpy()).save(picture)
-    return ValidationReport(*torch.tensor(numbers, dtype=torch.float64).mean(dim=0).tolist())
+
+    def repaired() -> Iterator[Comparison]:
+        for index, pair in enumerate(held_out):
+            chosen = select_references(pair.references, list(range(min(_PHOTOS, len(pair.references)))))
+            clip = repairer.repair(pair.artifact, chosen, torch.Generator().manual_seed(seed + index))
+            yield _compare(pair, clip)
+
+    return judge(repaired())
 
 
 def psnr(error: Float[Tensor, "*pixels 3"]) -> float:
-    """Peak signal-to-noise ratio of colour errors on the 0..1 range, in dB."""
+    """Peak signal-to-noise ratio of colour errors on the 0..1 range, in dB; at most 100."""
     return -10 * torch.log10(error.square().mean().clamp(min=1e-10)).item()
+
+
+def ssim(images: Float[Tensor, "T H W 3"], truth: Float[Tensor, "T H W 3"]) -> float:
+    """Mean structural similarity of frames on the 0..1 range (Wang et al. 2004, windows of 11 pixels)."""
+    similarity = structural_similarity_index_measure(
+        images.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2), data_range=1.0
+    )
+    return float(similarity)  # pyright: ignore[reportArgumentType]
 
 
 def novel_frames(pair: ClipPair) -> Bool[Tensor, " T"]:
@@ -93,29 +142,48 @@ def novel_frames(pair: ClipPair) -> Bool[Tensor, " T"]:
     return novel if bool(novel.any()) else torch.ones_like(novel)
 
 
-def _judge(pair: ClipPair, repaired: RepairedClip) -> tuple[float, ...]:
-    novel = novel_frames(pair)
-    before, after = (pair.artifact.rgb - pair.clean.rgb)[novel], (repaired.rgb - pair.clean.rgb)[novel]
-    confidence = repaired.confidence[novel].flatten()
-    order = confidence.argsort(descending=True)
-    errors = after.reshape(-1, 3)[order]
-    half = len(errors) // 2
-    return psnr(before), psnr(after), psnr(errors[:half]), psnr(errors[half:]), *_disparity_errors(pair, repaired)
-
-
-def _disparity_errors(pair: ClipPair, repaired: RepairedClip) -> tuple[float, float]:
+def _compare(pair: ClipPair, repaired: RepairedClip) -> Comparison:
     condition = condition_on(pair.artifact, pair.references)
     target = target_of(pair.clean, condition.code)
-    truth = (target.clean[0, 3:4] / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
-    known = target.depth_known[0].permute(1, 2, 3, 0)
-    before = condition.artifact[0, 3:4].permute(1, 2, 3, 0) / 2 + 0.5
-    count = known.sum().clamp(min=1)
-    errors = [((x - truth).abs() * known).sum() / count for x in (before, repaired.disparity)]
-    return errors[0].item(), errors[1].item()
+    truth, known = (x[0].permute(1, 2, 3, 0) for x in (target.clean[:, 3:4], target.depth_known))
+    before = condition.artifact[0, 3:4].permute(1, 2, 3, 0)
+    return Comparison(
+        artifact=torch.cat([pair.artifact.rgb, before / 2 + 0.5], dim=-1),
+        clean=torch.cat([pair.clean.rgb, (truth / 2 + 0.5).clamp(0, 1)], dim=-1),
+        repaired=repaired,
+        known=known,
+        novel=novel_frames(pair),
+        photo=pair.references.rgb[0],
+    )
 
 
-def _row(pair: ClipPair, repaired: RepairedClip) -> Float[Tensor, "H width 3"]:
-    middle = len(pair.artifact) // 2
-    photo = resize_references(pair.references, pair.artifact.size).rgb[0]
+def _numbers(comparison: Comparison) -> tuple[float, ...]:
+    novel, repaired = comparison.novel, comparison.repaired
+    clean = comparison.clean[novel, ..., :3]
+    before, after = comparison.artifact[novel, ..., :3], repaired.rgb[novel]
+    order = repaired.confidence[novel].flatten().argsort(descending=True)
+    errors = (after - clean).reshape(-1, 3)[order]
+    half = len(errors) // 2
+    count = comparison.known.sum().clamp(min=1)
+    disparities = (comparison.artifact[..., 3:], repaired.disparity)
+    wrong = [((x - comparison.clean[..., 3:]).abs() * comparison.known).sum() / count for x in disparities]
+    return (
+        psnr(before - clean),
+        psnr(after - clean),
+        ssim(before, clean),
+        ssim(after, clean),
+        psnr(errors[:half]),
+        psnr(errors[half:]),
+        wrong[0].item(),
+        wrong[1].item(),
+    )
+
+
+def _row(comparison: Comparison) -> Float[Tensor, "H width 3"]:
+    middle = len(comparison.artifact) // 2
+    height, width = comparison.artifact.shape[1:3]
+    photo = resize_images(comparison.photo[None], (width, height))[0]
+    repaired = comparison.repaired
     trust = repaired.confidence[middle].expand(-1, -1, 3)
-    return torch.cat([pair.artifact.rgb[middle], repaired.rgb[middle], pair.clean.rgb[middle], trust, photo], dim=1)
+    colours = (comparison.artifact[middle, ..., :3], repaired.rgb[middle], comparison.clean[middle, ..., :3])
+    return torch.cat([*colours, trust, photo], dim=1).cpu()

@@ -67,7 +67,8 @@ def main(config: TrainGeneratorConfig) -> None:
     )
     initial = None if config.initial is None else load_network(config.initial)
     report = train(batches, ClipFolder(held_out), config.output, optimisation, config.resume, initial)
-    print(f"{config.output}: {report.summary()}")
+    if report is not None:
+        print(f"{config.output}: {report.summary()}")
 
 
 def _gather(config: TrainGeneratorConfig) -> tuple[list[ClipSource], list[Path]]:

@@ -1,0 +1,108 @@
+"""What trainings of all generators have in common: their settings, and where their random numbers come from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass
+class LoopConfig:
+    """How a network is optimised."""
+
+    steps: int = 6000
+    """Optimiser steps. An interrupted training may be resumed with another number: the learning rate then follows the
+    decay towards that one, which is how to end earlier or later than planned."""
+    batch_size: int = 2
+    """Samples that one process treats at once."""
+    accumulation: int = 1
+    """Batches per process whose gradients make up one optimiser step. A step sees batch_size x accumulation x processes
+    samples, the same ones however they are spread."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate after the warm-up: constant, or a cosine decay to 0."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the averages of AdamW."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.998
+    """Decay of the moving average of the weights, which is then what is validated and saved; 0 for none."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision; bf16 halves the time on CPUs with AVX512-BF16 or AMX, fp16 needs a GPU."""
+    validate_every: int = 1000
+    """Steps between validations, each of which also writes the generator."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, from which an interrupted training resumes; the latest is kept."""
+    keep_every: int = 0
+    """Steps between generators that are kept beside the latest, in folders kept/step-N; 0 keeps none."""
+    workers: int = 0
+    """Processes that prepare samples, per training process; 0 does it in the training process."""
+    seed: int = 0
+    """Seed of weights, samples, times and noise."""
+
+    def check(self) -> None:
+        """Refuse settings that no training can have.
+
+        Raises:
+            ValueError: a number is out of range, or the precision needs a GPU.
+        """
+        least = {
+            "steps": 1,
+            "batch_size": 1,
+            "accumulation": 1,
+            "warmup": 0,
+            "validate_every": 1,
+            "checkpoint_every": 1,
+            "keep_every": 0,
+            "workers": 0,
+            "learning_rate": 0,
+            "weight_decay": 0,
+            "seed": 0,
+        }
+        for name, value in least.items():
+            if not getattr(self, name) >= value:  # also of NaN
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; at least {value} is needed")
+        if not self.clip_norm > 0:
+            raise ValueError(f"{_flag('clip_norm')} is {self.clip_norm}; a positive number is needed, inf for no limit")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"{_flag('ema')} is {self.ema}; 0 (none) to less than 1 is allowed, 0.998 is usual")
+        if self.precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError(f"{_flag('precision')} fp16 needs a GPU, and there is none here; use bf16 or no")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 1."""
+        done = step - 1
+        if done < self.warmup:
+            return self.learning_rate * step / self.warmup
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (done - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def batches(self, processes: int) -> int:
+        """Batches that a whole training takes."""
+        return self.steps * self.accumulation * processes
+
+
+def _flag(name: str) -> str:
+    return f"--optimisation.{name.replace('_', '-')}"
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """Seed of one thing among many; those of different purposes or numbers have nothing in common."""
+    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 2**63
+
+
+def generator_of(seed: int, purpose: str, number: int) -> torch.Generator:
+    """Source of random numbers on the CPU, so that they do not depend on the device; see `seed_of`."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, number))
