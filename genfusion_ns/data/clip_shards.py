@@ -15,7 +15,6 @@ import tarfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from genfusion_ns.data.atomic_write import write_atomically
@@ -40,7 +39,7 @@ class ShardRecord:
 
 
 class ShardWriter:
-    """Context manager that writes the samples of a job into shards; the bytes depend on the samples alone."""
+    """Writes the samples of a job into shards; the bytes depend on the samples alone."""
 
     def __init__(self, folder: Path, max_bytes: int = 256 * 2**20) -> None:
         """
@@ -48,15 +47,12 @@ class ShardWriter:
             folder: of the job, made if needed.
             max_bytes: size at which the next shard begins; one sample may exceed it.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.max_bytes = max_bytes
         self.records: list[ShardRecord] = []
         self._archive: tarfile.TarFile | None = None
         self._samples = 0
-
-    def __enter__(self) -> ShardWriter:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self
 
     def add(self, key: str, members: dict[str, bytes]) -> None:
         """Append one sample.
@@ -80,11 +76,10 @@ class ShardWriter:
             self._archive.addfile(info, io.BytesIO(content))
         self._samples += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._archive is not None:
-            self._finish_shard()
+    def finish(self) -> list[ShardRecord]:
+        """Complete the last shard; the records of all."""
+        self._finish_shard()
+        return self.records
 
     def _shard(self) -> Path:
         return self.folder / f"shard-{len(self.records):05d}.tar"

@@ -1,0 +1,277 @@
+"""The job of `gf-make-clips`: training pairs of one capture and seed.
+
+The capture is reconstructed from all of its photos once, and without repair from weak parts of them; the weak scenes
+are rendered at several stages of their fitting, along the photos and beside them (GenFusion section 4.1). Along the
+photos the clean side is the photo with the depth of the full reconstruction, beside them it is that reconstruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+
+from genfusion_ns.data.capture import read_capture, whole_capture_config
+from genfusion_ns.data.capture_formats import dataparser_of
+from genfusion_ns.data.clip_shards import RECORD, finished_shards, read_record, write_record
+from genfusion_ns.data.clips import Provenance
+from genfusion_ns.fusion.clip_preview import Preview
+from genfusion_ns.fusion.clip_recipe import ClipRecipe, Difficulty
+from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, ShardSink
+from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.pipeline import GenFusionPipeline
+from genfusion_ns.fusion.unrepaired import UnrepairedRun
+from genfusion_ns.fusion.view_samplers import (
+    ObservedViews,
+    SparseSampler,
+    SparseSamplerConfig,
+    choose_references,
+    clip_size,
+)
+from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, viewmat_to_c2w
+from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.trajectories import visiting_order
+from genfusion_ns.geometry.windows import Window, clip_windows
+
+LOG = "log.txt"
+"""What the reconstructions print, in the folder of the job."""
+_TRUSTED_ALPHA = 0.9
+"""Coverage of the full reconstruction above which its depth, and its colour beside the photos, are taken for true."""
+_WALL_PHOTOS = 48
+"""Photos that tell where walls are; more cost time and say the same."""
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """One capture with one seed."""
+
+    capture: Path
+    """Folder of the capture."""
+    out: Path
+    """Folder of the data set."""
+    seed: int
+    """Of view choice, windows, paths and reconstructions."""
+    recipe: ClipRecipe
+
+    @property
+    def name(self) -> str:
+        """Name of the job and of its folder in the data set; no dots, which would end a key."""
+        return f"{self.capture.resolve().name.replace('.', '_')}_s{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished job is."""
+        return self.out / self.name
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the job works, and where it leaves its log when it fails."""
+        return self.out / f".{self.name}.partial"
+
+    def is_finished(self) -> bool:
+        """Whether the job was done before; its shards are then compared with their sums.
+
+        Raises:
+            ValueError: done with other settings, damaged, or something else has its name.
+        """
+        if not self.folder.exists():
+            return False
+        if not (self.folder / RECORD).is_file():
+            raise ValueError(f"{self.folder} exists but is no finished job (no {RECORD}); move it away")
+        found, wanted = read_record(self.folder)["recipe"], self.recipe.as_record()
+        differing = [
+            f"{name} is {found.get(name)}, asked for is {value}"
+            for name, value in wanted.items()
+            if found.get(name) != value
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.folder} was made with other settings ({'; '.join(differing)}); name another folder for the "
+                f"data set, or delete {self.folder} to make it again"
+            )
+        finished_shards(self.folder, check_sums=True)
+        return True
+
+    def run(self) -> int:
+        """Make the clips; the job's folder appears when all of them are written. Returns the number of samples.
+
+        What an earlier, interrupted attempt left is made again from the start: the same clips, byte for byte, on the
+        same machine with as many threads.
+
+        Raises:
+            ValueError: a capture that cannot be used, or settings that it is too small for.
+        """
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.unfinished.mkdir(parents=True)
+        with (
+            (self.unfinished / LOG).open("w", buffering=1) as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            print(f"{self.name}: process {os.getpid()} on {platform.node()}")
+            samples = _Maker(self).make()
+        os.replace(self.unfinished, self.folder)
+        return samples
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Cameras with their clean side, cut into windows."""
+
+    name: str
+    windows: list[Window]
+    clean: list[Clip]
+    """One clip per window."""
+    frames: list[tuple[str, ...]]
+    """Photo of each frame of each window, where there are any."""
+    length: int
+
+
+class _Maker:
+    """State of a running job."""
+
+    def __init__(self, job: ClipJob) -> None:
+        self.job, self.recipe = job, job.recipe
+        self.parser, self.names = _registered(job.capture, self.recipe.downscale_factor)
+        self.preview = Preview([])
+        self.sink: ClipSink = (
+            ShardSink(job.unfinished, self.recipe.shard_megabytes * 2**20)
+            if self.recipe.layout == "shards"
+            else PublishedSink(job.unfinished)
+        )
+
+    def make(self) -> int:
+        difficulties = self.recipe.difficulties(len(self.names), self.job.seed)
+        everything = Difficulty("dense", "all views", tuple(range(1, len(self.names))), None)
+        dense = self._run(everything, self.recipe.dense_iterations).train()
+        paths, dense_psnr = self._paths(dense)
+        del dense
+        for difficulty in difficulties:
+            calls = {
+                step: partial(self._snapshot, paths=paths, difficulty=difficulty, stage=stage)
+                for step, stage in self.recipe.stage_of_step().items()
+            }
+            self._run(difficulty, self.recipe.iterations).train(calls)
+        shards = self.sink.finish()
+        self.preview.sheet().save(self.job.unfinished / "preview.png")
+        write_record(
+            self.job.unfinished,
+            shards,
+            capture=self.job.capture.resolve().name,
+            seed=self.job.seed,
+            recipe=self.recipe.as_record(),
+            samples=self.sink.samples,
+            photos=len(self.names),
+            dense_psnr=round(dense_psnr, 3),
+        )
+        return self.sink.samples
+
+    def _run(self, photos: Difficulty, iterations: int) -> UnrepairedRun:
+        return UnrepairedRun(self.job.capture, self.parser, len(self.names), photos, iterations, self.job.seed)
+
+    def _paths(self, dense: GenFusionPipeline) -> tuple[list[_Path], float]:
+        photos, names = _all_photos(dense, self.recipe.resolution)
+        paths = [self._photo_path(dense, photos, names)]
+        paths += [self._perturbed_path(dense, photos, number) for number in range(self.recipe.perturbed_paths)]
+        return paths, photos.mean_psnr(dense.scene)
+
+    def _photo_path(self, dense: GenFusionPipeline, photos: ObservedPhotos, names: list[str]) -> _Path:
+        order = visiting_order(photos.c2w.cpu())
+        windows = clip_windows(len(order), self.recipe.clip_length, self.recipe.max_windows)
+        clips, frames = [], []
+        for window in windows:
+            ids = [order[i] for i in window.frames(len(order))]
+            rendered = dense.scene.render_clip(c2w_to_viewmat(photos.c2w[ids]), photos.Ks[ids], photos.size)
+            clips.append(replace(rendered, rgb=photos.rgb[ids], alpha=_trusted(rendered)))
+            frames.append(tuple(names[i] for i in ids))
+        return _Path("capture", windows, clips, frames, len(order))
+
+    def _perturbed_path(self, dense: GenFusionPipeline, photos: ObservedPhotos, number: int) -> _Path:
+        recipe, length = self.recipe, self.recipe.clip_length
+        count = min(-(-len(photos.rgb) // length), recipe.max_windows)
+        config = SparseSamplerConfig(
+            kind="follow",
+            num_frames=count * length,
+            position_jitter=recipe.position_jitter,
+            turn_jitter=recipe.turn_jitter,
+        )
+        sampler = SparseSampler(config, length, recipe.resolution)
+        generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
+        sampled = sampler.sample(photos.whole, 0, generator, _walls(photos).free_space(dense.scene))
+        clips = []
+        for window in sampled.windows:
+            frames = window.frames(len(sampled.c2w))
+            viewmats = c2w_to_viewmat(sampled.c2w[frames])
+            rendered = dense.scene.render_clip(viewmats, sampled.K[frames], photos.size)
+            clips.append(replace(rendered, alpha=_trusted(rendered)))
+        return _Path(f"perturbed{number}", sampled.windows, clips, [()] * len(clips), len(sampled.c2w))
+
+    def _snapshot(self, pipeline: GenFusionPipeline, paths: list[_Path], difficulty: Difficulty, stage: float) -> None:
+        size = paths[0].clean[0].size
+        train = ObservedPhotos.of(pipeline.datamanager, size, pipeline.scene.device)
+        names = pipeline.datamanager.train_names
+        for path in paths:
+            made = []
+            for window, clean, frames in zip(path.windows, path.clean, path.frames, strict=True):
+                artifact = pipeline.scene.render_clip(clean.viewmats, clean.Ks, size, normals=True)
+                poses = viewmat_to_c2w(clean.viewmats).cpu()
+                chosen = choose_references(train.c2w.cpu(), poses, self.recipe.num_references)
+                provenance = Provenance(
+                    capture=self.job.capture.resolve().name,
+                    split=difficulty.description,
+                    seed=self.job.seed,
+                    stage=stage,
+                    path=path.name,
+                    clean="photo" if frames else "render",
+                    train_views=names,
+                    frames=frames,
+                    references=tuple(names[i] for i in chosen),
+                    psnr=_psnr(artifact, clean),
+                )
+                made.append(MadeClip(window, ClipPair(artifact, clean, train.references(chosen)), provenance))
+            key = f"{self.job.name}_{difficulty.key}_{round(100 * stage):03d}_{path.name}"
+            self.sink.add(key, made, path.length)
+            if stage == max(self.recipe.stages):
+                shown = made[len(made) // 2]
+                self.preview.add(f"{key}, {shown.provenance.psnr} dB", shown.pair)
+
+
+def _registered(capture: Path, downscale_factor: int | None) -> tuple[DataParserConfig, tuple[str, ...]]:
+    """How the capture is read, and the names of its photos in the order of their ids."""
+    config = dataparser_of(capture, downscale_factor)
+    whole = whole_capture_config(config)
+    parser = whole.setup()
+    return config, read_capture(parser, parser.get_dataparser_outputs("train")).names
+
+
+def _all_photos(pipeline: GenFusionPipeline, resolution: tuple[int, int]) -> tuple[ObservedPhotos, list[str]]:
+    """Every registered photo at clip size, and their names."""
+    datamanager, device = pipeline.datamanager, pipeline.scene.device
+    size = clip_size(commonest_size(datamanager.whole_train_cameras), resolution)
+    parts = [ObservedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
+    rgb, c2w, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "c2w", "Ks"))
+    sizes = [size for part in parts for size in part.whole.sizes]
+    whole = ObservedViews(c2w.cpu(), torch.cat([part.whole.Ks for part in parts]), sizes)
+    return ObservedPhotos(rgb, None, c2w, Ks, whole), [*datamanager.train_names, *datamanager.test_names]
+
+
+def _walls(photos: ObservedPhotos) -> ObservedPhotos:
+    """A few photos spread over the capture."""
+    count = len(photos.rgb)
+    ids = torch.linspace(0, count - 1, min(count, _WALL_PHOTOS)).round().long()
+    return replace(photos, rgb=photos.rgb[ids], c2w=photos.c2w[ids], Ks=photos.Ks[ids])
+
+
+def _trusted(rendered: Clip) -> torch.Tensor:
+    return (rendered.alpha > _TRUSTED_ALPHA).float()
+
+
+def _psnr(artifact: Clip, clean: Clip) -> float:
+    return round(float(-10 * torch.log10((artifact.rgb - clean.rgb).square().mean().clamp_min(1e-10))), 3)
