@@ -20,6 +20,7 @@ COMMANDS = {
     "gf-train-generator": ("gf-train-generator",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
+    "gf-bench-loop": ("gf-bench-loop",),
     "gf-demo": ("gf-demo",),
     "gf-kill-test": ("gf-kill-test",),
     "gf-repair": ("gf-repair",),
