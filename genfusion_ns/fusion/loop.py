@@ -290,9 +290,10 @@ class FusionLoop:
         if weight == 0 or len(self.store) == 0:
             return {}, {}
         view = self.store.sample(self._view_order).to(self.model.device)
-        render = self.model.render(
-            view.viewmat[None], view.K[None], *view.size, background=self.model.training_background()
-        )
+        background = torch.zeros(3, device=self.model.device)
+        if not self.photos.transparent:
+            background = self.model.training_background()
+        render = self.model.render(view.viewmat[None], view.K[None], *view.size, background=background)
         self.model.observe_render(render, generated=True)
         confidence = view.confidence.float()
         colour = photometric_loss(render.rgb[0], view.rgb_float(), self.config.ssim_weight, confidence)

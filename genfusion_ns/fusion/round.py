@@ -120,14 +120,17 @@ def repair_window(
     clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
     references = photos.references(sampled.reference_ids[number])
     shown = None
-    given = clip
+    given = photos.as_given(clip)
     if sampled.photo_ids is not None:
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
-        given = replace(clip, rgb=shown.over(clip.rgb), alpha=torch.maximum(clip.alpha, shown.seen.to(clip.alpha)))
+        alpha = torch.maximum(given.alpha, shown.seen.to(clip.alpha))
+        given = replace(given, rgb=shown.over(clip.rgb), alpha=alpha)
     last = before.repaired if before is not None and before.rejected is None else None
     repaired = repair_next(repairer, last, window.new_from, given, references, generator).to(model.device)
     agreement = photo_agreement(clip, repaired, references)
     confidence = agreement.confidence * ~agreement.shown if config.unseen_only else agreement.confidence
+    if photos.transparent:  # the backdrop is no surface that a view may ask for
+        confidence = confidence * clip.alpha
     trusted = replace(repaired, confidence=confidence)
     if shown is not None:
         trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=confidence * ~shown.seen)
