@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
 from genfusion_ns.data.clips import Provenance, write_pair
@@ -14,8 +16,9 @@ from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
-from genfusion_ns.priors.validation import novel_frames, validate
-from genfusion_ns.scripts.train_generator import TrainGeneratorConfig, main, read_config
+from genfusion_ns.priors.training.curves import Curves
+from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
+from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, main, read_config
 
 TINY = OptimisationConfig(
     steps=50,
@@ -110,7 +113,7 @@ def test_training_goes_on_from_a_given_network_of_any_size(
 
 
 def test_the_command_trains_on_a_folder_and_writes_its_config(paths: list[Path], tmp_path: Path) -> None:
-    config = TrainGeneratorConfig(
+    config = TrainCompactConfig(
         clips=paths[0].parent,
         output=tmp_path / "out",
         held_out_captures=("toy",),
@@ -132,15 +135,161 @@ def test_config_files_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "generator.yaml"
     path.write_text("optimisation:\n  steps: 7\n  network: {channels: [16, 16, 32]}\nclips: some/folder\n")
     config = read_config(path)
+    assert isinstance(config, TrainCompactConfig)
     assert config.optimisation.steps == 7
     assert config.optimisation.network.channels == (16, 16, 32)
     assert config.clips == Path("some/folder")
-    path.write_text("optimisation: {stepz: 7}\n")
-    with pytest.raises(ValueError, match=r"generator\.yaml: optimisation: unknown keys \['stepz'\]"):
-        read_config(path)
+    path.write_text("optimisation: {learning_rate: 1e-5, ema: 0}\ninitial: null")
+    assert read_config(path).optimisation.learning_rate == 1e-5
     with pytest.raises(FileNotFoundError, match="no such config file"):
         read_config(tmp_path / "none.yaml")
 
 
-def test_the_shipped_config_is_valid() -> None:
-    assert read_config(Path(__file__).resolve().parents[1] / "configs" / "generator" / "compact.yaml")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("optimisation: {stepz: 7}", r"generator\.yaml: optimisation: unknown keys \['stepz'\]"),
+        ("optimisation: {steps: many}", r"generator\.yaml: optimisation: steps is 'many'; a whole number is needed"),
+        ("optimisation: {steps: 7.5}", "steps is 7.5; a whole number"),
+        ("optimisation: {betas: [0.9]}", r"betas is \[0.9\]; a list of 2, each entry a number, is needed"),
+        ("optimisation: {precision: fp8}", "precision is 'fp8'; one of no, bf16, fp16 is needed"),
+        ("optimisation: 7", "optimisation: found 7; keys and values"),
+        ("resume: 1", "resume is 1; true or false"),
+        ("clips: 3", "clips is 3; a path"),
+        ("generator: large", "generator is 'large'; one of compact is needed"),
+        ("a: [", "generator.yaml is no YAML"),
+        ("- a", "holds a list"),
+        ("parent: none.yaml", r"none\.yaml, the parent of .*generator\.yaml: no such config file"),
+        ("parent: [a]", "parent is .*; the path of a YAML file"),
+        ("parent: generator.yaml", "is its own ancestor: generator.yaml -> generator.yaml"),
+    ],
+)
+def test_config_files_with_mistakes(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "generator.yaml"
+    path.write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        read_config(path)
+
+
+def test_settings_are_inherited_but_for_those_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    grandparent, parent, child = tmp_path / "a.yaml", tmp_path / "more" / "b.yaml", tmp_path / "c.yaml"
+    grandparent.write_text(
+        "generator: dynamicrafter\noutput: one\ninitial: base\noptimisation: {steps: 7, lora: {rank: 4}, fps: 10}\n"
+    )
+    parent.write_text("parent: ../a.yaml\noptimisation: {steps: 8}\n")
+    child.write_text("parent: more/b.yaml\noptimisation: {lora: {alpha: 2}}\noutput: three\n")
+    config = read_config(child)
+    assert isinstance(config, TrainDynamiCrafterConfig)
+    lora = config.optimisation.lora
+    assert (config.optimisation.steps, config.optimisation.fps, lora.rank, lora.alpha) == (8, 10, 4, 2.0)
+    assert (config.output, config.initial, config.parent) == (Path("three"), None, parent)
+    assert read_config(parent).output == TrainDynamiCrafterConfig().output
+    grandparent.write_text("parent: c.yaml\n")
+    with pytest.raises(ValueError, match=r"its own ancestor: c\.yaml -> b\.yaml -> a\.yaml -> c\.yaml"):
+        read_config(child)
+    grandparent.write_text("optimisation: {stepz: 1}\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: optimisation: unknown keys"):
+        read_config(child)
+
+
+def test_a_training_starts_from_the_result_of_its_parent(paths: list[Path], tmp_path: Path) -> None:
+    parent, child = tmp_path / "parent.yaml", tmp_path / "child.yaml"
+    parent.write_text(
+        f"clips: {paths[0].parent}\noutput: {tmp_path / 'one'}\nprocedural: 0\nprocedural_share: 0.0\n"
+        "augmentation: {crop: [32, 32], frames: 2}\n"
+        "optimisation: {steps: 1, batch_size: 1, ema: 0, warmup: 0, network: {channels: [16, 16, 32]}}\n"
+    )
+    child.write_text(
+        f"parent: parent.yaml\noutput: {tmp_path / 'two'}\noptimisation: {{steps: 2, learning_rate: 0.0}}\n"
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"parent\.yaml has not been trained.*Run gf-train-generator .*parent\.yaml"
+    ):
+        main(read_config(child))
+    main(replace(read_config(parent), resume=False))
+    main(read_config(child))
+    weights = [load_network(tmp_path / name).state_dict() for name in ("one", "two")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert read_config(tmp_path / "two" / "training.yaml") == read_config(child)
+    with pytest.raises(ValueError, match=r"would start from .*two and write to it"):
+        main(replace(read_config(child), initial=str(tmp_path / "two")))
+    (tmp_path / "one" / "checkpoint.json").write_text('{"step": 0}')
+    with pytest.raises(ValueError, match="trained for 0 of 1 steps"):
+        main(read_config(child))
+
+
+def test_a_dynamicrafter_generator_needs_a_start_and_clips(tmp_path: Path) -> None:
+    config = TrainDynamiCrafterConfig(output=tmp_path)
+    config.optimisation.precision = "no"
+    with pytest.raises(FileNotFoundError, match="give --initial FOLDER, which gf-convert-generator"):
+        main(config)
+    with pytest.raises(ValueError, match="--clips is missing"):
+        main(replace(config, initial="somewhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 0}, "--optimisation.steps is 0; at least 1"),
+        ({"batch_size": 0}, "--optimisation.batch-size is 0"),
+        ({"learning_rate": float("nan")}, "learning-rate is nan"),
+        ({"clip_norm": 0.0}, "clip-norm is 0.0"),
+        ({"ema": 1.0}, "ema is 1.0"),
+    ],
+)
+def test_settings_that_no_training_can_have(changes: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(TINY, **changes).check()
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = replace(TINY, steps=30, warmup=10, learning_rate=2.0)
+    assert [config.rate(step) for step in (1, 5, 10)] == pytest.approx([0.2, 1.0, 2.0])
+    assert config.rate(21) == pytest.approx(1.0)
+    assert config.rate(30) == pytest.approx(0.0, abs=0.02)
+    assert replace(config, schedule="constant").rate(30) == 2.0
+
+
+def test_a_diverging_training_ends_with_the_way_out(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path
+) -> None:
+    network = build_network(TINY.network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the loss of step 1 is nan.*learning-rate"):
+        train(batches(paths), held_out, tmp_path, TINY, initial=network)
+
+
+def test_curves_of_a_resumed_training_have_each_step_once(tmp_path: Path) -> None:
+    lines = ['{"step": 1, "loss": 3}', '{"step": 2, "loss": 2}', '{"step": 3, "loss": 1}', '{"st']
+    (tmp_path / "training.jsonl").write_text("\n".join(lines))
+    with Curves(tmp_path, first=2) as curves:
+        curves.train(3, loss=0.5, gradient_norm=None)
+        for _ in range(2):
+            curves.validate(3, {"psnr": 20.0}, torch.zeros(4, 4, 3))
+    read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]  # noqa: E731
+    assert [entry["step"] for entry in read("training.jsonl")] == [1, 2, 3]
+    assert read("training.jsonl")[-1] == {"step": 3, "loss": 0.5, "gradient_norm": None}
+    assert read("validation.jsonl") == [{"step": 3, "psnr": 20.0}]
+
+
+def test_validation_measures_what_other_implementations_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, truth = (torch.rand(2, 24, 32, 3, generator=generator) for _ in range(2))
+    planes = [x.permute(0, 3, 1, 2) for x in (images, truth)]
+    assert psnr(images - truth) == pytest.approx(float(PeakSignalNoiseRatio(data_range=1.0)(*planes)), abs=1e-4)
+    assert ssim(truth, truth) == pytest.approx(1.0)
+    assert ssim(images, truth) == pytest.approx(
+        float(StructuralSimilarityIndexMeasure(data_range=1.0)(*planes)), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["compact", "dynamicrafter_512x320", "dynamicrafter_960x512"])
+def test_the_shipped_configs_are_valid(name: str) -> None:
+    config = read_config(Path(__file__).resolve().parents[1] / "configs" / "generator" / f"{name}.yaml")
+    assert config.generator == name.split("_")[0]
+    if isinstance(config, TrainDynamiCrafterConfig):
+        assert name.endswith("x".join(str(side) for side in config.optimisation.size))
+        assert config.optimisation.batches(processes=2) == config.optimisation.steps * 4

@@ -22,6 +22,22 @@ _SAME_CAMERA = 1e-4  # largest difference of matrix entries between equal camera
 
 
 @dataclass(frozen=True)
+class HeldOutFrames:
+    """One clip, without cameras, for validation."""
+
+    artifact: Float[Tensor, "T H W 4"]
+    """Colours, and disparity over the range of the clip, in 0..1."""
+    clean: Float[Tensor, "T H W 4"]
+    """The same of the clean clip."""
+    known: Bool[Tensor, "T H W 1"]
+    """Where the clean disparity counts."""
+    photo: Float[Tensor, "h w 3"]
+    """Conditions the repair."""
+    novel: Bool[Tensor, " T"]
+    """Frames that are not the photo; at least one."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One held-out clip before and after its repair, all on one device."""
 

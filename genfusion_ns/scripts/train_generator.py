@@ -1,163 +1,231 @@
-"""``gf-train-generator``: train the compact repairer on clip pairs written by ``gf-make-clips``."""
+"""``gf-train-generator``: train a generator on clips, as ``gf-make-clips`` writes them or in the published layout."""
 
 from __future__ import annotations
 
-import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal
 
 import torch
 import tyro
 import yaml
+from accelerate import Accelerator
+from tyro.conf import Suppress
 
-from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
-from genfusion_ns.data.clips import ClipFolder, Provenance, list_pairs, read_provenance, write_pair
+from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset
+from genfusion_ns.data.clips import ClipFolder
 from genfusion_ns.data.degradation import degrade_pair
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.frame_clips import FrameAugmentation, FrameClipDataset
 from genfusion_ns.priors.compact import load_network
-from genfusion_ns.priors.training import OptimisationConfig, train
+from genfusion_ns.priors.training import OptimisationConfig
+from genfusion_ns.priors.training import train as train_compact
+from genfusion_ns.priors.training.checkpoints import checkpoint_step, replace_file
+from genfusion_ns.priors.training.loop import build_accelerator
+from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
+from genfusion_ns.priors.validation import ValidationReport
+from genfusion_ns.scripts.training_data import HeldOutWindows, compact_sources, make_procedural, split_clips
+from genfusion_ns.scripts.training_files import read_settings, to_plain
+
+_RECORD = "training.yaml"
+_GENERATORS = ("model_index.json", "config.json")
 
 
 @dataclass
-class TrainGeneratorConfig:
-    """Train the compact repairer on a folder of clip pairs."""
+class TrainConfig:
+    """What all trainings have in common."""
 
     clips: Path | None = None
-    """Folder of clip pairs, as gf-make-clips writes it; without it, procedural worlds are used alone."""
+    """Folder of clips: those of gf-make-clips, or in the layout that GenFusion published."""
     output: Path = Path("generator")
-    """Folder for the network; pass it to a run as --pipeline.repairer.model."""
+    """Folder for the generator; pass it to a run as --pipeline.repairer.model. The same command goes on with a training
+    that was interrupted."""
+    initial: str | None = None
+    """Generator to start from: a folder; with dynamicrafter also a checkpoint file or a name on the Hugging Face hub.
+    By default the result of the parent, where the YAML file names one."""
     held_out_captures: tuple[str, ...] = ()
     """Captures kept for validation; without any, every 10th clip is kept."""
     held_out_limit: int = 12
     """Most clips used in validation."""
+    resume: bool = True
+    """Go on from the checkpoint in the output folder where there is one."""
+    threads: int | None = None
+    """CPU threads; by default as many as there are cores."""
+    parent: Suppress[Path | None] = None
+    """YAML file that settings were taken over from."""
+
+
+@dataclass
+class TrainCompactConfig(TrainConfig):
+    """Train the compact repairer, the small generator that comes with the package.
+
+    The first argument may be a YAML file with other defaults, such as configs/generator/compact.yaml. Those of
+    dynamicrafter generators (configs/generator/dynamicrafter_*.yaml) have options of their own; ask for help after one.
+    """
+
+    generator: Suppress[Literal["compact"]] = "compact"
+    """What is trained."""
     procedural: int = 150
     """Procedural clip pairs, made in the output folder before training."""
     procedural_share: float = 0.2
     """Share of training samples that are procedural, where there are other clips."""
-    resume: bool = True
-    """Go on from the checkpoint in the output folder where there is one."""
-    initial: Path | None = None
-    """Folder of a network to start from."""
-    threads: int | None = None
-    """CPU threads; by default as many as there are cores."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """What samples look like."""
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
     """How the network is trained."""
 
 
-def main(config: TrainGeneratorConfig) -> None:
-    """Train, validate and write the network of `config`."""
+@dataclass
+class TrainDynamiCrafterConfig(TrainConfig):
+    """Train a generator of the dynamicrafter family, such as the one that GenFusion published.
+
+    Several GPUs or machines, FSDP and DeepSpeed: accelerate launch -m genfusion_ns.scripts.train_generator CONFIG ...
+    """
+
+    generator: Suppress[Literal["dynamicrafter"]] = "dynamicrafter"
+    """What is trained."""
+    vae: Path | None = None
+    """Folder of an RGB-D autoencoder, Intel/ldm3d-4c's, where --initial is a base checkpoint file."""
+    augmentation: FrameAugmentation = field(default_factory=FrameAugmentation)
+    """What samples look like."""
+    optimisation: DynamiCrafterOptimisation = field(default_factory=DynamiCrafterOptimisation)
+    """How the network is trained."""
+
+
+def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
+    """Train, validate and write the generator of `config`.
+
+    Raises:
+        FileNotFoundError: clips, or the generator to start from, are missing.
+        ValueError: settings that no training can have, or files that are damaged.
+        FloatingPointError: the training diverged.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    config.output.mkdir(parents=True, exist_ok=True)
-    record = config.output / "training.yaml"
-    record.write_text(yaml.safe_dump(_to_plain(config), sort_keys=False))
-    sources, held_out = _gather(config)
+    initial = starting_point(config)
+    accelerator = build_accelerator(config.optimisation)
+    if accelerator.is_main_process:
+        config.output.mkdir(parents=True, exist_ok=True)
+        replace_file(config.output / _RECORD, yaml.safe_dump(to_plain(config), sort_keys=False))
+    train = _train_compact if isinstance(config, TrainCompactConfig) else _train_dynamicrafter
+    report = train(config, initial, accelerator)  # pyright: ignore[reportArgumentType]
+    if report is not None:
+        print(f"{config.output}: {report.summary()}")
+    accelerator.end_training()
+
+
+def starting_point(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> str | None:
+    """What a training starts from: what was asked for, else the result of the parent, else nothing.
+
+    Raises:
+        FileNotFoundError: the parent has not been trained, or there is nothing to start from where it is needed.
+        ValueError: the parent has not been trained to its end, or start and output are the same folder.
+    """
+    initial = config.initial
+    if initial is None and config.parent is not None:
+        initial = str(_result_of(config.parent))
+    if initial is None and isinstance(config, TrainDynamiCrafterConfig):
+        raise FileNotFoundError(
+            "a dynamicrafter generator is not trained from nothing: give --initial FOLDER, which gf-convert-generator "
+            "CHECKPOINT FOLDER --dtype float32 makes, or the checkpoint itself; GenFusion started from the model.ckpt "
+            "of DynamiCrafter_512_Interp with --vae, a copy of the autoencoder of Intel/ldm3d-4c"
+        )
+    if initial is not None and Path(initial).resolve() == config.output.resolve():
+        raise ValueError(
+            f"the training would start from {initial} and write to it; give another --output. To go on with an "
+            "interrupted training, repeat its command"
+        )
+    return initial
+
+
+def _result_of(parent: Path) -> Path:
+    """The generator that the training of a YAML file has written."""
+    output = read_config(parent).output
+    command = f"gf-train-generator {parent}"
+    other = "or name a generator with --initial"
+    record = output / _RECORD
+    if not record.is_file() or not any((output / name).is_file() for name in _GENERATORS):
+        raise FileNotFoundError(f"{parent} has not been trained: {output} holds no generator. Run {command}, {other}")
+    done, steps = checkpoint_step(output), yaml.safe_load(record.read_text())["optimisation"]["steps"]
+    if done < steps:
+        raise ValueError(
+            f"{parent} has been trained for {done} of {steps} steps. Run {command} to finish it, {other}: {output} for "
+            "what there is"
+        )
+    return output
+
+
+def _train_compact(
+    config: TrainCompactConfig, initial: str | None, accelerator: Accelerator
+) -> ValidationReport | None:
     optimisation = config.optimisation
+    wanted = config.procedural if config.clips is None or config.procedural_share > 0 else 0
+    with accelerator.main_process_first():
+        procedural = make_procedural(config.output / "procedural", wanted, optimisation.seed)
+    sources, held_out = compact_sources(
+        config.clips, procedural, config.procedural_share, config.held_out_captures, config.held_out_limit
+    )
     batches = ClipDataset(
         sources,
         config.augmentation,
         optimisation.batch_size,
-        optimisation.steps,
+        optimisation.batches(accelerator.num_processes),
         optimisation.seed,
         degrade=degrade_pair,
     )
-    initial = None if config.initial is None else load_network(config.initial)
-    report = train(batches, ClipFolder(held_out), config.output, optimisation, config.resume, initial)
-    if report is not None:
-        print(f"{config.output}: {report.summary()}")
+    network = None if initial is None else load_network(Path(initial))
+    return train_compact(
+        batches, ClipFolder(held_out), config.output, optimisation, config.resume, network, accelerator
+    )
 
 
-def _gather(config: TrainGeneratorConfig) -> tuple[list[ClipSource], list[Path]]:
-    """Training sources and held-out clips."""
-    made = _make_procedural(config)
+def _train_dynamicrafter(
+    config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator
+) -> ValidationReport | None:
+    # Takes seconds to import.
+    from genfusion_ns.priors.dynamicrafter.architecture import Architecture
+    from genfusion_ns.priors.training.dynamicrafter import train
+    from genfusion_ns.priors.training.start import starting_folder
+
+    optimisation = config.optimisation
     if config.clips is None:
-        if len(made) < 2:
-            raise ValueError("without --clips, --procedural must be at least 2: one to train on, one to hold out")
-        kept = max(1, min(config.held_out_limit, len(made) // 10))
-        return [ClipSource(made[kept:], 1.0)], made[:kept]
-    paths = list_pairs(config.clips)
-    if config.held_out_captures:
-        names = {path: read_provenance(path).capture for path in paths}
-        unknown = sorted(set(config.held_out_captures) - set(names.values()))
-        if unknown:
-            known = sorted(set(names.values()))
-            raise ValueError(f"--held-out-captures {unknown} are not in {config.clips}, which has {known}")
-        held_out = [path for path in paths if names[path] in config.held_out_captures]
-    else:
-        held_out = paths[::10]
-    training = [path for path in paths if path not in set(held_out)]
-    if not training:
-        raise ValueError(f"all {len(paths)} clips of {config.clips} are held out; nothing is left to train on")
-    stride = -(-len(held_out) // config.held_out_limit)
-    sources = [ClipSource(training, 1 - config.procedural_share)]
-    if made and config.procedural_share > 0:
-        sources.append(ClipSource(made, config.procedural_share))
-    return sources, held_out[::stride]
+        raise ValueError("--clips is missing: the folder of clips to train on, which gf-make-clips writes")
+    split = split_clips(config.clips, config.held_out_captures, config.held_out_limit)
+    batches = FrameClipDataset(
+        split.training,
+        optimisation.size,
+        optimisation.frames,
+        optimisation.seed,
+        optimisation.batches(accelerator.num_processes),
+        optimisation.batch_size,
+        config.augmentation,
+    )
+    held_out = HeldOutWindows(split.held_out, optimisation.size, optimisation.frames, config.held_out_limit)
+    with accelerator.main_process_first():
+        folder = starting_folder(initial, config.vae, Architecture(size=optimisation.size))
+    return train(batches, held_out, folder, config.output, optimisation, config.resume, accelerator)
 
 
-def _make_procedural(config: TrainGeneratorConfig) -> list[Path]:
-    """The procedural clip pairs of the output folder; those that exist already are kept."""
-    if config.clips is not None and config.procedural_share <= 0:
-        return []
-    folder, seed = config.output / "procedural", config.optimisation.seed
-    paths = []
-    for index in range(config.procedural):
-        path = folder / f"world_{seed}_{index:04d}.npz"
-        if not path.is_file():
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-            write_pair(folder, path.stem, procedural_pair(generator), Provenance("procedural", "none", seed))
-        paths.append(path)
-    return paths
+def read_config(path: Path) -> TrainCompactConfig | TrainDynamiCrafterConfig:
+    """Config of a YAML file; errors as in `read_settings`."""
+    return read_settings(path, _kind)
 
 
-def read_config(path: Path) -> TrainGeneratorConfig:
-    """Config from a YAML file whose keys are the field names.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a key is unknown.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config file")
-    return _fill(TrainGeneratorConfig, yaml.safe_load(path.read_text()) or {}, str(path))
-
-
-def _fill(cls: type, values: dict[str, Any], where: str) -> Any:
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{where}: unknown keys {unknown}; allowed are {sorted(hints)}")
-    filled = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = _fill(hints[name], value, f"{where}: {name}")
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif "Path" in str(hints[name]) and value is not None:
-            value = Path(value)
-        filled[name] = value
-    return cls(**filled)
-
-
-def _to_plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [_to_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+def _kind(settings: Mapping[str, Any]) -> type[TrainCompactConfig | TrainDynamiCrafterConfig]:
+    return TrainDynamiCrafterConfig if settings.get("generator") == "dynamicrafter" else TrainCompactConfig
 
 
 def entrypoint() -> None:
     """Command line: options, optionally after the path of a YAML file that gives other defaults."""
     arguments = sys.argv[1:]
-    default = TrainGeneratorConfig()
-    if arguments and arguments[0].endswith((".yaml", ".yml")):
-        default = read_config(Path(arguments.pop(0)))
-    main(tyro.cli(TrainGeneratorConfig, default=default, args=arguments, prog="gf-train-generator"))
+    try:
+        default = TrainCompactConfig()
+        if arguments and arguments[0].endswith((".yaml", ".yml")):
+            default = read_config(Path(arguments.pop(0)))
+        main(tyro.cli(type(default), default=default, args=arguments, prog="gf-train-generator"))
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
+        sys.exit(f"gf-train-generator: {error}")
 
 
 if __name__ == "__main__":

@@ -99,10 +99,11 @@ class DynamiCrafterPipeline(DiffusionPipeline):
     @property
     def size_multiple(self) -> int:
         """Width and height of clips must be multiples of this many pixels."""
-        return self.unet.size_multiple * self._pixels_per_latent
+        return self.unet.size_multiple * self.pixels_per_latent
 
     @property
-    def _pixels_per_latent(self) -> int:
+    def pixels_per_latent(self) -> int:
+        """Side of the square of pixels that one latent stands for."""
         return 2 ** (len(self._autoencoder_config.block_out_channels) - 1)
 
     @property
@@ -160,8 +161,11 @@ class DynamiCrafterPipeline(DiffusionPipeline):
 
     def encode_references(self, photos: Float[Tensor, "B R 3 h w"]) -> Float[Tensor, "B L D"]:
         """Context tokens of photos in -1..1, those of one clip in a row; gradients reach the projection."""
-        pixels = clip_pixels(photos.flatten(0, 1).float())
-        return self._project(self._tokens(pixels), photos.shape[0])
+        return self._project(self.photo_tokens(photos.flatten(0, 1)), photos.shape[0])
+
+    def photo_tokens(self, photos: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B N C"]:
+        """What the image encoder says of photos in -1..1; no gradients pass."""
+        return self._tokens(clip_pixels(photos.float()))
 
     def null_context(self, references: int, batch: int = 1) -> Float[Tensor, "B L D"]:
         """Context of as many mid-grey photos, the branch without references of the guidance.
@@ -243,7 +247,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         if sampling.start_noise < 1:
             if alpha is None:
                 raise ValueError(f"start_noise is {sampling.start_noise}; below 1 the coverage (alpha) is needed")
-            cell = self._pixels_per_latent
+            cell = self.pixels_per_latent
             coverage = functional.avg_pool2d(alpha.to(condition).permute(0, 3, 1, 2), cell)
             guide = start_guide(condition, coverage.transpose(0, 1)[None], sampling.start_noise)
         if known is None:

@@ -171,7 +171,7 @@ class DynamiCrafterRepairer:
         out = self.pipeline(
             video[..., :3], video[..., 3:], photo, self.sampling, generator, alpha=inputs.alpha, known=inputs.known
         )
-        images = torch.cat([out.rgb, out.disparity, _confidence(out.variance, video.shape[1:3])], dim=-1)
+        images = torch.cat([out.rgb, out.disparity, confidence_of(out.variance, video.shape[1:3])], dim=-1)
         (top, left), (width, height) = inputs.corner, inputs.size
         images = images[: len(clip), top : top + height, left : left + width]
         if inputs.size != clip.size:
@@ -220,7 +220,10 @@ def nearest_reference(clip: Clip, references: References) -> int:
     return int((distance + 0.5 * (1 - camera_forwards(viewmats) @ forward)).argmin())
 
 
-def _confidence(variance: Float[Tensor, "1 1 T h w"], size: torch.Size) -> Float[Tensor, "T H W 1"]:
-    """Logistic in the logarithm of the variance, between the latents' positions linear."""
+def confidence_of(variance: Float[Tensor, "1 1 T h w"], size: torch.Size) -> Float[Tensor, "T H W 1"]:
+    """Confidence per pixel for `Denoised.variance`, which see; `size` is (H, W) in pixels.
+
+    It is logistic in the logarithm of the variance, and linear between the latents' positions.
+    """
     confidence = 1 / (1 + variance[0, 0] / _HALF_CONFIDENCE_SPREAD**2)
     return functional.interpolate(confidence[:, None], tuple(size), mode="bilinear").permute(0, 2, 3, 1)

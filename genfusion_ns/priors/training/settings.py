@@ -1,13 +1,15 @@
-"""What trainings of all generators have in common: their settings, and where their random numbers come from."""
+"""Settings of trainings, and where their random numbers come from."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+
+from genfusion_ns.priors.training.lora import LoraSettings
 
 
 @dataclass
@@ -91,6 +93,52 @@ class LoopConfig:
     def batches(self, processes: int) -> int:
         """Batches that a whole training takes."""
         return self.steps * self.accumulation * processes
+
+
+@dataclass
+class DynamiCrafterOptimisation(LoopConfig):
+    """How the network is trained; the defaults are those of GenFusion's first stage."""
+
+    steps: int = 34000
+    """Optimiser steps; an interrupted training may be resumed with another number."""
+    batch_size: int = 2
+    """Samples that one process treats at once."""
+    accumulation: int = 2
+    """Batches per process that make up one step; GenFusion has 8 (first stage) and 16 samples per step in all."""
+    learning_rate: float = 1e-5
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up."""
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of AdamW."""
+    clip_norm: float = 0.5
+    """Largest gradient norm."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then what is validated and saved; 0 for none."""
+    precision: Literal["no", "bf16", "fp16"] = "fp16"
+    """Mixed precision; fp16 needs a GPU."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, from which an interrupted training resumes; the latest is kept."""
+    keep_every: int = 10000
+    """Steps between generators that are kept beside the latest, in folders kept/step-N; 0 keeps none."""
+    seed: int = 20230211
+    """Seed of samples, times, noise and dropout."""
+    size: tuple[int, int] = (512, 320)
+    """Width and height in pixels, multiples of 64 at the published architecture."""
+    frames: int = 16
+    """Frames of a sample."""
+    fps: int = 30
+    """Frame rate that the network is told."""
+    reference_dropout: tuple[float, float] = (0.05, 0.15)
+    """A uniform number in this range replaces the photo by mid grey, for guidance; 0 0 never does."""
+    gradient_checkpointing: bool = True
+    """Compute layers again on the way back instead of keeping what they gave: slower, far less memory."""
+    validation_steps: int = 25
+    """Denoising steps of validation; guidance and the rest are those of a run."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Low-rank training."""
 
 
 def _flag(name: str) -> str:
