@@ -166,6 +166,7 @@ def test_export_opens_as_a_gaussian_splat(trained, workspace):
 def test_clip_pairs_are_made_of_a_capture(workspace):
     command(
         *("gf-make-clips", "clips", "--captures", "scene", "--views", "3", "--stages", "1.0"),
+        *("--masked-strides", "--perturbed-paths", "0"),
         *("--iterations", "8", "--dense-iterations", "8", "--resolution", "64", "48"),
         cwd=workspace,
     )

@@ -66,8 +66,11 @@ class ShardWriter:
         """
         if "." in key or "/" in key:
             raise ValueError(f"{key}: keys of samples must not have dots or slashes")
-        if self._archive is not None and self._archive.offset + sum(map(len, members.values())) > self.max_bytes:
-            self._finish_shard()
+        if self._archive is not None:
+            end = self._archive.offset + sum(tarfile.BLOCKSIZE + _padded(len(member)) for member in members.values())
+            # An archive ends with two empty blocks and is filled up to whole records.
+            if _padded(end + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE) > self.max_bytes:
+                self._finish_shard()
         if self._archive is None:
             self._archive = tarfile.open(self._shard(), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         for ending, content in members.items():
@@ -189,9 +192,19 @@ def _index(shard: Path) -> dict[str, tuple[int, int]]:
 def _read_index(shard: Path, size: int, changed: int) -> dict[str, tuple[int, int]]:
     try:
         with tarfile.open(shard, "r:") as archive:
-            return {member.name: (member.offset_data, member.size) for member in archive.getmembers()}
+            index = {member.name: (member.offset_data, member.size) for member in archive.getmembers()}
+        # tarfile takes a file that ends within a header for complete.
+        with shard.open("rb") as stream:
+            stream.seek(max((_padded(sum(place)) for place in index.values()), default=0))
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("its end is missing")
     except (OSError, tarfile.TarError) as error:
         raise ValueError(f"{shard} cannot be read as a shard: {error}; it is damaged or not complete") from error
+    return index
+
+
+def _padded(size: int, unit: int = tarfile.BLOCKSIZE) -> int:
+    return -(-size // unit) * unit
 
 
 def _sha256(path: Path) -> str:

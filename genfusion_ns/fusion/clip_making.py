@@ -27,7 +27,7 @@ from genfusion_ns.fusion.clip_recipe import ClipRecipe, Difficulty
 from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, ShardSink
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.unrepaired import UnrepairedRun
+from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
 from genfusion_ns.fusion.view_samplers import (
     ObservedViews,
     SparseSampler,
@@ -99,7 +99,7 @@ class ClipJob:
         finished_shards(self.folder, check_sums=True)
         return True
 
-    def run(self) -> int:
+    def run(self, presets: Presets) -> int:
         """Make the clips; the job's folder appears when all of them are written. Returns the number of samples.
 
         What an earlier, interrupted attempt left is made again from the start: the same clips, byte for byte, on the
@@ -116,7 +116,7 @@ class ClipJob:
             contextlib.redirect_stderr(log),
         ):
             print(f"{self.name}: process {os.getpid()} on {platform.node()}")
-            samples = _Maker(self).make()
+            samples = _Maker(self, presets).make()
         os.replace(self.unfinished, self.folder)
         return samples
 
@@ -137,8 +137,8 @@ class _Path:
 class _Maker:
     """State of a running job."""
 
-    def __init__(self, job: ClipJob) -> None:
-        self.job, self.recipe = job, job.recipe
+    def __init__(self, job: ClipJob, presets: Presets) -> None:
+        self.job, self.recipe, self.presets = job, job.recipe, presets
         self.parser, self.names = _registered(job.capture, self.recipe.downscale_factor)
         self.preview = Preview([])
         self.sink: ClipSink = (
@@ -170,17 +170,23 @@ class _Maker:
             samples=self.sink.samples,
             photos=len(self.names),
             dense_psnr=round(dense_psnr, 3),
+            paths=[path.name for path in paths],
         )
         return self.sink.samples
 
     def _run(self, photos: Difficulty, iterations: int) -> UnrepairedRun:
-        return UnrepairedRun(self.job.capture, self.parser, len(self.names), photos, iterations, self.job.seed)
+        count, seed = len(self.names), self.job.seed
+        return UnrepairedRun(self.presets, self.job.capture, self.parser, count, photos, iterations, seed)
 
     def _paths(self, dense: GenFusionPipeline) -> tuple[list[_Path], float]:
         photos, names = _all_photos(dense, self.recipe.resolution)
+        psnr = photos.mean_psnr(dense.scene)
         paths = [self._photo_path(dense, photos, names)]
-        paths += [self._perturbed_path(dense, photos, number) for number in range(self.recipe.perturbed_paths)]
-        return paths, photos.mean_psnr(dense.scene)
+        if psnr >= self.recipe.min_dense_psnr:
+            paths += [self._perturbed_path(dense, photos, number) for number in range(self.recipe.perturbed_paths)]
+        elif self.recipe.perturbed_paths:
+            print(f"No perturbed paths: the dense reconstruction has {psnr:.1f} dB")
+        return paths, psnr
 
     def _photo_path(self, dense: GenFusionPipeline, photos: ObservedPhotos, names: list[str]) -> _Path:
         order = visiting_order(photos.c2w.cpu())
@@ -205,6 +211,7 @@ class _Maker:
         sampler = SparseSampler(config, length, recipe.resolution)
         generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
         sampled = sampler.sample(photos.whole, 0, generator, _walls(photos).free_space(dense.scene))
+        print(f"Perturbed path {number}: {sampled.log}")
         clips = []
         for window in sampled.windows:
             frames = window.frames(len(sampled.c2w))

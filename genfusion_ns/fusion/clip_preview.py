@@ -12,7 +12,7 @@ from torch import Tensor
 from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, to_bytes
 
 _COLUMNS = 6
-_WIDTH = 192
+_CELL_AREA = 192 * 108
 _LINE = 18
 _GAP = 3
 
@@ -26,8 +26,8 @@ class Preview:
     def add(self, label: str, pair: ClipPair) -> None:
         """Remember a few small frames of a pair."""
         columns = torch.linspace(0, len(pair.artifact) - 1, min(_COLUMNS, len(pair.artifact))).round().long()
-        width, height = pair.artifact.size
-        size = (_WIDTH, max(1, round(_WIDTH * height / width)))
+        aspect = pair.artifact.size[0] / pair.artifact.size[1]
+        size = (max(1, round((_CELL_AREA * aspect) ** 0.5)), max(1, round((_CELL_AREA / aspect) ** 0.5)))
         artifact, clean = (clip.rgb[columns.to(clip.rgb.device)] for clip in (pair.artifact, pair.clean))
         rows = [resize_images(row.cpu(), size) for row in (artifact, clean, 2 * (artifact - clean).abs())]
         self.clips.append((label, torch.stack(rows)))

@@ -26,6 +26,9 @@ class ClipRecipe:
     """Shares of the weak run at which clips are rendered: rounds meet scenes that are not fitted to the end."""
     perturbed_paths: int = 1
     """Paths along the photos with smooth departures from them; their clean side is rendered."""
+    min_dense_psnr: float = 24.0
+    """Perturbed paths are left out where the reconstruction from all photos is not good enough to learn from: where it
+    shows them with a lower mean PSNR in dB."""
     position_jitter: float = 0.5
     """Perturbed paths: largest departure, as a share of the distance between neighbouring photos."""
     turn_jitter: float = 5.0
@@ -96,7 +99,7 @@ class ClipRecipe:
         masked = [
             Difficulty(
                 f"m{stride}",
-                f"crop windows of every {stride}. view",
+                f"crop windows of every {_ordinal(stride)} photo",
                 tuple(range(seed % stride, num_photos, stride)),
                 self.masked_area,
             )
@@ -122,3 +125,8 @@ def _spread(count: int, picks: int, seed: int) -> list[int]:
     """One position out of each of `picks` equal parts of 0..count - 1: spread out, and different for every seed."""
     shifts = torch.rand(picks, generator=torch.Generator().manual_seed(seed * 1_000_003 + picks)).tolist()
     return [min(int((part + shift) * count / picks), count - 1) for part, shift in enumerate(shifts)]
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

@@ -25,8 +25,20 @@ Snapshot = Callable[[GenFusionPipeline], None]
 
 
 @dataclass(frozen=True)
+class Presets:
+    """Configurations that reconstructions start from."""
+
+    whole: Any
+    """That of the method genfusion, for whole photos."""
+    masked: Any
+    """That of the method genfusion-masked."""
+
+
+@dataclass(frozen=True)
 class UnrepairedRun:
     """Settings of one reconstruction."""
+
+    presets: Presets
 
     capture: Path
     """Folder of the capture."""
@@ -67,10 +79,8 @@ class UnrepairedRun:
         return pipeline
 
     def _config(self, folder: Path) -> Any:
-        from genfusion_ns.methods import genfusion, genfusion_masked
-
         area = self.photos.masked_area
-        config: Any = copy.deepcopy((genfusion if area is None else genfusion_masked).config)
+        config: Any = copy.deepcopy(self.presets.whole if area is None else self.presets.masked)
         manager = config.pipeline.datamanager
         config.data = manager.data = self.capture
         manager.dataparser = copy.deepcopy(self.parser)

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from genfusion_ns.fusion.clip_making import LOG, ClipJob
+from genfusion_ns.fusion.unrepaired import Presets
 
 _STORE_BYTES = 100 * 2**20
 """Room for objects that Ray passes between processes; jobs pass settings and a number."""
@@ -26,7 +27,7 @@ class JobOptions:
     threads: int | None = None
     """CPU threads of a job; by default the cores of this machine, shared by the workers."""
     gpus_per_job: float | None = None
-    """GPUs of a job, shares allowed; by default, where this machine has one, a share of it for each worker."""
+    """GPUs of a job, shares allowed; by default those of this machine, shared by the workers."""
     ray_address: str | None = None
     """Ray cluster to run on ("auto", or host:port); every node needs this package and sees captures and data set
     under the same paths. By default Ray is started on this machine for the time of the command."""
@@ -82,11 +83,12 @@ def _run_job(job: ClipJob, threads: int) -> int:
     """In the worker process."""
     import torch
 
+    from genfusion_ns.methods import genfusion, genfusion_masked
     from genfusion_ns.rendering.thread_pool import set_num_threads
 
     torch.set_num_threads(threads)
     set_num_threads(threads)
-    return job.run()
+    return job.run(Presets(genfusion.config, genfusion_masked.config))
 
 
 def _gpus(options: JobOptions) -> float:
@@ -94,7 +96,7 @@ def _gpus(options: JobOptions) -> float:
         return options.gpus_per_job
     import torch
 
-    return 1 / options.workers if torch.cuda.is_available() else 0
+    return min(1.0, torch.cuda.device_count() / options.workers)
 
 
 def _reason(ray: Any, error: Any, job: ClipJob) -> str:
@@ -111,8 +113,8 @@ def _reason(ray: Any, error: Any, job: ClipJob) -> str:
 def _ray(options: JobOptions, threads: int) -> Iterator[Any]:
     """Ray, connected; a Ray that was started here ends with the context."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Otherwise workers without a GPU share find it hidden, and Ray says so at length.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A job without a share of a GPU must not find one; a later Ray would show it all of them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     try:
         import ray
     except ModuleNotFoundError as error:
