@@ -75,6 +75,24 @@ def test_unknown_depth_is_stored_as_zero(folder: Path, tmp_path: Path) -> None:
     assert not back.clean.depth[0, 0, :3].any()
 
 
+def test_normals_and_seen_parts_come_back(folder: Path, tmp_path: Path) -> None:
+    pair = read_pair(folder / "clip_0.npz")
+    assert pair.references.seen is None
+    normals = torch.nn.functional.normalize(torch.randn(pair.artifact.rgb.shape), dim=-1)
+    seen = torch.rand(pair.references.rgb[..., :1].shape) > 0.5
+    more = ClipPair(replace(pair.artifact, normals=normals), pair.clean, replace(pair.references, seen=seen))
+    path = write_pair(tmp_path, "more", more, ORIGIN)
+    assert read_pair(path).artifact.normals is None
+    back = read_pair(path, normals=True)
+    assert back.artifact.normals is not None and back.references.seen is not None
+    assert (back.artifact.normals - normals).abs().max() <= 0.5 / 127 + 1e-6
+    assert torch.equal(back.references.seen, seen)
+    source = ClipSource([path], 1.0)
+    data = ClipDataset([source], AugmentationConfig(crop=(32, 24), frames=2), 1, 3, 0, normals=True)
+    assert data[0][0].artifact.normals is not None
+    assert data[0][0].artifact.normals.shape == (2, 24, 32, 3)
+
+
 def test_pairs_of_different_cameras_or_shapes_are_refused(folder: Path, tmp_path: Path) -> None:
     pair, other = read_pair(folder / "clip_0.npz"), read_pair(folder / "clip_1.npz")
     with pytest.raises(ValueError, match="different cameras"):
