@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,9 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_capture
 import torch
+from PIL import Image
 
 from genfusion_ns.data.capture_formats import dataparser_of
 from genfusion_ns.data.clips import list_pairs, read_pair, read_provenance
@@ -87,6 +90,28 @@ def test_masked_clips_know_windows_of_their_photos(job: ClipJob) -> None:
     assert torch.allclose(masked.references.Ks[:, 0, 0], 2 * masked.clean.Ks[:2, 0, 0], rtol=1e-3)
     counts = {read_provenance(path).split: len(read_provenance(path).train_views) for path in list_pairs(job.out)}
     assert counts == {"3 views": 3, "crop windows of every 2nd photo": 6}
+
+
+def test_what_masks_hide_is_rendered_and_not_trusted(tmp_path: Path) -> None:
+    capture = tiny_capture.make_capture(tmp_path / "masked")
+    tiny_capture.write_transforms(capture)
+    mask = np.full((tiny_capture.HEIGHT, tiny_capture.WIDTH), 255, np.uint8)
+    mask[:, :16] = 0
+    (capture.folder / "masks").mkdir()
+    content = json.loads((capture.folder / "transforms.json").read_text())
+    for frame in content["frames"]:
+        frame["mask_path"] = frame["file_path"].replace("images", "masks")
+        Image.fromarray(mask).save(capture.folder / frame["mask_path"])
+    (capture.folder / "transforms.json").write_text(json.dumps(content))
+    ClipJob(capture.folder, tmp_path / "out", 0, QUICK).run(PRESETS)
+    (path,) = list_pairs(tmp_path / "out")
+    pair, names = read_pair(path), read_provenance(path).frames
+    assert not pair.clean.alpha[:, :, :16].any()
+    for frame, name in zip(pair.clean.rgb, names, strict=True):
+        assert torch.allclose(frame[:, 16:], named(capture, name).expand_as(frame[:, 16:]), atol=1e-3)
+        assert not torch.allclose(frame[:, :16], named(capture, name).expand_as(frame[:, :16]), atol=0.1)
+    assert pair.references.seen is not None
+    assert pair.references.seen[:, :, 16:].all() and not pair.references.seen[:, :, :16].any()
 
 
 def test_perturbed_paths_are_rendered_on_both_sides(job: ClipJob) -> None:
@@ -168,7 +193,9 @@ def test_seeds_choose_other_views() -> None:
     ("changes", "flag"),
     [
         ({"stages": (0.0,)}, "--stages"),
+        ({"stages": (0.501, 0.502)}, "--stages"),
         ({"views": (1,)}, "--views"),
+        ({"views": (3, 3)}, "--views"),
         ({"views": (), "masked_strides": ()}, "--masked-strides"),
         ({"masked_area": 1.0}, "--masked-area"),
         ({"iterations": 0}, "--iterations"),

@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,30 +22,21 @@ from genfusion_ns.data.capture import read_capture, whole_capture_config
 from genfusion_ns.data.capture_formats import dataparser_of
 from genfusion_ns.data.clip_shards import RECORD, finished_shards, read_record, write_record
 from genfusion_ns.data.clips import Provenance
+from genfusion_ns.fusion.clip_paths import AllPhotos, CleanPath, perturbed_path, photo_path
 from genfusion_ns.fusion.clip_preview import Preview
 from genfusion_ns.fusion.clip_recipe import ClipRecipe, Difficulty
 from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, ShardSink
-from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
 from genfusion_ns.fusion.view_samplers import (
-    ObservedViews,
-    SparseSampler,
-    SparseSamplerConfig,
     choose_references,
-    clip_size,
 )
-from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, viewmat_to_c2w
+from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
-from genfusion_ns.geometry.trajectories import visiting_order
-from genfusion_ns.geometry.windows import Window, clip_windows
 
 LOG = "log.txt"
 """What the reconstructions print, in the folder of the job."""
-_TRUSTED_ALPHA = 0.9
-"""Coverage of the full reconstruction above which its depth, and its colour beside the photos, are taken for true."""
-_WALL_PHOTOS = 48
-"""Photos that tell where walls are; more cost time and say the same."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +112,6 @@ class ClipJob:
         return samples
 
 
-@dataclass(frozen=True)
-class _Path:
-    """Cameras with their clean side, cut into windows."""
-
-    name: str
-    windows: list[Window]
-    clean: list[Clip]
-    """One clip per window."""
-    frames: list[tuple[str, ...]]
-    """Photo of each frame of each window, where there are any."""
-    length: int
-
-
 class _Maker:
     """State of a running job."""
 
@@ -149,6 +127,7 @@ class _Maker:
 
     def make(self) -> int:
         difficulties = self.recipe.difficulties(len(self.names), self.job.seed)
+        # A split needs a test view; the reconstruction from all photos does without the first one.
         everything = Difficulty("dense", "all views", tuple(range(1, len(self.names))), None)
         dense = self._run(everything, self.recipe.dense_iterations).train()
         paths, dense_psnr = self._paths(dense)
@@ -178,49 +157,21 @@ class _Maker:
         count, seed = len(self.names), self.job.seed
         return UnrepairedRun(self.presets, self.job.capture, self.parser, count, photos, iterations, seed)
 
-    def _paths(self, dense: GenFusionPipeline) -> tuple[list[_Path], float]:
-        photos, names = _all_photos(dense, self.recipe.resolution)
-        psnr = photos.mean_psnr(dense.scene)
-        paths = [self._photo_path(dense, photos, names)]
+    def _paths(self, dense: GenFusionPipeline) -> tuple[list[CleanPath], float]:
+        everything = AllPhotos.of(dense, self.recipe.resolution)
+        psnr = everything.photos.mean_psnr(dense.scene)
+        paths = [photo_path(dense.scene, everything, self.recipe)]
         if psnr >= self.recipe.min_dense_psnr:
-            paths += [self._perturbed_path(dense, photos, number) for number in range(self.recipe.perturbed_paths)]
+            for number in range(self.recipe.perturbed_paths):
+                generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
+                paths.append(perturbed_path(dense.scene, everything, self.recipe, number, generator))
         elif self.recipe.perturbed_paths:
-            print(f"No perturbed paths: the dense reconstruction has {psnr:.1f} dB")
+            print(f"No perturbed paths: the reconstruction from all photos has {psnr:.1f} dB")
         return paths, psnr
 
-    def _photo_path(self, dense: GenFusionPipeline, photos: ObservedPhotos, names: list[str]) -> _Path:
-        order = visiting_order(photos.c2w.cpu())
-        windows = clip_windows(len(order), self.recipe.clip_length, self.recipe.max_windows)
-        clips, frames = [], []
-        for window in windows:
-            ids = [order[i] for i in window.frames(len(order))]
-            rendered = dense.scene.render_clip(c2w_to_viewmat(photos.c2w[ids]), photos.Ks[ids], photos.size)
-            clips.append(replace(rendered, rgb=photos.rgb[ids], alpha=_trusted(rendered)))
-            frames.append(tuple(names[i] for i in ids))
-        return _Path("capture", windows, clips, frames, len(order))
-
-    def _perturbed_path(self, dense: GenFusionPipeline, photos: ObservedPhotos, number: int) -> _Path:
-        recipe, length = self.recipe, self.recipe.clip_length
-        count = min(-(-len(photos.rgb) // length), recipe.max_windows)
-        config = SparseSamplerConfig(
-            kind="follow",
-            num_frames=count * length,
-            position_jitter=recipe.position_jitter,
-            turn_jitter=recipe.turn_jitter,
-        )
-        sampler = SparseSampler(config, length, recipe.resolution)
-        generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
-        sampled = sampler.sample(photos.whole, 0, generator, _walls(photos).free_space(dense.scene))
-        print(f"Perturbed path {number}: {sampled.log}")
-        clips = []
-        for window in sampled.windows:
-            frames = window.frames(len(sampled.c2w))
-            viewmats = c2w_to_viewmat(sampled.c2w[frames])
-            rendered = dense.scene.render_clip(viewmats, sampled.K[frames], photos.size)
-            clips.append(replace(rendered, alpha=_trusted(rendered)))
-        return _Path(f"perturbed{number}", sampled.windows, clips, [()] * len(clips), len(sampled.c2w))
-
-    def _snapshot(self, pipeline: GenFusionPipeline, paths: list[_Path], difficulty: Difficulty, stage: float) -> None:
+    def _snapshot(
+        self, pipeline: GenFusionPipeline, paths: list[CleanPath], difficulty: Difficulty, stage: float
+    ) -> None:
         size = paths[0].clean[0].size
         train = ObservedPhotos.of(pipeline.datamanager, size, pipeline.scene.device)
         names = pipeline.datamanager.train_names
@@ -256,28 +207,6 @@ def _registered(capture: Path, downscale_factor: int | None) -> tuple[DataParser
     whole = whole_capture_config(config)
     parser = whole.setup()
     return config, read_capture(parser, parser.get_dataparser_outputs("train")).names
-
-
-def _all_photos(pipeline: GenFusionPipeline, resolution: tuple[int, int]) -> tuple[ObservedPhotos, list[str]]:
-    """Every registered photo at clip size, and their names."""
-    datamanager, device = pipeline.datamanager, pipeline.scene.device
-    size = clip_size(commonest_size(datamanager.whole_train_cameras), resolution)
-    parts = [ObservedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
-    rgb, c2w, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "c2w", "Ks"))
-    sizes = [size for part in parts for size in part.whole.sizes]
-    whole = ObservedViews(c2w.cpu(), torch.cat([part.whole.Ks for part in parts]), sizes)
-    return ObservedPhotos(rgb, None, c2w, Ks, whole), [*datamanager.train_names, *datamanager.test_names]
-
-
-def _walls(photos: ObservedPhotos) -> ObservedPhotos:
-    """A few photos spread over the capture."""
-    count = len(photos.rgb)
-    ids = torch.linspace(0, count - 1, min(count, _WALL_PHOTOS)).round().long()
-    return replace(photos, rgb=photos.rgb[ids], c2w=photos.c2w[ids], Ks=photos.Ks[ids])
-
-
-def _trusted(rendered: Clip) -> torch.Tensor:
-    return (rendered.alpha > _TRUSTED_ALPHA).float()
 
 
 def _psnr(artifact: Clip, clean: Clip) -> float:

@@ -57,6 +57,13 @@ class ClipRecipe:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {minimum}")
         if not self.stages or not all(0 < stage <= 1 for stage in self.stages):
             raise ValueError(f"--stages is {self.stages}; give shares of the run, above 0 and at most 1")
+        for name, values in (
+            ("stages", [round(100 * stage) for stage in self.stages]),
+            ("views", self.views),
+            ("masked-strides", self.masked_strides),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"--{name} names one value twice, in whole percents where they are shares: {values}")
         if not self.views and not self.masked_strides:
             raise ValueError("--views and --masked-strides are both empty; there is nothing to reconstruct")
         if any(views < 2 for views in self.views):
@@ -74,7 +81,7 @@ class ClipRecipe:
 
     def stage_of_step(self) -> dict[int, float]:
         """After which steps (0-based) of a weak run clips are rendered."""
-        return {max(1, round(self.iterations * stage)) - 1: stage for stage in self.stages}
+        return {max(1, round(self.iterations * stage)) - 1: stage for stage in sorted(self.stages)}
 
     def difficulties(self, num_photos: int, seed: int) -> list[Difficulty]:
         """The weak reconstructions of a capture.

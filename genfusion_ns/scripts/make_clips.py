@@ -44,7 +44,9 @@ class MakeClips:
         self.jobs.check()
         if not self.captures or not self.seeds:
             raise ValueError("--captures and --seeds need at least one entry each")
-        jobs = [ClipJob(path, self.out, seed, self.recipe) for path in self.captures for seed in self.seeds]
+        # Workers of a cluster start in folders of their own.
+        out, captures = self.out.absolute(), [path.absolute() for path in self.captures]
+        jobs = [ClipJob(path, out, seed, self.recipe) for path in captures for seed in self.seeds]
         twice = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
         if twice:
             raise ValueError(
