@@ -108,6 +108,11 @@ def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
     if accelerator.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
         replace_file(config.output / _RECORD, yaml.safe_dump(to_plain(config), sort_keys=False))
+        loop, processes = config.optimisation, accelerator.num_processes
+        print(
+            f"Training on {processes} process(es), {accelerator.device.type}: {loop.batch_size} samples x "
+            f"{loop.accumulation} batches x {processes} = {loop.batch_size * loop.accumulation * processes} per step"
+        )
     train = _train_compact if isinstance(config, TrainCompactConfig) else _train_dynamicrafter
     report = train(config, initial, accelerator)  # pyright: ignore[reportArgumentType]
     if report is not None:

@@ -1,7 +1,9 @@
 """Training of the compact network: its settings, its loss, and the `Objective` that the loop trains.
 
 The loss is flow matching in its clean-clip form: at a random time of the path the network estimates the clean clip,
-compared with a Charbonnier penalty (colour, colour gradients, known disparity). A Gaussian likelihood of the colour
+compared by squared error and a Charbonnier penalty (colour) and by the latter alone (colour gradients, known
+disparity). Squared error asks for the mean of what may be there, a blur where nothing is known, which is what many
+steps of supervision would average to anyway; the rest keeps what is known sharp. A Gaussian likelihood of the colour
 error, seen by the variance head alone, makes the confidence honest.
 """
 
@@ -54,7 +56,11 @@ class OptimisationConfig(LoopConfig):
     """Share of training times at the start of the path."""
     disparity_weight: float = 0.5
     """Weight of the disparity loss."""
-    gradient_weight: float = 0.5
+    square_weight: float = 1.0
+    """Weight of the squared colour error."""
+    absolute_weight: float = 0.3
+    """Weight of the Charbonnier penalty of the colour error."""
+    gradient_weight: float = 0.25
     """Weight of the loss on spatial colour differences."""
     likelihood_weight: float = 0.1
     """Weight of the likelihood that trains the confidence."""
@@ -74,7 +80,7 @@ def training_loss(
     prediction: CompactPrediction = network(state, condition.artifact, condition.warped, condition.photos, time)
     error = prediction.clean - target.clean
     colour, known = error[:, :3], target.depth_known
-    loss = _charbonnier(colour).mean()
+    loss = config.square_weight * colour.square().mean() + config.absolute_weight * _charbonnier(colour).mean()
     loss = loss + config.gradient_weight * sum(_charbonnier(colour.diff(dim=axis)).mean() for axis in (3, 4))
     disparity = (_charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
     return loss + config.disparity_weight * disparity + config.likelihood_weight * _likelihood(prediction, colour)

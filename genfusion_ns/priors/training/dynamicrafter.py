@@ -128,11 +128,14 @@ class DynamiCrafterObjective:
 
     def validate(self, weights: dict[str, Tensor]) -> Judgement:
         """Repair the held-out clips as a run would do it."""
+        parts = self._parts(weights)
+        for part in parts.values():
+            nn.Module.to(part, self._device, self._dtype)  # not diffusers' own, which warns without reason
         pipeline = DynamiCrafterPipeline(
             vae=self.pipeline.vae,
             image_encoder=self.pipeline.image_encoder,
             scheduler=self.pipeline.scheduler,
-            **{name: part.to(self._device, self._dtype) for name, part in self._parts(weights).items()},
+            **parts,
         )
         pipeline.set_progress_bar_config(disable=True)
         sampling = Sampling(steps=self.config.validation_steps, fps=self.config.fps)
