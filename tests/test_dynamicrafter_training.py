@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from dynamicrafter_toys import (
     ENCODER,
     PROJECTION,
@@ -23,6 +24,7 @@ from dynamicrafter_toys import (
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
+from genfusion_ns.data.clips import Provenance, write_pair
 from genfusion_ns.data.frame_clips import FrameBatch
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.cameras import Clip
@@ -36,6 +38,7 @@ from genfusion_ns.priors.training.lora import LoraSettings, add_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
 from genfusion_ns.priors.training.start import starting_folder
 from genfusion_ns.priors.validation import HeldOutFrames
+from genfusion_ns.scripts.train_generator import main, read_config
 
 FRAMES, SIDE = 4, 64
 TINY = DynamiCrafterOptimisation(
@@ -259,6 +262,30 @@ def test_accumulated_batches_make_the_step_of_a_larger_batch(
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_the_second_stage_starts_from_the_first(initial: Path, tmp_path: Path) -> None:
+    for index in range(2):
+        pair = procedural_pair(torch.Generator().manual_seed(index), frames=FRAMES, size=(160, 80))
+        write_pair(tmp_path / "clips", f"clip_{index}", pair, Provenance(f"world{index}", "none", index))
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(
+        f"generator: dynamicrafter\nclips: {tmp_path / 'clips'}\nheld_out_captures: [world1]\ninitial: {initial}\n"
+        f"output: {tmp_path / 'one'}\n"
+        "optimisation: {steps: 1, batch_size: 1, accumulation: 1, precision: 'no', size: [64, 64], frames: 4,\n"
+        "  validation_steps: 1}\n"
+    )
+    second.write_text(
+        f"parent: first.yaml\noutput: {tmp_path / 'two'}\noptimisation: {{size: [128, 64], learning_rate: 0.0}}\n"
+    )
+    with pytest.raises(FileNotFoundError, match=r"first\.yaml has not been trained"):
+        main(read_config(second))
+    main(read_config(first))
+    main(read_config(second))
+    states = [load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors") for name in ("one", "two")]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    assert build_repairer(RepairerConfig(model=str(tmp_path / "one")), "cpu").resolution == (64, 64)
+    assert build_repairer(RepairerConfig(model=str(tmp_path / "two")), "cpu").resolution == (128, 64)
+
+
 def test_lora_gives_an_adapter_and_a_merged_generator(
     initial: Path, held_out: list[HeldOutFrames], tmp_path: Path
 ) -> None:
@@ -271,12 +298,9 @@ def test_lora_gives_an_adapter_and_a_merged_generator(
     assert all(torch.equal(value.half(), projections[1][name]) for name, value in projections[0].items())
     merged = DynamiCrafterUNet.from_pretrained(out / "unet", torch_dtype=torch.float32)
     base = DynamiCrafterUNet.from_pretrained(initial / "unet")
-    assert merged.state_dict().keys() == base.state_dict().keys()
-    changed = {
-        name
-        for name, value in merged.state_dict().items()
-        if not torch.equal(value, base.state_dict()[name].half().float())
-    }
+    before, after = base.state_dict(), merged.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name].half().float())}
     assert changed
     assert all(name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")) for name in changed)
     adapted = PeftModel.from_pretrained(base, str(out / "adapter")).eval()
@@ -308,6 +332,14 @@ def test_settings_that_do_not_fit_the_generator(initial: Path, tmp_path: Path) -
         replace(TINY, precision="fp16").check()
     with pytest.raises(FileNotFoundError, match="gf-convert-generator"):
         starting_folder(str(tmp_path / "nothing"), None, Architecture())
+
+
+def test_a_base_generator_without_depth_is_refused(tmp_path: Path) -> None:
+    pipeline = toy_pipeline()
+    pipeline.register_modules(vae=AutoencoderKL(**{**VAE, "in_channels": 3, "out_channels": 3}, norm_num_groups=8))
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no depth; .*--vae VAE"):
+        DynamiCrafterObjective(tmp_path, [], TINY)
 
 
 def test_a_checkpoint_file_is_converted_at_its_first_use(

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
-from genfusion_ns.data.clips import Provenance, write_pair
+from genfusion_ns.data.clips import Provenance, read_pair, write_pair
 from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.published_clips import FrameSequencePair, write_published
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
 from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, main, read_config
+from genfusion_ns.scripts.training_data import HeldOutWindows, split_clips
 
 TINY = OptimisationConfig(
     steps=50,
@@ -85,6 +88,21 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_workers_prepare_what_the_training_would_have_prepared(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path
+) -> None:
+    curves = []
+    for workers in (0, 2):
+        config = replace(TINY, steps=5, workers=workers, accumulation=2)
+        data = batches(paths, config)
+        data.batches = config.batches(processes=1)
+        train(data, held_out[:1], tmp_path / str(workers), config)
+        curves.append((tmp_path / str(workers) / "training.jsonl").read_text())
+    assert curves[0] == curves[1]
+    losses = [json.loads(line)["loss"] for line in curves[0].splitlines()]
+    assert len(set(losses)) == 5
 
 
 def test_frames_at_a_photo_do_not_count_in_validation(held_out: list[ClipPair]) -> None:
@@ -220,6 +238,39 @@ def test_a_training_starts_from_the_result_of_its_parent(paths: list[Path], tmp_
         main(read_config(child))
 
 
+def test_clips_are_held_out_by_capture_in_both_layouts(paths: list[Path], tmp_path: Path) -> None:
+    folder = paths[0].parent
+    split = split_clips(folder, (), limit=12)
+    assert split.held_out == paths[:1]
+    assert split.training == paths[1:]
+    frames = torch.rand(3, 64, 96, 3, generator=torch.Generator().manual_seed(0))
+    disparity = frames.mean(-1, keepdim=True)
+    for scene in ("castle", "garden"):
+        write_published(tmp_path / scene, 0, FrameSequencePair(frames, disparity, frames, disparity))
+    split = split_clips(tmp_path, ("garden",), limit=12)
+    assert (split.training, split.held_out) == ([tmp_path / "castle"], [tmp_path / "garden"])
+    with pytest.raises(ValueError, match=r"\['moon'\] are not in .*'castle', 'garden'"):
+        split_clips(tmp_path, ("moon",), limit=12)
+    with pytest.raises(ValueError, match="all 2 clips"):
+        split_clips(tmp_path, ("castle", "garden"), limit=12)
+
+
+def test_held_out_windows_do_not_count_their_photo(paths: list[Path]) -> None:
+    clean = read_pair(paths[0]).clean
+    (last,) = HeldOutWindows(paths[:1], size=(64, 64), frames=3, limit=5)
+    (whole,) = HeldOutWindows(paths[:1], size=(64, 64), frames=16, limit=5)
+    assert last.novel.tolist() == [True, True, True]
+    assert whole.novel.tolist() == [False, True, True, True]
+    for window in (last, whole):
+        assert torch.equal(window.photo, clean.rgb[0])
+        assert torch.equal(window.clean[-1, ..., :3], clean.rgb[-1, :, 16:80])  # the middle of 96 x 64 pixels
+        known = window.known[..., 0]
+        nearest = clean.depth[-len(known) :, :, 16:80, 0][known].min()
+        assert bool(((window.clean[..., 3] == 1) & known).any())
+        assert float(clean.depth[-len(known) :, :, 16:80, 0][window.clean[..., 3] == 1].min()) == pytest.approx(nearest)
+        assert window.artifact.shape == (len(known), 64, 64, 4)
+
+
 def test_a_dynamicrafter_generator_needs_a_start_and_clips(tmp_path: Path) -> None:
     config = TrainDynamiCrafterConfig(output=tmp_path)
     config.optimisation.precision = "no"
@@ -274,6 +325,10 @@ def test_curves_of_a_resumed_training_have_each_step_once(tmp_path: Path) -> Non
     assert [entry["step"] for entry in read("training.jsonl")] == [1, 2, 3]
     assert read("training.jsonl")[-1] == {"step": 3, "loss": 0.5, "gradient_norm": None}
     assert read("validation.jsonl") == [{"step": 3, "psnr": 20.0}]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [3]
+    assert events.Scalars("validation/psnr")[0].value == 20.0
+    assert events.Images("samples")[0].width == 4
 
 
 def test_validation_measures_what_other_implementations_do() -> None:
