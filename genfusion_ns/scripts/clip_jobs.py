@@ -30,7 +30,8 @@ class JobOptions:
     """GPUs of a job, shares allowed; by default those of this machine, shared by the workers."""
     ray_address: str | None = None
     """Ray cluster to run on ("auto", or host:port); every node needs this package and sees captures and data set
-    under the same paths. By default Ray is started on this machine for the time of the command."""
+    under the same paths, and RAY_AUTH_TOKEN must be the cluster's where that asks for one. By default Ray is started
+    on this machine for the time of the command."""
     retries: int = 2
     """How often a job is started again whose process was killed or whose node was lost."""
 
@@ -123,6 +124,7 @@ def _ray(options: JobOptions, threads: int) -> Iterator[Any]:
         ) from error
     if options.ray_address is None:
         ray.init(
+            address="local",  # whatever other Ray is found on the machine or in the environment
             num_cpus=options.workers * threads,
             include_dashboard=False,
             log_to_driver=False,
