@@ -230,6 +230,9 @@ def test_captures_come_in_several_formats(tmp_path: Path, layout: str) -> None:
     (path,) = list_pairs(tmp_path / "out")
     photos = 12 if layout == "colmap" else 8
     assert len(set(read_provenance(path).frames)) == photos
+    # In a round, too, the empty space of photos with alpha is a backdrop and no hole.
+    alpha = read_pair(path).artifact.alpha
+    assert bool((alpha == 1).all()) == (layout == "blender")
 
 
 def test_folders_that_are_no_captures_are_named(tmp_path: Path) -> None:

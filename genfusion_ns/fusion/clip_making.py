@@ -178,7 +178,8 @@ class _Maker:
         for path in paths:
             made = []
             for window, clean, frames in zip(path.windows, path.clean, path.frames, strict=True):
-                artifact = pipeline.scene.render_clip(clean.viewmats, clean.Ks, size, normals=True)
+                rendered = pipeline.scene.render_clip(clean.viewmats, clean.Ks, size, normals=True)
+                artifact = train.as_given(rendered)
                 poses = viewmat_to_c2w(clean.viewmats).cpu()
                 chosen = choose_references(train.c2w.cpu(), poses, self.recipe.num_references)
                 provenance = Provenance(
