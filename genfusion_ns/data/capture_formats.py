@@ -36,7 +36,7 @@ def dataparser_of(folder: Path, downscale_factor: int | None = None) -> DataPars
             raise CaptureError(
                 f"{folder} is a Blender capture, which has no downscaled images; leave --downscale-factor out for it"
             )
-        return BlenderDataParserConfig(data=folder)
+        return BlenderDataParserConfig(data=folder, alpha_color=None)  # keeps the alpha channel
     for name in _COLMAP_FOLDERS:
         if any((folder / name / f"images.{ending}").is_file() for ending in ("bin", "txt")):
             return ColmapDataParserConfig(
