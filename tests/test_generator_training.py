@@ -20,7 +20,13 @@ from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
-from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, main, read_config
+from genfusion_ns.scripts.train_generator import (
+    TrainCompactConfig,
+    TrainDynamiCrafterConfig,
+    entrypoint,
+    main,
+    read_config,
+)
 from genfusion_ns.scripts.training_data import HeldOutWindows, split_clips
 
 TINY = OptimisationConfig(
@@ -340,6 +346,20 @@ def test_validation_measures_what_other_implementations_do() -> None:
     assert ssim(images, truth) == pytest.approx(
         float(StructuralSimilarityIndexMeasure(data_range=1.0)(*planes)), abs=1e-6
     )
+
+
+def test_options_count_more_than_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "generator.yaml"
+    path.write_text(f"output: {tmp_path / 'out'}\noptimisation: {{steps: 3, batch_size: 0}}\n")
+    for options, said in (
+        ([], "--optimisation.batch-size is 0; at least 1 is needed"),
+        (["--optimisation.batch-size", "1", "--optimisation.steps", "0"], "--optimisation.steps is 0"),
+        (["--initial", str(tmp_path / "out")], "would start from"),
+    ):
+        monkeypatch.setattr("sys.argv", ["gf-train-generator", str(path), *options])
+        with pytest.raises(SystemExit, match=f"gf-train-generator: .*{said}"):
+            entrypoint()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["compact", "dynamicrafter_512x320", "dynamicrafter_960x512"])

@@ -107,11 +107,11 @@ class Training:
         self.accelerator, self.objective, self.config, self.output = accelerator, objective, config, output
         if config.ema and accelerator.distributed_type in _SHARDED:
             raise ValueError("no moving average can be kept of weights in shards; set --optimisation.ema 0")
-        plugin = (
-            accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
-        )
-        if plugin is not None:
+        plugin = accelerator.state.deepspeed_plugin
+        if plugin is not None and accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # It clips by itself, and cannot ask a loader that accelerate does not know.
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
+            plugin.deepspeed_config["gradient_clipping"] = config.clip_norm
         dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
         objective.place(accelerator.device, dtype)
         trained = [parameter for parameter in objective.network.parameters() if parameter.requires_grad]
@@ -181,7 +181,9 @@ class Training:
 
     def resume(self) -> int:
         """See `load_checkpoint`."""
-        return load_checkpoint(self.accelerator, self.output)
+        step = load_checkpoint(self.accelerator, self.output)
+        self.accelerator.step = 0  # batches of the current step, which may be made of more or fewer of them than before
+        return step
 
     def _weights(self) -> dict[str, Tensor]:
         """The whole state of the network, wherever its parts are."""
