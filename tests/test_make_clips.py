@@ -40,6 +40,7 @@ RECIPE = ClipRecipe(
     stages=(0.5, 1.0),
     resolution=(32, 24),
     min_dense_psnr=0.0,
+    min_confirmed=0.0,  # every photo has a colour of its own, so none confirms another
     num_references=2,
     downscale_factor=1,
 )
@@ -132,9 +133,10 @@ def test_perturbed_paths_are_rendered_on_both_sides(job: ClipJob) -> None:
 
 
 def test_reconstructions_that_are_no_example_are_not_taken_for_one(job: ClipJob, tmp_path: Path) -> None:
-    strict = replace(QUICK, perturbed_paths=1, min_dense_psnr=60.0)
-    assert replace(job, out=tmp_path, recipe=strict).run(PRESETS) == 1
-    assert read_provenance(list_pairs(tmp_path)[0]).path == "capture"
+    for name, strict in (("psnr", {"min_dense_psnr": 60.0}), ("confirmed", {"min_confirmed": 0.9})):
+        recipe = replace(QUICK, perturbed_paths=1, **strict)
+        assert replace(job, out=tmp_path / name, recipe=recipe).run(PRESETS) == 1
+        assert read_provenance(list_pairs(tmp_path / name)[0]).path == "capture"
 
 
 def test_normals_are_unit_vectors_where_something_was_rendered(job: ClipJob) -> None:
@@ -265,6 +267,7 @@ def test_a_killed_worker_costs_time_and_a_broken_capture_itself(tmp_path: Path) 
     recipe = replace(RECIPE, iterations=60)
     words = [BIN / "gf-make-clips", "clips", "--captures", "loop", "ring", "broken", "--workers", 2, "--threads", 1]
     words += ["--views", 3, "--iterations", 60, "--dense-iterations", 60, "--stages", 0.5, 1, "--min-dense-psnr", 0]
+    words += ["--min-confirmed", 0]
     words += ["--resolution", 32, 24, "--num-references", 2, "--downscale-factor", 1]
     command = subprocess.Popen(
         [str(word) for word in words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -34,7 +34,8 @@ ARRAYS = {
     "artifact_alpha": "uint8 [T, H, W, 1]: their accumulated opacity, 0..255",
     "clean_rgb": "uint8 [T, H, W, 3]: the same cameras as they should look",
     "clean_depth": "float16 [T, H, W, 1]: z depth of the reconstruction from all views",
-    "clean_alpha": "uint8 [T, H, W, 1]: 255 where the clean depth (and colour, if it is rendered) can be trusted",
+    "clean_alpha": "uint8 [T, H, W, 1]: 255 where the clean depth (and colour, if it is rendered) can be trusted: "
+    "covered by the reconstruction and, if the colour is rendered, confirmed by a photo",
     "viewmats": "float32 [T, 4, 4]: world to camera, OpenCV axes (x right, y down, z forward)",
     "Ks": "float32 [T, 3, 3]: intrinsics in pixels; the first pixel's centre is at (0.5, 0.5)",
     "reference_rgb": "uint8 [R, h, w, 3]: photos that the weak reconstruction was made from",

@@ -164,7 +164,8 @@ class _Maker:
         if psnr >= self.recipe.min_dense_psnr:
             for number in range(self.recipe.perturbed_paths):
                 generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
-                paths.append(perturbed_path(dense.scene, everything, self.recipe, number, generator))
+                path = perturbed_path(dense.scene, everything, self.recipe, number, generator)
+                paths += [path] if path.windows else []
         elif self.recipe.perturbed_paths:
             print(f"No perturbed paths: the reconstruction from all photos has {psnr:.1f} dB")
         return paths, psnr

@@ -8,17 +8,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.fusion.agreement import photo_agreement
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.view_samplers import ObservedViews, SparseSampler, SparseSamplerConfig, clip_size
-from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat
+from genfusion_ns.fusion.view_samplers import (
+    ObservedViews,
+    SparseSampler,
+    SparseSamplerConfig,
+    choose_references,
+    clip_size,
+)
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import visiting_order
 from genfusion_ns.geometry.windows import Window, clip_windows
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _TRUSTED_ALPHA = 0.9
 """Coverage of the dense scene above which its depth, and its colour beside the photos, are taken for true."""
+_WITNESSES = 8
+"""Photos that may confirm a render beside them: the nearest."""
+_AGREEING = 0.4
+"""Confidence above which a photo confirms a pixel: about 1/e, see `photo_agreement`."""
 _WALL_PHOTOS = 48
 """Photos that tell where walls are; more cost time and say the same."""
 
@@ -81,7 +92,11 @@ def photo_path(dense: GenFusionModel, everything: AllPhotos, recipe: ClipRecipe)
 def perturbed_path(
     dense: GenFusionModel, everything: AllPhotos, recipe: ClipRecipe, number: int, generator: torch.Generator
 ) -> CleanPath:
-    """A path of the kind that rounds take along a capture, kept in free space: renders of the dense scene."""
+    """A path of the kind that rounds take along a capture, kept in free space: renders of the dense scene.
+
+    Pixels are trusted where photos confirm them. Windows with a frame of which they confirm little are left out: what
+    the dense scene invents is no example.
+    """
     photos = everything.photos
     config = SparseSamplerConfig(
         kind="follow",
@@ -92,12 +107,26 @@ def perturbed_path(
     sampler = SparseSampler(config, recipe.clip_length, recipe.resolution)
     sampled = sampler.sample(photos.whole, 0, generator, _few(photos).free_space(dense))
     print(f"Perturbed path {number}: {sampled.log}")
-    clips = []
+    windows, clips = [], []
     for window in sampled.windows:
         frames = window.frames(len(sampled.c2w))
         rendered = dense.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], photos.size)
-        clips.append(replace(rendered, alpha=_trusted(rendered)))
-    return CleanPath(f"perturbed{number}", sampled.windows, clips, [()] * len(clips), len(sampled.c2w))
+        covered = _trusted(rendered)
+        nearest = choose_references(photos.c2w.cpu(), sampled.c2w[frames], _WITNESSES)
+        confirmed = covered * _confirmed(rendered, photos.references(nearest))
+        worst = (confirmed.mean(dim=(1, 2, 3)) / covered.mean(dim=(1, 2, 3)).clamp_min(1e-6)).min()
+        print(f"Perturbed path {number}, window at {window.start}: photos confirm {worst:.0%} of the worst frame")
+        if worst >= recipe.min_confirmed:
+            windows.append(window)
+            clips.append(replace(rendered, alpha=confirmed))
+    return CleanPath(f"perturbed{number}", windows, clips, [()] * len(clips), len(sampled.c2w))
+
+
+def _confirmed(rendered: Clip, photos: References) -> Float[Tensor, "T H W 1"]:
+    """1 where a photo sees the same surface in about the same colour."""
+    ones = torch.ones_like(rendered.alpha)
+    agreement = photo_agreement(rendered, RepairedClip(rendered.rgb, ones, ones), photos)
+    return (agreement.shown & (agreement.confidence > _AGREEING)).to(rendered.alpha)
 
 
 def _few(photos: ObservedPhotos) -> ObservedPhotos:

@@ -29,6 +29,9 @@ class ClipRecipe:
     min_dense_psnr: float = 24.0
     """Perturbed paths are left out where the reconstruction from all photos is not good enough to learn from: where it
     shows them with a lower mean PSNR in dB."""
+    min_confirmed: float = 0.3
+    """Perturbed paths: windows are left out in which photos confirm less than this share of what some frame shows. The
+    comparison is strict about depth; good windows have about a half."""
     position_jitter: float = 0.5
     """Perturbed paths: largest departure, as a share of the distance between neighbouring photos."""
     turn_jitter: float = 5.0
