@@ -79,8 +79,8 @@ class DynamiCrafterObjective:
         pipeline = DynamiCrafterPipeline.from_pretrained(initial, torch_dtype=torch.float32, use_safetensors=True)
         if pipeline.vae.config["in_channels"] != _RGBD:
             raise ValueError(
-                f"the autoencoder in {initial} has no depth; a base checkpoint needs another one, with --vae VAE (a copy "
-                "of the autoencoder of Intel/ldm3d-4c), here where --initial is the file or in gf-convert-generator"
+                f"the autoencoder in {initial} has no depth; a base checkpoint needs another one, with --vae VAE, a "
+                "copy of the one of Intel/ldm3d-4c: here where --initial is the file, else in gf-convert-generator"
             )
         self.initial, self.held_out, self.config, self.pipeline = initial, held_out, config, pipeline
         for part in (pipeline.vae, pipeline.image_encoder):
@@ -92,6 +92,7 @@ class DynamiCrafterObjective:
             unet = add_lora(unet, config.lora)
             pipeline.image_projection.requires_grad_(False)
         self.network = TrainedParts(unet, pipeline.image_projection)
+        self._device, self._dtype = torch.device("cpu"), torch.float32
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """See `Objective.place`."""

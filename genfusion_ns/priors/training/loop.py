@@ -2,7 +2,7 @@
 
 Everything random follows from the seed and the number of a sample, counted over the whole training, not from the
 process, the worker or the moment. A training that was killed goes on as if nothing had happened, and two processes
-with one sample each take the same step as one process with two.
+with one batch each take the same step as one process with two.
 """
 
 from __future__ import annotations
@@ -13,56 +13,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_checkpoint, write_folder
 from genfusion_ns.priors.training.curves import Curves, write_picture
+from genfusion_ns.priors.training.objective import Objective
 from genfusion_ns.priors.training.settings import LoopConfig, seed_of
-from genfusion_ns.priors.validation import Judgement, ValidationReport
+from genfusion_ns.priors.validation import ValidationReport
 
-Batch = TypeVar("Batch", contravariant=True)
 _VALIDATION_LIMIT = timedelta(hours=6)  # that other processes wait while the main one validates
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-
-
-class Objective(Protocol[Batch]):
-    """What is trained, and to what end."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The module whose parameters are trained, those that require gradients."""
-        ...
-
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move what is not trained to the device of the training, in the type of its mixed precision."""
-        ...
-
-    def loss(self, network: nn.Module, batch: Batch, numbers: range) -> Float[Tensor, ""]:
-        """Mean loss of one batch.
-
-        Args:
-            network: `network`, as accelerate wraps it.
-            batch: an item of the data set.
-            numbers: numbers of its samples, from which all that is random follows.
-        """
-        ...
-
-    def write(self, weights: dict[str, Tensor], folder: Path) -> None:
-        """Write the folder that ``--pipeline.repairer.model`` takes; `weights` is a state of `network`."""
-        ...
-
-    def validate(self, weights: dict[str, Tensor]) -> Judgement:
-        """Repair held-out clips with a state of `network`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -214,8 +182,8 @@ class Training:
 
 
 def fit(
-    objective: Objective[Batch],
-    batches: Dataset[Batch],
+    objective: Objective[Any],
+    batches: Dataset[Any],
     output: Path,
     config: LoopConfig,
     resume: bool = True,
