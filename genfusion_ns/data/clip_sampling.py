@@ -19,7 +19,9 @@ from genfusion_ns.geometry.clip_pairs import (
     crop_clip,
     mirror_clip,
     mirror_references,
+    resize_clip,
     select_frames,
+    select_pair_frames,
     select_references,
 )
 
@@ -30,6 +32,8 @@ class AugmentationConfig:
 
     crop: tuple[int, int] = (128, 96)
     """Width and height in pixels of the random crop window; clips that are smaller are taken whole."""
+    shrink: float = 0.5
+    """Probability of shrinking the clip before it is cropped, so that a crop shows more of the frame, up to all."""
     frames: int = 8
     """Consecutive frames of a sample."""
     references: tuple[int, int] = (1, 4)
@@ -123,7 +127,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
 
 def augment(pair: ClipPair, config: AugmentationConfig, count: int, generator: torch.Generator) -> ClipPair:
     """A random part of a packed clip pair, seen through `count` photos; photos repeat where the pair has fewer."""
-    pair = unpack(_cut(pair, config, generator))
+    pair = _cut(pair, config, generator)
     order = torch.randperm(len(pair.references), generator=generator)
     references = select_references(pair.references, order.repeat(-(-count // len(order)))[:count])
     artifact, clean = pair.artifact, pair.clean
@@ -139,13 +143,22 @@ def _cut(pair: ClipPair, config: AugmentationConfig, generator: torch.Generator)
     width, height = (min(a, b) for a, b in zip(config.crop, pair.artifact.size, strict=True))
     frames = min(config.frames, len(pair.artifact))
     first = _draw(0, len(pair.artifact) - frames, generator)
+    pair = unpack(select_pair_frames(pair, slice(first, first + frames)))
+    if _chance(config.shrink, generator):
+        pair = _shrink(pair, (width, height), generator)
     x = _draw(0, pair.artifact.size[0] - width, generator)
     y = _draw(0, pair.artifact.size[1] - height, generator)
-    window = slice(first, first + frames)
-    artifact, clean = (
-        crop_clip(select_frames(clip, window), x, y, width, height) for clip in (pair.artifact, pair.clean)
-    )
+    artifact, clean = (crop_clip(clip, x, y, width, height) for clip in (pair.artifact, pair.clean))
     return ClipPair(artifact, clean, pair.references)
+
+
+def _shrink(pair: ClipPair, least: tuple[int, int], generator: torch.Generator) -> ClipPair:
+    """The clips of a pair at a size between their own and the smallest of the same aspect that covers `least`."""
+    size = pair.artifact.size
+    smallest = max(a / b for a, b in zip(least, size, strict=True))
+    scale = smallest + (1 - smallest) * float(torch.rand((), generator=generator))
+    small = (max(least[0], round(size[0] * scale)), max(least[1], round(size[1] * scale)))
+    return ClipPair(resize_clip(pair.artifact, small), resize_clip(pair.clean, small), pair.references)
 
 
 def _jitter(pair: ClipPair, strength: float, generator: torch.Generator) -> ClipPair:

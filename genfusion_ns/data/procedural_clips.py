@@ -7,7 +7,7 @@ occlusion and grazing angles are right, so a network learns from them how warped
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from genfusion_ns.geometry.clip_pairs import ClipPair
 
 _TEXTURE = 128
 _FAR = 1e6
+_SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class PlaneWorld:
     """One per plane, of any size, colours in 0..1."""
 
 
-def random_world(generator: torch.Generator, planes: int = 9) -> PlaneWorld:
-    """A room-like world around the z axis: one far wall and smaller tilted cards in front of it."""
+def random_world(generator: torch.Generator, planes: int = 9, wall: bool = True) -> PlaneWorld:
+    """A room-like world around the z axis: one far wall and smaller tilted cards in front of it, or these alone."""
     depth = torch.empty(planes).uniform_(2.0, 5.0, generator=generator)
     spread = torch.empty(planes, 2).uniform_(-0.6, 0.6, generator=generator) * depth[:, None]
     centers = torch.cat([spread, depth[:, None]], dim=1)
@@ -49,7 +50,10 @@ def random_world(generator: torch.Generator, planes: int = 9) -> PlaneWorld:
     downs = torch.linalg.cross(normals, rights)
     aspect = torch.empty(planes).uniform_(0.6, 1.6, generator=generator)
     textures = tuple(_random_texture(generator, scale=3 if i == 0 else 1) for i in range(planes))
-    return PlaneWorld(centers, rights * half[:, None], downs * (half * aspect)[:, None], textures)
+    kept = slice(0 if wall else 1, None)
+    return PlaneWorld(
+        centers[kept], (rights * half[:, None])[kept], (downs * (half * aspect)[:, None])[kept], textures[kept]
+    )
 
 
 def render_world(
@@ -96,8 +100,12 @@ def _plane_coordinate(world: PlaneWorld, edges: Tensor, origins: Tensor, rays: T
 def procedural_pair(
     generator: torch.Generator, frames: int = 12, size: tuple[int, int] = (192, 128), references: int = 3
 ) -> ClipPair:
-    """A random world seen along a random short path, with photos from around it and a degraded twin."""
-    world = random_world(generator)
+    """A random world seen along a random short path, with photos from around it and a degraded twin.
+
+    A third of the worlds are objects before nothing; their empty space is a black backdrop, not a hole.
+    """
+    wall = float(torch.rand((), generator=generator)) > 1 / 3
+    world = random_world(generator, wall=wall)
     focal = float(torch.empty(()).uniform_(0.8, 1.3, generator=generator)) * max(size)
     K = torch.tensor([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
     ends = torch.randn(2, 6, generator=generator) * torch.tensor([0.5, 0.3, 0.3, 0.12, 0.12, 0.05])
@@ -109,7 +117,14 @@ def procedural_pair(
     clean = render_world(world, path, K.expand(frames, 3, 3).clone(), size)
     photos = render_world(world, _poses(around), K.expand(references, 3, 3).clone(), size)
     pair = ClipPair(clean, clean, References(photos.rgb, photos.viewmats, photos.Ks))
-    return ClipPair(degrade_clip(clean, generator), clean, pair.references)
+    artifact = degrade_clip(clean, generator)
+    return ClipPair(artifact if wall else _before_backdrop(artifact), clean, pair.references)
+
+
+def _before_backdrop(clip: Clip) -> Clip:
+    """The clip over black, which is content then and no hole."""
+    rgb = clip.rgb * (clip.depth > 0) * clip.alpha
+    return replace(clip, rgb=rgb, depth=clip.depth * (clip.alpha > _SOLID), alpha=torch.ones_like(clip.alpha))
 
 
 def _poses(parameters: Float[Tensor, "T 6"]) -> Float[Tensor, "T 4 4"]:
