@@ -50,6 +50,16 @@ def test_members_come_back_from_shards_of_bounded_size(tmp_path: Path) -> None:
         assert archive.getnames()[:4] == ["s0.npz", "s0.json", "s1.npz", "s1.json"]
 
 
+def test_pairs_know_whether_their_clean_side_is_a_render(tmp_path: Path) -> None:
+    pair = procedural_pair(torch.Generator().manual_seed(0), frames=3, size=(32, 24))
+    writer = ShardWriter(tmp_path)
+    for clean in ("photo", "render"):
+        writer.add(clean, pack(clean, pair, Provenance("world", "none", 0, clean=clean)))
+    write_record(tmp_path, writer.finish())
+    rendered = {path.name: read_pair(path).rendered for path in list_pairs(tmp_path)}
+    assert rendered == {"photo": False, "render": True}
+
+
 def test_bytes_depend_on_samples_alone(tmp_path: Path) -> None:
     pair = procedural_pair(torch.Generator().manual_seed(0), frames=3, size=(32, 24))
     for name in ("one", "two"):

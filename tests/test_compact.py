@@ -218,6 +218,10 @@ def test_targets_share_the_disparity_code_of_their_artifact_clip() -> None:
     assert torch.allclose(1 / inverse[unclamped], PAIR.clean.depth[..., 0][unclamped], rtol=1e-3)
     hidden = target_of(replace(PAIR.clean, alpha=torch.zeros_like(PAIR.clean.alpha)), code)
     assert not hidden.depth_known.any()
+    assert hidden.colour_known.all(), "a photo's colours count where its depth does not"
+    assert not target_of(
+        replace(PAIR.clean, alpha=torch.zeros_like(PAIR.clean.alpha)), code, rendered=True
+    ).colour_known.any()
     other = ClipPair(PAIR.artifact, PAIR.clean, select_references(PAIR.references, [0]))
     with pytest.raises(ValueError, match="must agree"):
         stack_pairs([PAIR, other])

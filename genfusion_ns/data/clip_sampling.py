@@ -136,7 +136,8 @@ def augment(pair: ClipPair, config: AugmentationConfig, count: int, generator: t
         artifact, clean = select_frames(artifact, backwards), select_frames(clean, backwards)
     if _chance(config.mirror, generator):
         artifact, clean, references = mirror_clip(artifact), mirror_clip(clean), mirror_references(references)
-    return _jitter(ClipPair(artifact, clean, references), config.colour_jitter, generator)
+    cut = replace(pair, artifact=artifact, clean=clean, references=references)
+    return _jitter(cut, config.colour_jitter, generator)
 
 
 def _cut(pair: ClipPair, config: AugmentationConfig, generator: torch.Generator) -> ClipPair:
@@ -149,7 +150,7 @@ def _cut(pair: ClipPair, config: AugmentationConfig, generator: torch.Generator)
     x = _draw(0, pair.artifact.size[0] - width, generator)
     y = _draw(0, pair.artifact.size[1] - height, generator)
     artifact, clean = (crop_clip(clip, x, y, width, height) for clip in (pair.artifact, pair.clean))
-    return ClipPair(artifact, clean, pair.references)
+    return replace(pair, artifact=artifact, clean=clean)
 
 
 def _shrink(pair: ClipPair, least: tuple[int, int], generator: torch.Generator) -> ClipPair:
@@ -158,7 +159,7 @@ def _shrink(pair: ClipPair, least: tuple[int, int], generator: torch.Generator) 
     smallest = max(a / b for a, b in zip(least, size, strict=True))
     scale = smallest + (1 - smallest) * float(torch.rand((), generator=generator))
     small = (max(least[0], round(size[0] * scale)), max(least[1], round(size[1] * scale)))
-    return ClipPair(resize_clip(pair.artifact, small), resize_clip(pair.clean, small), pair.references)
+    return replace(pair, artifact=resize_clip(pair.artifact, small), clean=resize_clip(pair.clean, small))
 
 
 def _jitter(pair: ClipPair, strength: float, generator: torch.Generator) -> ClipPair:
@@ -172,10 +173,11 @@ def _jitter(pair: ClipPair, strength: float, generator: torch.Generator) -> Clip
         return (rgb.clamp(min=1e-6) ** gamma.to(rgb) * gain.to(rgb) + offset.to(rgb)).clamp(0, 1)
 
     artifact, clean, photos = pair.artifact, pair.clean, pair.references
-    return ClipPair(
-        replace(artifact, rgb=change(artifact.rgb)),
-        replace(clean, rgb=change(clean.rgb)),
-        replace(photos, rgb=change(photos.rgb)),
+    return replace(
+        pair,
+        artifact=replace(artifact, rgb=change(artifact.rgb)),
+        clean=replace(clean, rgb=change(clean.rgb)),
+        references=replace(photos, rgb=change(photos.rgb)),
     )
 
 

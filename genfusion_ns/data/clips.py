@@ -176,7 +176,8 @@ def read_packed(path: Path, normals: bool = False) -> ClipPair:
         for kind in ("artifact", "clean")
     )
     rgb, viewmats, Ks = (arrays[f"reference_{name}"] for name in ("rgb", "viewmats", "Ks"))
-    return ClipPair(artifact, clean, References(rgb, viewmats, Ks, arrays.get("reference_seen")))
+    rendered = is_sample(path) and read_provenance(path).clean == "render"
+    return ClipPair(artifact, clean, References(rgb, viewmats, Ks, arrays.get("reference_seen")), rendered)
 
 
 def unpack(pair: ClipPair) -> ClipPair:
@@ -191,7 +192,8 @@ def unpack(pair: ClipPair) -> ClipPair:
         )
         for clip in (pair.artifact, pair.clean)
     )
-    return ClipPair(artifact, clean, replace(pair.references, rgb=pair.references.rgb.float() / 255))
+    photos = replace(pair.references, rgb=pair.references.rgb.float() / 255)
+    return replace(pair, artifact=artifact, clean=clean, references=photos)
 
 
 def is_pair(path: Path) -> bool:

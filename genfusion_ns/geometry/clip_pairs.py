@@ -22,10 +22,17 @@ class ClipPair:
     """The same cameras as they should look; its alpha is 1 where its depth can be trusted."""
     references: References
     """Photos near the clip, in its scene frame."""
+    rendered: bool = False
+    """The clean clip is a render as well: its colours, too, count only where its alpha is 1."""
 
     def to(self, device: torch.device | str) -> ClipPair:
         """The same pair on `device`."""
-        return ClipPair(self.artifact.to(device), self.clean.to(device), self.references.to(device))
+        return replace(
+            self,
+            artifact=self.artifact.to(device),
+            clean=self.clean.to(device),
+            references=self.references.to(device),
+        )
 
 
 def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
@@ -50,7 +57,7 @@ def select_frames(clip: Clip, frames: slice | list[int] | Tensor) -> Clip:
 
 def select_pair_frames(pair: ClipPair, frames: slice | list[int] | Tensor) -> ClipPair:
     """The pair with the given frames of both clips, in the given order."""
-    return ClipPair(select_frames(pair.artifact, frames), select_frames(pair.clean, frames), pair.references)
+    return replace(pair, artifact=select_frames(pair.artifact, frames), clean=select_frames(pair.clean, frames))
 
 
 def select_references(references: References, chosen: list[int] | Tensor) -> References:

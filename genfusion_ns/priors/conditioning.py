@@ -47,6 +47,8 @@ class Target:
     """rgb and disparity, the latter under the code of the artifact clip, which it may leave (-2..2)."""
     depth_known: Bool[Tensor, "B 1 T H W"]
     """Where the clean disparity counts."""
+    colour_known: Bool[Tensor, "B 1 T H W"]
+    """Where the clean colours count: everywhere, if they are a photo's."""
 
 
 def condition_on(clip: Clip, references: References) -> Condition:
@@ -67,13 +69,14 @@ def condition_on(clip: Clip, references: References) -> Condition:
     )
 
 
-def target_of(clean: Clip, code: DisparityCode) -> Target:
-    """Target of one clip under the disparity code of its artifact clip, batch size 1."""
+def target_of(clean: Clip, code: DisparityCode, rendered: bool = False) -> Target:
+    """Target of one clip under the disparity code of its artifact clip, batch size 1; see `ClipPair.rendered`."""
     span = code.maximum - code.minimum
     known = (clean.alpha > _SOLID_ALPHA) & (clean.depth > 0) & (span > 0)
     disparity = _under_code(clean.depth, code).clamp(-0.5, 1.5)
     images = torch.cat([clean.rgb * 2 - 1, torch.where(known, disparity * 2 - 1, -1.0)], dim=-1)
-    return Target(clean=images.permute(3, 0, 1, 2)[None], depth_known=known.permute(3, 0, 1, 2)[None])
+    counts = clean.alpha > _SOLID_ALPHA if rendered else torch.ones_like(known)
+    return Target(*(x.permute(3, 0, 1, 2)[None] for x in (images, known, counts)))
 
 
 def _under_code(depth: Tensor, code: DisparityCode) -> Tensor:
@@ -91,7 +94,7 @@ def stack_pairs(pairs: list[ClipPair]) -> tuple[Condition, Target]:
         ValueError: the pairs differ in shape.
     """
     conditions = [condition_on(pair.artifact, pair.references) for pair in pairs]
-    targets = [target_of(pair.clean, condition.code) for pair, condition in zip(pairs, conditions, strict=True)]
+    targets = [target_of(pair.clean, c.code, pair.rendered) for pair, c in zip(pairs, conditions, strict=True)]
     shapes = {(tuple(c.artifact.shape), tuple(c.warped.shape), tuple(c.photos.shape)) for c in conditions}
     if len(shapes) != 1:
         raise ValueError(f"clips of one batch must agree in frames, size and photos; found shapes {sorted(shapes)}")
@@ -99,4 +102,5 @@ def stack_pairs(pairs: list[ClipPair]) -> tuple[Condition, Target]:
         *(torch.cat([getattr(c, name) for c in conditions]) for name in ("artifact", "warped", "photos")),
         code=conditions[-1].code,
     )
-    return condition, Target(torch.cat([t.clean for t in targets]), torch.cat([t.depth_known for t in targets]))
+    names = ("clean", "depth_known", "colour_known")
+    return condition, Target(*(torch.cat([getattr(target, name) for target in targets]) for name in names))

@@ -79,22 +79,24 @@ def training_loss(
     state = interpolate(target.clean, start, time)
     prediction: CompactPrediction = network(state, condition.artifact, condition.warped, condition.photos, time)
     error = prediction.clean - target.clean
-    colour, known = error[:, :3], target.depth_known
+    colour, known = error[:, :3] * target.colour_known, target.depth_known
     loss = config.square_weight * colour.square().mean() + config.absolute_weight * _charbonnier(colour).mean()
     loss = loss + config.gradient_weight * sum(_charbonnier(colour.diff(dim=axis)).mean() for axis in (3, 4))
     disparity = (_charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
-    return loss + config.disparity_weight * disparity + config.likelihood_weight * _likelihood(prediction, colour)
+    likelihood = _likelihood(prediction, colour, target)
+    return loss + config.disparity_weight * disparity + config.likelihood_weight * likelihood
 
 
 def _charbonnier(error: Tensor) -> Tensor:
     return (error.square() + _CHARBONNIER**2).sqrt() - _CHARBONNIER
 
 
-def _likelihood(prediction: CompactPrediction, colour: Tensor) -> Tensor:
+def _likelihood(prediction: CompactPrediction, colour: Tensor, target: Target) -> Tensor:
     """Negative log likelihood of the colour error; blind to the estimate, so that it cannot be traded."""
     squared = colour.detach().square().mean(dim=1, keepdim=True)
     log_variance = prediction.log_variance.clamp(-12, 4)
-    return 0.5 * (squared * torch.exp(-log_variance) + log_variance).mean()
+    terms = 0.5 * (squared * torch.exp(-log_variance) + log_variance) * target.colour_known
+    return terms.sum() / target.colour_known.sum().clamp(min=1)
 
 
 class CompactObjective:
