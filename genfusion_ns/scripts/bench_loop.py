@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -64,6 +64,8 @@ class BenchLoop:
     """Seeds of runs, rounds and windows."""
     steps: int = 1000
     """Steps of each run."""
+    sides: tuple[Literal["none", "compact"], ...] = ("none", "compact")
+    """Which runs to make now: without the loop, with it, or both; the table needs both, from one call or several."""
     workers: int = 1
     """Runs at a time; each gets its share of the CPU cores."""
     none_from: Path | None = None
@@ -77,7 +79,7 @@ class BenchLoop:
             for seed in self.seeds
             for task in [*(f"{n} views" for n in self.views), *(["masked"] if self.masked else [])]
             for capture in self.captures
-            for repairer in ("none", "compact")
+            for repairer in self.sides
         ]
         done = read_results(self.out)
         if self.none_from is not None:
@@ -95,7 +97,8 @@ class BenchLoop:
                 with (self.out / "results.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 progress.write(f"{run.name}: {result['psnr']:.2f} dB, {result['ssim']:.4f}, {result['seconds']:.0f} s")
-        table = table_of({run: done[run] for run in runs if run in done})
+        asked = {replace(run, repairer=side) for run in runs for side in ("none", "compact")}
+        table = table_of({run: result for run, result in done.items() if run in asked})
         (self.out / "table.md").write_text(table)
         print(table)
         if failed:
