@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
+REPOSITORY = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COMMANDS = {
     "gf-sample-scene": ("gf-sample-scene",),
     "gf-bench-raster": ("gf-bench-raster",),
     "gf-make-clips": ("gf-make-clips",),
     "gf-train-generator": ("gf-train-generator",),
+    "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),
@@ -32,7 +34,9 @@ COMMANDS = {
 
 def help_of(words: tuple[str, ...]) -> str:
     environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
-    run = subprocess.run([str(BIN / words[0]), *words[1:], "--help"], capture_output=True, text=True, env=environment)
+    run = subprocess.run(
+        [str(BIN / words[0]), *words[1:], "--help"], capture_output=True, text=True, env=environment, cwd=REPOSITORY
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
 
@@ -61,7 +65,9 @@ def test_every_config_field_of_ours_has_help():
     import dataclasses
     import inspect
 
+    from genfusion_ns.data.clip_sampling import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+    from genfusion_ns.data.frame_clips import FrameAugmentation
     from genfusion_ns.data.masking import MaskingConfig
     from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
     from genfusion_ns.fusion.config import FusionConfig
@@ -70,6 +76,12 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import RepairerConfig
+    from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
+    from genfusion_ns.priors.training.lora import LoraSettings
+    from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, LoopConfig
+    from genfusion_ns.scripts.bench_loop import BenchLoop
+    from genfusion_ns.scripts.make_clips import MakeClips
+    from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
 
     for config in (
         FusionConfig,
@@ -81,6 +93,18 @@ def test_every_config_field_of_ours_has_help():
         CompletionSamplerConfig,
         MaskedSamplerConfig,
         SeedingConfig,
+        AugmentationConfig,
+        FrameAugmentation,
+        NetworkConfig,
+        OptimisationConfig,
+        LoraSettings,
+        DynamiCrafterOptimisation,
+        LoopConfig,
+        BenchLoop,
+        MakeClips,
+        TrainConfig,
+        TrainCompactConfig,
+        TrainDynamiCrafterConfig,
     ):
         source = inspect.getsource(config)
         inherited = {
