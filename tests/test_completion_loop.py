@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -153,6 +154,13 @@ def test_requests_wait_for_the_next_step_and_bad_ones_do_no_harm(capture_folder,
     loop.paused = False
     loop.before_step(8)
     assert loop.status(8).rounds == 4
+
+
+def test_a_camera_path_that_no_round_could_use_is_refused_at_the_start(capture_folder, tmp_path):
+    method = copy.deepcopy(genfusion_completion)
+    method.config.pipeline.fusion.sampler.camera_path = tmp_path / "nowhere.json"
+    with pytest.raises(ValueError, match="nowhere"):
+        make_trainer(capture_folder, tmp_path / "out", "none", method=method)
 
 
 def test_there_is_nothing_to_control_without_training_or_repairer(capture_folder, tmp_path):
