@@ -63,7 +63,7 @@ class GenFusionPipeline(VanillaPipeline):
                 f"genfusion trains on one device, --machine.num-devices is {world_size}; "
                 "set it to 1 and start one run per device instead"
             )
-        if test_mode == "val":  # training: a setting or camera path that no round can use is refused before photos are read
+        if test_mode == "val":  # training: what no round can use is refused before photos are read
             config.fusion.sampler.setup(clip_length=1, resolution=(64, 64))
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
