@@ -15,6 +15,7 @@ from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.cameras import Clip, RepairedClip
 from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames, select_references
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.warping import fill_colours
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
 from genfusion_ns.priors.compact import WEIGHTS_FILE, CompactRepairer
 from genfusion_ns.priors.compact_unet import CompactUNet
@@ -41,10 +42,25 @@ def repair(repairer: VideoRepairer, clip: Clip = PAIR.artifact, seed: int = 0, p
     return repairer.repair(clip, references, torch.Generator().manual_seed(seed))
 
 
+def test_a_blur_gate_of_one_gives_the_blurred_clip() -> None:
+    network = tiny(trained=False).eval()
+    condition = condition_on(PAIR.artifact, PAIR.references)
+    artifact = condition.artifact
+    with torch.no_grad():
+        network.blur_gate.bias[: network.config["patch_size"] ** 2] = 1  # of the finest blur, means of 2 x 2 pixels
+        out = network(artifact[:, :4], artifact, condition.warped, condition.photos, torch.ones(1)).clean
+    images = artifact[0, :3].transpose(0, 1)
+    small = torch.nn.functional.avg_pool2d(images, 2)
+    blurred = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+    assert (out[0, :3].transpose(0, 1) - blurred).abs().max() < 1e-5
+    assert torch.equal(out[0, 3], artifact[0, 3])
+
+
 @pytest.mark.parametrize("steps", [1, 4])
-def test_an_untrained_network_changes_nothing(steps: int) -> None:
+def test_an_untrained_network_only_fills_holes(steps: int) -> None:
     repaired = repair(CompactRepairer(tiny(trained=False), steps=steps))
-    assert (repaired.rgb - PAIR.artifact.rgb).abs().max() < 1e-5
+    filled = fill_colours(PAIR.artifact.rgb, PAIR.artifact.alpha)
+    assert (repaired.rgb - filled).abs().max() < 1e-5, "but for holes, which start from what surrounds them"
     code = encode_disparity(PAIR.artifact.depth, PAIR.artifact.alpha > 0.5, percentile=1.0)
     solid = PAIR.artifact.alpha > 0.5
     assert (repaired.disparity - code.disparity)[solid].abs().max() < 1e-5
@@ -67,7 +83,8 @@ def test_larger_clips_are_repaired_at_the_resolution_and_restored() -> None:
     repairer = CompactRepairer(tiny(trained=False), steps=1, resolution=(32, 24))
     repaired = repair(repairer)
     assert repaired.rgb.shape == PAIR.artifact.rgb.shape
-    assert 0 < (repaired.rgb - PAIR.artifact.rgb).abs().mean() < 0.1
+    filled = fill_colours(PAIR.artifact.rgb, PAIR.artifact.alpha)
+    assert 0 < (repaired.rgb - filled).abs().mean() < 0.1
 
 
 def test_a_clip_without_any_surface_is_repaired_from_noise_and_photos() -> None:
@@ -209,7 +226,7 @@ def test_training_times_start_at_one_as_often_as_asked() -> None:
 
 def test_targets_share_the_disparity_code_of_their_artifact_clip() -> None:
     condition, target = stack_pairs([PAIR, PAIR])
-    assert condition.warped.shape == (2, 3, 5, 5, 48, 64)
+    assert condition.warped.shape == (2, 3, 6, 5, 48, 64)
     code = condition.code
     disparity = target.clean[0, 3] / 2 + 0.5
     inverse = code.minimum + disparity * (code.maximum - code.minimum)

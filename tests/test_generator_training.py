@@ -17,7 +17,9 @@ from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.data.published_clips import FrameSequencePair, write_published
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
+from genfusion_ns.priors.conditioning import Target
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
+from genfusion_ns.priors.training.compact import _log_error
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
 from genfusion_ns.scripts.train_generator import (
@@ -369,3 +371,14 @@ def test_the_shipped_configs_are_valid(name: str) -> None:
     if isinstance(config, TrainDynamiCrafterConfig):
         assert name.endswith("x".join(str(side) for side in config.optimisation.size))
         assert config.optimisation.batches(processes=2) == config.optimisation.steps * 4
+
+
+def test_the_logarithm_counts_decibels() -> None:
+    clean = torch.zeros(2, 4, 3, 8, 8)
+    known = torch.ones(2, 1, 3, 8, 8, dtype=torch.bool)
+    known[1, ..., 4:] = False
+    error = torch.stack([torch.full((3, 3, 8, 8), 0.1), torch.full((3, 3, 8, 8), 0.4)]) * known
+    target = Target(clean, known, known)
+    first, second = _log_error(error, target)
+    assert torch.allclose(first, torch.tensor(0.01 + 1e-4).log())
+    assert torch.allclose(second, torch.tensor(0.16 + 1e-4).log()), "unknown pixels do not count"

@@ -7,7 +7,7 @@ import torch
 
 from genfusion_ns.data.procedural_clips import random_world, render_world
 from genfusion_ns.geometry.cameras import References
-from genfusion_ns.geometry.warping import fill_depth, project, warp_references
+from genfusion_ns.geometry.warping import fill_colours, fill_depth, project, warp_references
 
 W, H, F = 32, 24, 40.0
 K = torch.tensor([[F, 0, W / 2], [0, F, H / 2], [0, 0, 1]])
@@ -119,3 +119,34 @@ def test_filled_depth_keeps_what_is_reliable_and_continues_it() -> None:
     assert torch.equal(kept[weight > 0], varied[weight > 0])
     assert kept[0].min() >= varied[0].min() - 1e-5
     assert kept[0].max() <= varied[0].max() + 1e-5
+
+
+def test_alignment_is_the_cosine_between_the_two_lines_of_sight() -> None:
+    plane = torch.full((1, H, W, 1), 2.0)
+    own = warp_references(plane, torch.eye(4)[None], K[None], photo_at(torch.eye(4)))
+    assert torch.allclose(own.alignment[own.valid], torch.ones(()), atol=1e-6)
+    aside = warp_references(plane, torch.eye(4)[None], K[None], photo_at(shifted(0.5)))
+    x = (torch.arange(W) + 0.5 - W / 2) / F * 2
+    y = torch.full((), (0.5 + H // 2 - H / 2) / F * 2)
+    rays, others = (torch.stack([x - offset, y.expand(W), torch.full((W,), 2.0)], dim=-1) for offset in (0.0, 0.5))
+    expected = torch.cosine_similarity(rays, others, dim=-1)
+    seen = aside.valid[0, 0, H // 2, :, 0]
+    assert seen.any()
+    assert torch.allclose(aside.alignment[0, 0, H // 2, seen, 0], expected[seen], atol=1e-5)
+    assert bool((aside.alignment[~aside.valid] == 0).all())
+
+
+def test_colours_are_continued_into_holes_and_kept_where_covered() -> None:
+    generator = torch.Generator().manual_seed(0)
+    alpha = torch.rand(2, 21, 34, 1, generator=generator)
+    colour = torch.tensor([0.2, 0.5, 0.9])
+    assert torch.allclose(fill_colours(colour * alpha, alpha), colour.expand(2, 21, 34, 3), atol=1e-5)
+    picture = torch.rand(1, 21, 34, 3, generator=generator)
+    covered = torch.ones(1, 21, 34, 1)
+    assert torch.equal(fill_colours(picture, covered), picture)
+    covered[:, 8:12, 10:20] = 0
+    filled = fill_colours(picture * covered, covered)
+    hole = covered[..., 0] == 0
+    assert torch.equal(filled[~hole], picture[~hole])
+    assert (filled[hole] - picture.mean((0, 1, 2))).abs().max() < 0.35, "between the colours around, not black"
+    assert bool((fill_colours(torch.zeros(1, 5, 7, 3), torch.zeros(1, 5, 7, 1)) == 0).all())

@@ -26,7 +26,7 @@ def degrade_clip(clean: Clip, generator: torch.Generator) -> Clip:
         generator: source of all choices.
 
     Returns:
-        Clip of the same shape and cameras, with alpha below 1 in holes, on a random grey background.
+        Clip of the same shape and cameras, with alpha below 1 in holes, on black as renders are.
     """
     points = depth_to_points(clean.depth, clean.Ks, clean.viewmats)
     typical = clean.depth[clean.depth > 0].median() if bool((clean.depth > 0).any()) else clean.depth.new_tensor(1.0)
@@ -76,12 +76,11 @@ def _shrink(planes: Tensor, factor: int) -> Tensor:
 
 def _cut_holes(clip: Clip, points: Tensor, typical: Tensor, generator: torch.Generator) -> Clip:
     count = _count(0, 5, generator)
-    background = float(torch.rand((), generator=generator))
     keep = torch.ones_like(clip.alpha)
     if count:
         keep = 1 - _world_blobs(points, typical, count, 0.1, generator).amax(dim=0)
     alpha = clip.alpha * keep
-    return replace(clip, rgb=torch.lerp(torch.full_like(clip.rgb, background), clip.rgb, keep), alpha=alpha)
+    return replace(clip, rgb=clip.rgb * keep, alpha=alpha)
 
 
 def _add_floaters(clip: Clip, typical: Tensor, generator: torch.Generator) -> Clip:

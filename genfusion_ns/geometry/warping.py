@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import References
+from genfusion_ns.geometry.cameras import References, camera_centers
 from genfusion_ns.geometry.depth import depth_to_points
 
 _NEAR = 1e-4
@@ -32,6 +32,9 @@ class WarpedReferences:
     """True where the point lies in front of the photo's camera and inside the seen part of the photo."""
     visible: Bool[Tensor, "R T H W 1"]
     """True where it is valid and no surface of the clip hides the point from the photo's camera."""
+    alignment: Float[Tensor, "R T H W 1"]
+    """Cosine of the angle at the point between the directions to the frame and to the photo, 0 where not valid: a
+    surface fitted to a photo is to be believed from about where that photo stood."""
 
 
 def project(
@@ -68,10 +71,11 @@ def warp_references(
         Colours, validity and visibility per photo and frame.
     """
     points = depth_to_points(depth, Ks, viewmats)
+    directions = functional.normalize(points - camera_centers(viewmats)[:, None, None], dim=-1)
     solid = depth > 0 if solid is None else solid & (depth > 0)
     seen = references.seen if references.seen is not None else [None] * len(references)
     warped = [
-        _warp_one(points, depth > 0, solid, photo, mask, viewmat, K, tolerance)
+        _warp_one(points, directions, depth > 0, solid, photo, mask, viewmat, K, tolerance)
         for photo, mask, viewmat, K in zip(references.rgb, seen, references.viewmats, references.Ks, strict=True)
     ]
     return WarpedReferences(*(torch.stack(parts) for parts in zip(*warped, strict=True)))
@@ -79,6 +83,7 @@ def warp_references(
 
 def _warp_one(
     points: Tensor,
+    directions: Tensor,
     known: Tensor,
     solid: Tensor,
     photo: Tensor,
@@ -86,7 +91,7 @@ def _warp_one(
     viewmat: Tensor,
     K: Tensor,
     tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = photo.shape[:2]
     pixels, z = project(points, viewmat, K)
     size = pixels.new_tensor([width, height])
@@ -96,7 +101,9 @@ def _warp_one(
     if mask is not None:
         valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
     nearest = _zbuffer_lookup(pixels, z, valid, valid & solid, (width, height))
-    return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
+    from_photo = functional.normalize(points - camera_centers(viewmat[None]), dim=-1)
+    alignment = (directions * from_photo).sum(-1, keepdim=True) * valid
+    return colours * valid, valid, valid & (z <= nearest * (1 + tolerance)), alignment
 
 
 def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
@@ -140,6 +147,25 @@ def fill_depth(
     disparity = torch.where(keep, 1 / depth.clamp(min=_NEAR), torch.zeros_like(depth)).permute(0, 3, 1, 2)
     filled = _push_pull(disparity * mass, mass).permute(0, 2, 3, 1)
     return torch.where(keep, depth, torch.where(filled > 0, 1 / filled.clamp(min=1e-12), torch.zeros_like(filled)))
+
+
+def fill_colours(rgb: Float[Tensor, "T H W 3"], alpha: Float[Tensor, "T H W 1"]) -> Float[Tensor, "T H W 3"]:
+    """Rendered colours over a smooth continuation of themselves instead of black (push-pull pyramid).
+
+    Args:
+        rgb: colours over black, that is multiplied by their coverage. [T, H, W, 3]
+        alpha: coverage in 0..1. [T, H, W, 1]
+    """
+    return _over_coarser(rgb.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _over_coarser(value: Tensor, mass: Tensor) -> Tensor:
+    """Values multiplied by their mass, over those of the coarser levels. [T, C, H, W]"""
+    if max(mass.shape[-2:]) == 1:
+        return value / mass.clamp(min=1e-6)
+    pooled = [functional.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (value, mass)]
+    coarse = functional.interpolate(_over_coarser(*pooled), size=mass.shape[-2:], mode="bilinear", align_corners=False)
+    return value + (1 - mass) * coarse
 
 
 def _push_pull(value: Tensor, mass: Tensor) -> Tensor:

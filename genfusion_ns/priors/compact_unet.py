@@ -2,9 +2,10 @@
 
 It predicts the clean clip as a correction of the artifact clip,
 
-    clean = artifact + sum_r gate_r * valid_r * (photo_r - artifact) + residual,
+    clean = artifact + sum_r gate_r * valid_r * (photo_r - artifact) + sum_s gate_s * (blur_s - artifact) + residual,
 
-where photo_r is a reference photo warped into each frame. Gates and residual leave zero-initialised layers, so that
+where photo_r is a reference photo warped into each frame and blur_s the artifact clip blurred to one of several
+scales: what is wrong in detail is often right on average. Gates and residual leave zero-initialised layers, so that
 the untrained network is the identity. All references share their weights and meet in a mean and a maximum: any number
 of them is accepted, in any order. Spatial residual blocks run per frame, temporal convolutions join the frames at the
 two coarser levels, and at the coarsest one tokens of the whole photos are attended to.
@@ -28,7 +29,7 @@ from torch.nn import functional
 
 STATE_CHANNELS = 4  # rgb, disparity
 ARTIFACT_CHANNELS = 5  # rgb, disparity, alpha
-WARPED_CHANNELS = 5  # rgb, valid, visible
+WARPED_CHANNELS = 6  # rgb, valid, visible, alignment
 PHOTO_SIZE = (64, 64)  # (height, width) at which photos are read into tokens
 
 
@@ -130,8 +131,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.norm_out = nn.GroupNorm(norm_groups, fine)
         self.head = nn.Conv2d(fine, (STATE_CHANNELS + 1) * cells, 3, padding=1)
         self.gate = nn.Conv2d(fine + reference_channels, cells, 3, padding=1)
-        for parameter in (*self.head.parameters(), *self.gate.parameters()):
-            nn.init.zeros_(parameter)
+        self.blur_gate = nn.Conv2d(fine, len(_BLURS) * cells, 3, padding=1)
+        for layer in (self.head, self.gate, self.blur_gate):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def pixel_multiple(self) -> int:
@@ -142,7 +145,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self,
         state: Float[Tensor, "B 4 T H W"],
         artifact: Float[Tensor, "B 5 T H W"],
-        warped: Float[Tensor, "B R 5 T H W"],
+        warped: Float[Tensor, "B R 6 T H W"],
         photos: Float[Tensor, "B R 3 h w"],
         time: Float[Tensor, " B"],
     ) -> CompactPrediction:
@@ -151,7 +154,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         Args:
             state: point on the path between clean clip (time 0) and start point (time 1), rgb and disparity in -1..1.
             artifact: rgb and disparity in -1..1, alpha in 0..1.
-            warped: photos in every frame, rgb in -1..1, valid and visible in {0, 1}.
+            warped: photos in every frame, rgb in -1..1, valid and visible in {0, 1}, alignment in -1..1.
             photos: the photos as they are, rgb in -1..1, any size.
             time: in 0..1.
         """
@@ -166,12 +169,14 @@ class CompactUNet(ModelMixin, ConfigMixin):
         gate = self.gate(torch.cat([x[:, None].expand(-1, seen.shape[1], -1, -1, -1), seen], dim=2).flatten(0, 1))
         gate = functional.pixel_shuffle(gate, self.config["patch_size"]).view(batch, frames, -1, 1, height, width)
         copied = (gate.permute(0, 2, 3, 1, 4, 5) * difference).sum(dim=1)
+        blurred = self._to_pixels(self.blur_gate(x), frames)[:, :, None] * _blurs(artifact[:, :3])
+        copied = copied + blurred.sum(dim=1)
         residual = head[:, :4].float()
         clean = artifact[:, :4] + torch.cat([residual[:, :3] + copied, residual[:, 3:]], dim=1)
         return CompactPrediction(clean=clean, log_variance=head[:, 4:].float() + _LOG_VARIANCE_BIAS)
 
     def _read_references(self, warped: Tensor) -> Tensor:
-        """Features of each warped photo. [B, R, 5, T, H, W] -> [B * T, R, c, h, w]"""
+        """Features of each warped photo. [B, R, 6, T, H, W] -> [B * T, R, c, h, w]"""
         count = warped.shape[1]
         disagreement = _disagreement(warped)
         patches = self._to_patches(torch.cat([warped, disagreement], dim=2).transpose(1, 2).flatten(1, 2), count)
@@ -200,6 +205,21 @@ class CompactUNet(ModelMixin, ConfigMixin):
         """[B * T, C * p * p, h, w] -> [B, C, T, H, W]"""
         images = functional.pixel_shuffle(patches, self.config["patch_size"])
         return images.view(-1, frames, *images.shape[1:]).transpose(1, 2)
+
+
+_BLURS = (2, 4, 8, 16)  # pixels that are averaged to one
+
+
+def _blurs(rgb: Tensor) -> Tensor:
+    """Each blur of a clip minus the clip itself. [B, 3, T, H, W] -> [B, S, 3, T, H, W]"""
+    batch, _, frames, height, width = rgb.shape
+    images = rgb.transpose(1, 2).flatten(0, 1)
+    blurred = []
+    for factor in _BLURS:
+        small = functional.avg_pool2d(images, min(factor, height, width), ceil_mode=True, count_include_pad=False)
+        large = functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+        blurred.append((large - images).view(batch, frames, 3, height, width).transpose(1, 2))
+    return torch.stack(blurred, dim=1)
 
 
 _LOG_VARIANCE_BIAS = -3.0  # an rms error of 0.22 of the -1..1 range: where the untrained estimate starts

@@ -14,7 +14,7 @@ from torch import Tensor
 from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.geometry.depth import DisparityCode, encode_disparity
-from genfusion_ns.geometry.warping import fill_depth, warp_references
+from genfusion_ns.geometry.warping import fill_colours, fill_depth, warp_references
 
 _SOLID_ALPHA = 0.5  # rendered depth below this coverage is mostly background and is not trusted
 _SATURATED_PERCENT = 1.0  # share of the pixels at either end of the disparity range that may saturate: floaters
@@ -25,9 +25,9 @@ class Condition:
     """What is known before the repair."""
 
     artifact: Float[Tensor, "B 5 T H W"]
-    """rgb, disparity (continued smoothly into holes), alpha."""
-    warped: Float[Tensor, "B R 5 T H W"]
-    """rgb of each photo in each frame, valid, visible."""
+    """rgb and disparity, both continued smoothly into holes, and alpha."""
+    warped: Float[Tensor, "B R 6 T H W"]
+    """rgb of each photo in each frame, valid, visible, alignment (see `WarpedReferences`)."""
     photos: Float[Tensor, "B R 3 h w"]
     """The photos themselves."""
     code: DisparityCode
@@ -58,9 +58,12 @@ def condition_on(clip: Clip, references: References) -> Condition:
     depth = fill_depth(clip.depth, clip.alpha, threshold=_SOLID_ALPHA)
     # Holes start from the continuation of what surrounds them, a better guess than the farthest depth.
     disparity = _under_code(depth, code).clamp(0, 1)
-    images = torch.cat([clip.rgb.clamp(0, 1) * 2 - 1, disparity * 2 - 1, clip.alpha.clamp(0, 1)], dim=-1)
+    alpha = clip.alpha.clamp(0, 1)
+    rgb = fill_colours(clip.rgb.clamp(0, 1), alpha).clamp(0, 1)
+    images = torch.cat([rgb * 2 - 1, disparity * 2 - 1, alpha], dim=-1)
     warped = warp_references(depth, clip.viewmats, clip.Ks, references, solid=solid)
-    planes = torch.cat([(warped.rgb * 2 - 1) * warped.valid, warped.valid.float(), warped.visible.float()], dim=-1)
+    colours = (warped.rgb * 2 - 1) * warped.valid
+    planes = torch.cat([colours, warped.valid.float(), warped.visible.float(), warped.alignment], dim=-1)
     return Condition(
         artifact=images.permute(3, 0, 1, 2)[None],
         warped=planes.permute(0, 4, 1, 2, 3)[None],

@@ -1,9 +1,9 @@
 """Training of the compact network: its settings, its loss, and the `Objective` that the loop trains.
 
 The loss is flow matching in its clean-clip form: at a random time of the path the network estimates the clean clip,
-compared by squared error and a Charbonnier penalty (colour) and by the latter alone (colour gradients, known
-disparity). Squared error asks for the mean of what may be there, a blur where nothing is known, which is what many
-steps of supervision would average to anyway; the rest keeps what is known sharp. A Gaussian likelihood of the colour
+compared by the logarithm of each sample's squared error and a Charbonnier penalty (colour) and by the latter alone
+(colour gradients, known disparity). By the logarithm a decibel counts the same in clips that are nearly right and in
+clips full of holes, which would drown the others in a plain mean. A Gaussian likelihood of the colour
 error, seen by the variance head alone, makes the confidence honest.
 """
 
@@ -32,6 +32,7 @@ from genfusion_ns.priors.training.settings import LoopConfig, generator_of
 from genfusion_ns.priors.validation import Judgement, ValidationReport, validate
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
+_LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained
 
 
 @dataclass
@@ -56,8 +57,8 @@ class OptimisationConfig(LoopConfig):
     """Share of training times at the start of the path."""
     disparity_weight: float = 0.5
     """Weight of the disparity loss."""
-    square_weight: float = 1.0
-    """Weight of the squared colour error."""
+    logarithm_weight: float = 0.1
+    """Weight of the natural logarithm of each sample's mean squared colour error; 0.23 of it is a decibel."""
     absolute_weight: float = 0.3
     """Weight of the Charbonnier penalty of the colour error."""
     gradient_weight: float = 0.25
@@ -80,11 +81,19 @@ def training_loss(
     prediction: CompactPrediction = network(state, condition.artifact, condition.warped, condition.photos, time)
     error = prediction.clean - target.clean
     colour, known = error[:, :3] * target.colour_known, target.depth_known
-    loss = config.square_weight * colour.square().mean() + config.absolute_weight * _charbonnier(colour).mean()
+    loss = config.logarithm_weight * _log_error(colour, target).mean()
+    loss = loss + config.absolute_weight * _charbonnier(colour).mean()
     loss = loss + config.gradient_weight * sum(_charbonnier(colour.diff(dim=axis)).mean() for axis in (3, 4))
     disparity = (_charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
     likelihood = _likelihood(prediction, colour, target)
     return loss + config.disparity_weight * disparity + config.likelihood_weight * likelihood
+
+
+def _log_error(colour: Tensor, target: Target) -> Float[Tensor, " B"]:
+    """Logarithm of the mean squared error where colours are known."""
+    axes = (1, 2, 3, 4)
+    count = target.colour_known.sum(axes).clamp(min=1) * colour.shape[1]
+    return (colour.square().sum(axes) / count + _LEAST_ERROR).log()
 
 
 def _charbonnier(error: Tensor) -> Tensor:
