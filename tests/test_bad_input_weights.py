@@ -252,7 +252,7 @@ def test_a_loaded_network_computes_what_the_saved_one_does(folder: Path) -> None
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.rand(shape, generator=generator) for shape in ((1, 4, 4, 16, 16), (1, 5, 4, 16, 16))]
     warped, photos = (
-        torch.rand(1, 2, 5, 4, 16, 16, generator=generator),
+        torch.rand(1, 2, 6, 4, 16, 16, generator=generator),
         torch.rand(1, 2, 3, 16, 16, generator=generator),
     )
     with torch.no_grad():
