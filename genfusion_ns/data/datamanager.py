@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,11 @@ class GenFusionDataManager(FullImageDatamanager):
     def test_view_ids(self) -> tuple[int, ...]:
         """Ids of the held-out views."""
         return self.split.test_ids
+
+    @cached_property
+    def transparent(self) -> bool:
+        """Whether all train photos have an alpha channel."""
+        return all(batch["image"].shape[-1] == 4 for batch in self.cached_train)
 
     @property
     def train_names(self) -> tuple[str, ...]:

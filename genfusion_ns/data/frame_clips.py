@@ -198,9 +198,9 @@ class FrameClipDataset(Dataset[FrameBatch]):
         reference = resize_images(reference[None], self.size)[0]
         return (
             framed(pair.artifact_rgb, False).clamp(0, 1),
-            _coded(artifact),
+            over_known_range(artifact),
             framed(pair.clean_rgb, False).clamp(0, 1),
-            _coded(clean),
+            over_known_range(clean),
             clean > 0,
             (reference.flip(1) if mirrored else reference).clamp(0, 1),
         )
@@ -209,8 +209,7 @@ class FrameClipDataset(Dataset[FrameBatch]):
         """Rows and columns of the part of the frames that a sample shows; x and y in 0..1 place it."""
         if not self.augmentation.random_crop:
             return slice(0, height), slice(0, width)
-        aspect = self.size[0] / self.size[1]
-        wide, high = min(width, round(height * aspect)), min(height, round(width / aspect))
+        wide, high = largest_window(width, height, self.size)
         left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
         return slice(top, top + high), slice(left, left + wide)
 
@@ -225,8 +224,15 @@ def _inverse(depth: Float[Tensor, "T H W 1"], alpha: Float[Tensor, "T H W 1"]) -
     return torch.where(known, 1.0 / torch.where(known, depth, 1.0), 0.0)
 
 
-def _coded(disparity: Float[Tensor, "T H W 1"]) -> Float[Tensor, "T H W 1"]:
-    """Min-max over the known pixels; `encode_disparity` takes depth, so the values are inverted for it."""
+def largest_window(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of the largest window with the shape of `size` in frames of this size, in pixels."""
+    aspect = size[0] / size[1]
+    return min(width, round(height * aspect)), min(height, round(width / aspect))
+
+
+def over_known_range(disparity: Float[Tensor, "T H W 1"]) -> Float[Tensor, "T H W 1"]:
+    """Disparity in any unit, 0 where unknown, as 0..1 over the range of its known pixels."""
+    # `encode_disparity` takes depth, so the values are inverted for it.
     known = disparity > 0
     return encode_disparity(torch.where(known, 1.0 / torch.where(known, disparity, 1.0), 0.0), known).disparity
 

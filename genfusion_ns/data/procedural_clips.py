@@ -16,11 +16,10 @@ from torch.nn import functional
 
 from genfusion_ns.data.degradation import degrade_clip
 from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clip_pairs import ClipPair, before_backdrop
 
 _TEXTURE = 128
 _FAR = 1e6
-_SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,9 @@ def procedural_pair(
     photos = render_world(world, _poses(around), K.expand(references, 3, 3).clone(), size)
     pair = ClipPair(clean, clean, References(photos.rgb, photos.viewmats, photos.Ks))
     artifact = degrade_clip(clean, generator)
-    return ClipPair(artifact if wall else _before_backdrop(artifact), clean, pair.references)
-
-
-def _before_backdrop(clip: Clip) -> Clip:
-    """The clip over black, which is content then and no hole."""
-    rgb = clip.rgb * (clip.depth > 0) * clip.alpha
-    return replace(clip, rgb=rgb, depth=clip.depth * (clip.alpha > _SOLID), alpha=torch.ones_like(clip.alpha))
+    if not wall:  # blurs and floaters reach beyond the object
+        artifact = before_backdrop(replace(artifact, rgb=artifact.rgb * (artifact.depth > 0) * artifact.alpha))
+    return ClipPair(artifact, clean, pair.references)
 
 
 def _poses(parameters: Float[Tensor, "T 6"]) -> Float[Tensor, "T 4 4"]:

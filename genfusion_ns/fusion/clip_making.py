@@ -29,9 +29,7 @@ from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, Sh
 from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
-from genfusion_ns.fusion.view_samplers import (
-    choose_references,
-)
+from genfusion_ns.fusion.view_samplers import choose_references
 from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
 

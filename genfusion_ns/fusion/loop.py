@@ -290,9 +290,9 @@ class FusionLoop:
         if weight == 0 or len(self.store) == 0:
             return {}, {}
         view = self.store.sample(self._view_order).to(self.model.device)
-        background = torch.zeros(3, device=self.model.device)
-        if not self.photos.transparent:
-            background = self.model.training_background()
+        # Where photos have alpha, generated colours are those over black.
+        transparent = self._datamanager.transparent
+        background = torch.zeros(3, device=view.rgb.device) if transparent else self.model.training_background()
         render = self.model.render(view.viewmat[None], view.K[None], *view.size, background=background)
         self.model.observe_render(render, generated=True)
         confidence = view.confidence.float()

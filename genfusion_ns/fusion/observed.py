@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -18,12 +18,11 @@ from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.view_samplers import ObservedViews
 from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
+from genfusion_ns.geometry.clip_pairs import before_backdrop
 from genfusion_ns.geometry.free_space import ClearTest, clearance_test, seen_empty
 from genfusion_ns.geometry.warping import sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
-_SOLID = 0.5
-"""Coverage below which a pixel of an object before nothing shows the backdrop."""
 _JUDGES = 8
 """Photos that a round is judged by; more cost time and say the same."""
 
@@ -84,7 +83,7 @@ class ObservedPhotos:
             c2w=c2w.to(device),
             Ks=torch.stack([resize_intrinsics(K, old, size) for K, old in zip(Ks, sizes, strict=True)]).to(device),
             whole=ObservedViews(c2w, cameras_to_viewmats(whole.to("cpu"))[1], _sizes(whole)),
-            transparent=all(batch["image"].shape[-1] == 4 for batch in cached),
+            transparent=datamanager.transparent,
         )
 
     @property
@@ -94,10 +93,7 @@ class ObservedPhotos:
 
     def as_given(self, clip: Clip) -> Clip:
         """A rendered clip as a repairer gets it: where photos have alpha, its empty space is a black backdrop."""
-        if not self.transparent:
-            return clip
-        solid = clip.alpha > _SOLID
-        return replace(clip, depth=clip.depth * solid, alpha=torch.ones_like(clip.alpha))
+        return before_backdrop(clip) if self.transparent else clip
 
     def references(self, ids: Sequence[int]) -> References:
         """The photos with these positions in the train split."""

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, crop_intrinsics, resize_intrinsics
 
+_SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
+
 
 @dataclass(frozen=True)
 class ClipPair:
@@ -46,6 +48,14 @@ def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
         Ks=crop_intrinsics(clip.Ks, x, y),
         normals=None if clip.normals is None else clip.normals[:, rows, columns],
     )
+
+
+def before_backdrop(clip: Clip) -> Clip:
+    """A clip of an object before nothing, over black: the empty space is a backdrop then, which is content and no hole.
+
+    Depth stays where the object covers more than half of a pixel.
+    """
+    return replace(clip, depth=clip.depth * (clip.alpha > _SOLID), alpha=torch.ones_like(clip.alpha))
 
 
 def select_frames(clip: Clip, frames: slice | list[int] | Tensor) -> Clip:

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
+
+from genfusion_ns.scripts.programs import program_path
 
 _METRICS = ("psnr", "ssim", "lpips")
 
@@ -150,10 +151,9 @@ class BenchLoop:
     def _command(self, folder: Path, program: str, *arguments: object) -> int:
         threads = str(max(1, (os.cpu_count() or 1) // self.workers))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
-        path = shutil.which(program) or str(Path(sys.executable).parent / program)
         with (folder / "log.txt").open("ab") as log:
             return subprocess.run(
-                [path, *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, env=environment
+                [program_path(program), *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, env=environment
             ).returncode
 
 

@@ -6,12 +6,13 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+
+from genfusion_ns.scripts.programs import program_path
 
 
 @dataclass
@@ -84,8 +85,7 @@ class Demo:
 def _command(*words: object) -> None:
     text = [str(word) for word in words]
     print(f"\n$ {shlex.join(text)}", flush=True)
-    program = shutil.which(text[0]) or str(Path(sys.executable).parent / text[0])
-    status = subprocess.run([program, *text[1:]], check=False).returncode
+    status = subprocess.run([program_path(text[0]), *text[1:]], check=False).returncode
     if status != 0:
         raise SystemExit(f"{text[0]} failed with status {status}; its own message stands above")
 

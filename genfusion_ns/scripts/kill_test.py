@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import torch
 import tyro
+
+from genfusion_ns.scripts.programs import program_path
 
 _PARAMETERS = "_model.gauss_params."
 
@@ -82,10 +83,11 @@ class KillTest:
             *("--steps-per-save", period + 3, "--pipeline.fusion.start", period, "--pipeline.fusion.every", period),
             *("--pipeline.model.refine-every", 10, *self._flags, *more),
         ]
-        program = shutil.which("ns-train") or str(Path(sys.executable).parent / "ns-train")
         self._run_folder(name).mkdir(parents=True)
         with self._log(name).open("wb") as log:
-            return subprocess.Popen([program, *map(str, words[1:])], stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                [program_path("ns-train"), *map(str, words[1:])], stdout=log, stderr=subprocess.STDOUT
+            )
 
     def _kill(self, name: str, moment: str, after: float) -> str:
         """Start a run and kill it; returns where it was, for people."""

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from genfusion_ns.data.clip_sampling import ClipSource
 from genfusion_ns.data.clips import Provenance, list_pairs, read_provenance, write_pair
-from genfusion_ns.data.frame_clips import FrameClip, open_frame_clips
+from genfusion_ns.data.frame_clips import FrameClip, largest_window, open_frame_clips, over_known_range
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.data.published_clips import list_published, looks_published
 from genfusion_ns.geometry.clip_pairs import resize_images
-from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.priors.validation import HeldOutFrames
 
 
@@ -138,18 +137,14 @@ def _last_window(clip: FrameClip, size: tuple[int, int], frames: int) -> HeldOut
         (pair.artifact_rgb, _cut(pair.artifact_disparity, size, nearest=True)),
         (pair.clean_rgb, clean),
     )
-    artifact, truth = (torch.cat([_cut(rgb, size).clamp(0, 1), _coded(inverse)], dim=-1) for rgb, inverse in sides)
+    artifact, truth = (
+        torch.cat([_cut(rgb, size).clamp(0, 1), over_known_range(inverse)], dim=-1) for rgb, inverse in sides
+    )
     return HeldOutFrames(artifact, truth, clean > 0, photo, novel if bool(novel.any()) else ~novel)
 
 
 def _cut(images: Float[Tensor, "T H W C"], size: tuple[int, int], nearest: bool = False) -> Tensor:
     height, width = images.shape[1:3]
-    aspect = size[0] / size[1]
-    wide, high = min(width, round(height * aspect)), min(height, round(width / aspect))
+    wide, high = largest_window(width, height, size)
     left, top = (width - wide) // 2, (height - high) // 2
     return resize_images(images[:, top : top + high, left : left + wide], size, nearest)
-
-
-def _coded(inverse: Float[Tensor, "T H W 1"]) -> Float[Tensor, "T H W 1"]:
-    known = inverse > 0
-    return encode_disparity(torch.where(known, 1 / torch.where(known, inverse, 1.0), 0.0), known).disparity

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from genfusion_ns.geometry.clip_pairs import to_bytes
 from genfusion_ns.priors.training.checkpoints import replace_file
 
 _TRAINING, _VALIDATION = "training.jsonl", "validation.jsonl"
@@ -62,9 +62,8 @@ class Curves:
 
 def write_picture(sheet: Float[Tensor, "H W 3"], path: Path) -> None:
     """Write a picture of colours in 0..1 as PNG."""
-    pixels = (sheet.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(to_bytes(sheet).numpy()).save(path)
 
 
 def _cut(path: Path, first: int) -> None:
