@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.cameras import Clip, RepairedClip
@@ -17,8 +18,8 @@ from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames,
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import fill_colours
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
-from genfusion_ns.priors.compact import WEIGHTS_FILE, CompactRepairer
-from genfusion_ns.priors.compact_unet import CompactUNet
+from genfusion_ns.priors.compact import WEIGHTS_FILE, CompactRepairer, usual_dtype
+from genfusion_ns.priors.compact_unet import CompactUNet, _blurs
 from genfusion_ns.priors.conditioning import condition_on, stack_pairs, target_of
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.flow import euler_step, interpolate, sample_times, start_point, velocity
@@ -47,13 +48,21 @@ def test_a_blur_gate_of_one_gives_the_blurred_clip() -> None:
     condition = condition_on(PAIR.artifact, PAIR.references)
     artifact = condition.artifact
     with torch.no_grad():
-        network.blur_gate.bias[: network.config["patch_size"] ** 2] = 1  # of the finest blur, means of 2 x 2 pixels
+        network.blur_gate.bias[: network.config["patch_size"] ** 2] = 1  # of the finest blur, means of 3 x 3 pixels
         out = network(artifact[:, :4], artifact, condition.warped, condition.photos, torch.ones(1)).clean
-    images = artifact[0, :3].transpose(0, 1)
-    small = torch.nn.functional.avg_pool2d(images, 2)
-    blurred = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
-    assert (out[0, :3].transpose(0, 1) - blurred).abs().max() < 1e-5
+    blurred = uniform_filter(artifact[0, :3].numpy(), size=(1, 1, 3, 3))
+    assert (out[0, :3] - torch.from_numpy(blurred))[..., 1:-1, 1:-1].abs().max() < 1e-5
     assert torch.equal(out[0, 3], artifact[0, 3])
+
+
+def test_blurs_are_centred_and_of_growing_width() -> None:
+    ramp = torch.arange(96.0).expand(1, 3, 1, 96, 96)
+    for image in (ramp, ramp.transpose(-1, -2)):
+        change = _blurs(image)[..., 16:-16, 16:-16]
+        assert change.abs().max() < 1e-4, "a ramp is its own mean, unless the mean is taken beside the pixel"
+    noise = torch.randn(1, 3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    spreads = (_blurs(noise) + noise[:, None])[..., 16:-16, 16:-16].std(dim=(0, 2, 3, 4, 5))
+    assert torch.equal(spreads, spreads.sort(descending=True).values) and spreads[0] < 0.5
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -123,6 +132,23 @@ def test_photos_matter_also_where_they_cannot_be_warped() -> None:
     dark = replace(unseen, rgb=unseen.rgb * 0.2)
     one, two = (repairer.repair(PAIR.artifact, r, torch.Generator().manual_seed(0)) for r in (unseen, dark))
     assert not torch.equal(one.rgb, two.rgb)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "fp32", "auto"])
+def test_the_arithmetic_can_be_chosen_and_hardly_changes_the_repair(tmp_path: Path, name: str) -> None:
+    network = tiny()
+    save_network(network, tmp_path)
+    chosen = build_repairer(RepairerConfig(model=str(tmp_path), steps=2, dtype=name), "cpu")
+    assert isinstance(chosen, CompactRepairer)
+    exact = repair(CompactRepairer(network, steps=2))
+    repaired = repair(chosen)
+    assert repaired.rgb.dtype == repaired.confidence.dtype == torch.float32
+    for field in ("rgb", "disparity", "confidence"):
+        assert torch.allclose(getattr(repaired, field), getattr(exact, field), atol=3e-2), field
+    if name == "bf16":
+        assert not torch.equal(repaired.rgb, exact.rgb)
+    if name == "auto":
+        assert chosen.dtype == usual_dtype(torch.device("cpu"))
 
 
 def test_saving_and_loading_keeps_the_network(tmp_path: Path) -> None:

@@ -108,6 +108,29 @@ def test_a_round_after_which_the_photos_suffer_is_withdrawn(capture_folder, gene
     assert loop.generated_losses(7) == ({}, {})
 
 
+@pytest.mark.parametrize("densify", [True, False])
+def test_generated_views_count_for_densification_unless_told_otherwise(
+    capture_folder, generator_folder, tmp_path, densify
+):
+    loop = loop_of(make_trainer(capture_folder, tmp_path, str(generator_folder)))
+    loop.config.densify = densify
+    loop.fuse_once(4)
+    losses, _ = loop.generated_losses(6)
+    assert "generated_rgb" in losses
+    assert len(loop.model._generated_infos) == int(densify)
+
+
+def test_without_confidence_all_pixels_count_alike(capture_folder, generator_folder, tmp_path):
+    weights = {}
+    for use in (True, False):
+        loop = loop_of(make_trainer(capture_folder, tmp_path / str(use), str(generator_folder)))
+        loop.config.use_confidence = use
+        loop.fuse_once(4)
+        weights[use] = torch.stack([view.confidence.float() for view in loop.store])
+    assert (weights[False] == 1).all()
+    assert 0 <= weights[True].min() < weights[True].max() <= 1
+
+
 def test_none_takes_no_rounds_and_builds_no_repairer(capture_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, "none")
     trainer.train()

@@ -44,6 +44,22 @@ def test_weight_is_symmetric_about_the_middle():
     assert schedule.weight(150) == pytest.approx(schedule.weight(250)) == pytest.approx(2 * math.sin(math.pi / 4))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_weight_ends_at_its_final_share_of_the_peak(share):
+    schedule = FusionSchedule.resolve(100, 10, 300, 2.0, total_steps=1000, final_share=share)
+    assert schedule.weight(299) == pytest.approx(2 * share, abs=0.05)
+    assert schedule.weight(300) == 0
+    falling = [schedule.weight(step) for step in range(200, 300)]
+    assert falling == sorted(falling, reverse=True) and falling[0] == pytest.approx(2)
+    assert schedule.weight(150) == FusionSchedule(100, 10, 300, 2.0).weight(150)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_an_impossible_final_weight_names_its_flag(share):
+    with pytest.raises(ValueError, match=r"fusion\.final-weight is"):
+        FusionSchedule.resolve(100, 10, 300, 2.0, total_steps=1000, final_share=share)
+
+
 @pytest.mark.parametrize(
     ("start", "every", "until", "weight", "flag"),
     [

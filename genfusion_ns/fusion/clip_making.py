@@ -178,7 +178,11 @@ class _Maker:
             made = []
             for window, clean, frames in zip(path.windows, path.clean, path.frames, strict=True):
                 rendered = pipeline.scene.render_clip(clean.viewmats, clean.Ks, size, normals=True)
-                artifact = train.as_given(rendered)
+                shown = None
+                if difficulty.masked_area is not None and frames:  # rounds of masked runs show the windows, too
+                    ids = [names.index(name) if name in names else None for name in frames]
+                    shown = train.shown_from(ids, clean.Ks, size)
+                artifact = train.as_given(rendered, shown)
                 poses = viewmat_to_c2w(clean.viewmats).cpu()
                 chosen = choose_references(train.c2w.cpu(), poses, self.recipe.num_references)
                 provenance = Provenance(

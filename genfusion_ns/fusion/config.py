@@ -25,6 +25,8 @@ class FusionConfig:
     """No round and no generated view from this step on."""
     weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
+    final_weight: float = 0.0
+    """Weight at the end of the run, as a share of the peak."""
     depth_weight: float = 0.0
     """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
     ssim_weight: float = 0.2
@@ -33,6 +35,10 @@ class FusionConfig:
     """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
     keep_rounds: int = 1
     """Views of this many newest rounds are supervised."""
+    use_confidence: bool = True
+    """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
+    densify: bool = True
+    """Generated views count where surfels are grown; False: the photos alone decide."""
     reject_margin: float = 0.5
     """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
     observed_margin: float = 0.5

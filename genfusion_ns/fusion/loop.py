@@ -284,7 +284,7 @@ class FusionLoop:
     def generated_losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Loss terms of one generated view, and metrics for the log; empty without generated views.
 
-        The view also counts for densification.
+        The view also counts for densification, unless the config says otherwise.
         """
         weight = self._weight(step)
         if weight == 0 or len(self.store) == 0:
@@ -294,7 +294,8 @@ class FusionLoop:
         transparent = self._datamanager.transparent
         background = torch.zeros(3, device=view.rgb.device) if transparent else self.model.training_background()
         render = self.model.render(view.viewmat[None], view.K[None], *view.size, background=background)
-        self.model.observe_render(render, generated=True)
+        if self.config.densify:
+            self.model.observe_render(render, generated=True)
         confidence = view.confidence.float()
         colour = photometric_loss(render.rgb[0], view.rgb_float(), self.config.ssim_weight, confidence)
         losses = {"generated_rgb": weight * colour}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -91,9 +91,16 @@ class ObservedPhotos:
         """(width, height) in pixels."""
         return self.rgb.shape[2], self.rgb.shape[1]
 
-    def as_given(self, clip: Clip) -> Clip:
-        """A rendered clip as a repairer gets it: where photos have alpha, its empty space is a black backdrop."""
-        return before_backdrop(clip) if self.transparent else clip
+    def as_given(self, clip: Clip, shown: ShownPhotos | None = None) -> Clip:
+        """A rendered clip as a repairer gets it.
+
+        Where photos have alpha, its empty space is a black backdrop. What photos show in its frames (`shown_from`)
+        goes before what was rendered.
+        """
+        given = before_backdrop(clip) if self.transparent else clip
+        if shown is None:
+            return given
+        return replace(given, rgb=shown.over(given.rgb), alpha=torch.maximum(given.alpha, shown.seen.to(given.alpha)))
 
     def references(self, ids: Sequence[int]) -> References:
         """The photos with these positions in the train split."""

@@ -101,7 +101,9 @@ class GenFusionPipeline(VanillaPipeline):
         total = trainer.config.max_num_iterations
         fusion = self.config.fusion
         self.scene.set_total_steps(total)
-        schedule = FusionSchedule.resolve(fusion.start, fusion.every, fusion.until, fusion.weight, total)
+        schedule = FusionSchedule.resolve(
+            fusion.start, fusion.every, fusion.until, fusion.weight, total, final_share=fusion.final_weight
+        )
         folder = Path(trainer.base_dir) / "genfusion"
         self._loop = FusionLoop(fusion, self.config.repairer, schedule, self.scene, self.datamanager, folder)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)

@@ -120,15 +120,15 @@ def repair_window(
     clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
     references = photos.references(sampled.reference_ids[number])
     shown = None
-    given = photos.as_given(clip)
     if sampled.photo_ids is not None:
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
-        alpha = torch.maximum(given.alpha, shown.seen.to(clip.alpha))
-        given = replace(given, rgb=shown.over(clip.rgb), alpha=alpha)
+    given = photos.as_given(clip, shown)
     last = before.repaired if before is not None and before.rejected is None else None
     repaired = repair_next(repairer, last, window.new_from, given, references, generator).to(model.device)
     agreement = photo_agreement(clip, repaired, references)
-    confidence = agreement.confidence * ~agreement.shown if config.unseen_only else agreement.confidence
+    confidence = agreement.confidence if config.use_confidence else torch.ones_like(agreement.confidence)
+    if config.unseen_only:
+        confidence = confidence * ~agreement.shown
     if photos.transparent:  # the backdrop is no surface that a view may ask for
         confidence = confidence * clip.alpha
     trusted = replace(repaired, confidence=confidence)

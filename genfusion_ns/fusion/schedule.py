@@ -10,15 +10,27 @@ from genfusion_ns.models.run_length import steps_of_run
 
 @dataclass(frozen=True)
 class FusionSchedule:
-    """Rounds every ``every`` steps in [start, until); generated views weigh in as half a sine between the two."""
+    """Rounds every ``every`` steps in [start, until); generated views weigh in as half a sine between the two.
+
+    In the second half the weight falls to `final_share` of the peak instead of 0.
+    """
 
     start: int
     every: int
     until: int
     peak_weight: float
+    final_share: float = 0.0
 
     @classmethod
-    def resolve(cls, start: float, every: float, until: float, peak_weight: float, total_steps: int) -> FusionSchedule:
+    def resolve(
+        cls,
+        start: float,
+        every: float,
+        until: float,
+        peak_weight: float,
+        total_steps: int,
+        final_share: float = 0.0,
+    ) -> FusionSchedule:
         """Turn steps or shares of a run of `total_steps` into a schedule; see `steps_of_run`.
 
         Raises:
@@ -41,7 +53,11 @@ class FusionSchedule:
             )
         if peak_weight < 0 or not math.isfinite(peak_weight):
             raise ValueError(f"--pipeline.fusion.weight is {peak_weight}; it must be a number of at least 0")
-        return cls(first, max(1, steps_of_run(every, total_steps)), last, peak_weight)
+        if not 0 <= final_share <= 1:
+            raise ValueError(
+                f"--pipeline.fusion.final-weight is {final_share}; give a share of --pipeline.fusion.weight, 0 to 1"
+            )
+        return cls(first, max(1, steps_of_run(every, total_steps)), last, peak_weight, final_share)
 
     def is_round(self, step: int) -> bool:
         """Whether a round takes place before this training step."""
@@ -70,7 +86,13 @@ class FusionSchedule:
         return math.ceil((self.until - self.start) / self.every)
 
     def weight(self, step: int) -> float:
-        """Weight of the generated-view loss: peak * sin(pi * (step - start) / (until - start)), 0 outside."""
+        """Weight of the generated-view loss, 0 outside of [start, until).
+
+        peak * s with s = sin(pi * x), x = (step - start) / (until - start); for x > 1/2, f + (1 - f) s with the final
+        share f takes the place of s. GenFusion has f = 0.
+        """
         if not self.start <= step < self.until:
             return 0.0
-        return self.peak_weight * math.sin(math.pi * (step - self.start) / (self.until - self.start))
+        passed = (step - self.start) / (self.until - self.start)
+        least = self.final_share if passed > 0.5 else 0.0
+        return self.peak_weight * (least + (1 - least) * math.sin(math.pi * passed))

@@ -43,9 +43,10 @@ class CompactRepairer:
     def __init__(
         self,
         network: CompactUNet,
-        steps: int = 4,
+        steps: int = 1,
         device: torch.device | str = "cpu",
         resolution: tuple[int, int] = (256, 144),
+        dtype: torch.dtype | None = torch.float32,
     ) -> None:
         """
         Args:
@@ -54,6 +55,7 @@ class CompactRepairer:
             device: where the network runs; clips are moved there and back.
             resolution: (width, height) whose area clips are repaired at; larger ones are shrunk to that area, with
                 their aspect kept, and restored afterwards.
+            dtype: arithmetic of the network (autocast); None: `usual_dtype` of the device.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}; the flow needs at least 1")
@@ -63,14 +65,16 @@ class CompactRepairer:
         self.steps = steps
         self.device = torch.device(device)
         self.resolution = resolution
+        self.dtype = usual_dtype(self.device) if dtype is None else dtype
 
     @classmethod
     def from_folder(
         cls,
         folder: str | Path,
-        steps: int = 4,
+        steps: int = 1,
         device: torch.device | str = "cpu",
         resolution: tuple[int, int] = (256, 144),
+        dtype: torch.dtype | None = torch.float32,
     ) -> CompactRepairer:
         """Load a folder with ``config.json`` and weights, as ``gf-train-generator`` writes it.
 
@@ -78,7 +82,7 @@ class CompactRepairer:
             FileNotFoundError: the folder or one of its files is missing.
             ValueError: the files do not belong to a compact network.
         """
-        return cls(load_network(Path(folder)), steps=steps, device=device, resolution=resolution)
+        return cls(load_network(Path(folder)), steps=steps, device=device, resolution=resolution, dtype=dtype)
 
     @torch.no_grad()
     def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
@@ -95,7 +99,8 @@ class CompactRepairer:
         photos = references.to(self.device)
         photos = resize_references(photos, _fit((photos.rgb.shape[2], photos.rgb.shape[1]), self.resolution))
         condition, padding = _pad(condition_on(_extend(small), photos), self.network.pixel_multiple)
-        result = run_flow(self.network, condition, self.steps, generator)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            result = run_flow(self.network, condition, self.steps, generator)
         height, width = working[1], working[0]
         clean = result.clean[0, :, :frames, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
         spread = result.log_variance[0, :, :frames, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
@@ -112,6 +117,14 @@ class CompactRepairer:
         nn.Module.to(self.network, "cpu")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor computes with it, float32 elsewhere, where it would be slower."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return torch.bfloat16 if device.type == "cpu" and has_bfloat16() else torch.float32
 
 
 def run_flow(network: CompactUNet, condition: Condition, steps: int, generator: torch.Generator) -> FlowResult:

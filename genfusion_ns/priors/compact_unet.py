@@ -207,7 +207,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         return images.view(-1, frames, *images.shape[1:]).transpose(1, 2)
 
 
-_BLURS = (2, 4, 8, 16)  # pixels that are averaged to one
+_BLURS = ((3, 1), (4, 2), (8, 4), (16, 8))
+"""Pixels per side of each mean, and from one mean to the next: overlapping, so that no grid shows."""
 
 
 def _blurs(rgb: Tensor) -> Tensor:
@@ -215,8 +216,10 @@ def _blurs(rgb: Tensor) -> Tensor:
     batch, _, frames, height, width = rgb.shape
     images = rgb.transpose(1, 2).flatten(0, 1)
     blurred = []
-    for factor in _BLURS:
-        small = functional.avg_pool2d(images, min(factor, height, width), ceil_mode=True, count_include_pad=False)
+    for width_of_mean, stride in _BLURS:
+        # With this border the means lie where the interpolation below takes them to be.
+        border = (width_of_mean - stride) // 2
+        small = functional.avg_pool2d(images, width_of_mean, stride, border, count_include_pad=False)
         large = functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
         blurred.append((large - images).view(batch, frames, 3, height, width).transpose(1, 2))
     return torch.stack(blurred, dim=1)

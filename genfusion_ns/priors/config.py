@@ -23,12 +23,12 @@ from genfusion_ns.priors.hub import (
 from genfusion_ns.priors.weight_files import check_folder
 
 _COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
-_COMPACT_STEPS = 4
+_COMPACT_STEPS = 1
 _COMPACT_SIZE = (256, 144)
 _SIDES = (16, 4096)
 """Least and largest side of a clip, in pixels; the networks work on patches of 16."""
 _DTYPES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_SHARED = ("model", "steps", "device", "resolution", "task_guidance_scale")
+_SHARED = ("model", "steps", "device", "resolution", "dtype", "task_guidance_scale")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class RepairerConfig:
     gf-convert-generator (dynamicrafter), a checkpoint file, or a name on the Hugging Face hub, such as
     Sibo2rr/GenFusion-GenerationModel (10.4 GB). Files and downloads are converted once, into ~/.cache/genfusion_ns."""
     steps: int | None = None
-    """Denoising steps per clip; by default 4 with compact, 25 with dynamicrafter."""
+    """Denoising steps per clip; by default 1 with compact, 25 with dynamicrafter."""
     device: str | None = None
     """Device of the model, such as cpu or cuda:1; by default that of the scene."""
     resolution: tuple[int, int] | None = None
@@ -71,7 +71,8 @@ class RepairerConfig:
     batch_guidance: bool | None = None
     """dynamicrafter: both branches of the guidance in one call (default); False takes less memory."""
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    """dynamicrafter: type of the weights; auto is fp16 on a GPU and fp32 on the CPU."""
+    """dynamicrafter: type of the weights; auto is fp16 on a GPU and fp32 on the CPU. compact: type of the arithmetic;
+    auto is bf16 where the processor has it, else fp32."""
     offload: Literal["none", "model"] = "none"
     """dynamicrafter: model keeps only the part on the GPU that is running, for little memory."""
     task_guidance_scale: Suppress[float] = 3.2
@@ -123,7 +124,8 @@ def build_repairer(config: RepairerConfig, device: torch.device | str) -> VideoR
         from genfusion_ns.priors.compact import CompactRepairer
 
         steps = _COMPACT_STEPS if config.steps is None else config.steps
-        return CompactRepairer.from_folder(choice.folder, steps, target, config.resolution or _COMPACT_SIZE)
+        size = config.resolution or _COMPACT_SIZE
+        return CompactRepairer.from_folder(choice.folder, steps, target, size, _DTYPES[config.dtype])
     from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
 
     return DynamiCrafterRepairer.from_folder(
@@ -227,7 +229,7 @@ def _check_ranges(config: RepairerConfig) -> None:
     _sampling(replace(config, steps=None))  # which steps are possible depends on the model
     if config.steps is not None and not 1 <= config.steps <= 1000:
         raise ValueError(
-            f"--pipeline.repairer.steps is {config.steps}; allowed are 1..1000, 4 is usual with compact and 25 with "
+            f"--pipeline.repairer.steps is {config.steps}; allowed are 1..1000, 1 is usual with compact and 25 with "
             "dynamicrafter"
         )
     low, high = _SIDES
