@@ -100,6 +100,7 @@ genfusion_completion = MethodSpecification(
             fusion=FusionConfig(
                 start=5 / 26,
                 every=4 / 26,
+                final_weight=0.0,
                 unseen_only=True,
                 keep_rounds=3,
                 sampler=CompletionSamplerConfig(),

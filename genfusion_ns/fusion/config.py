@@ -19,14 +19,14 @@ class FusionConfig:
 
     start: float = 1 / 7
     """Step of the first round."""
-    every: float = 1 / 7
+    every: float = 1 / 14
     """Steps between rounds."""
     until: float = 1.0
     """No round and no generated view from this step on."""
     weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
-    final_weight: float = 0.0
-    """Weight at the end of the run, as a share of the peak."""
+    final_weight: float = 1.0
+    """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
     depth_weight: float = 0.0
     """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
     ssim_weight: float = 0.2

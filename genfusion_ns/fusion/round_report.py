@@ -99,7 +99,7 @@ def write_round_report(
     for number, (clip, repair, photos) in enumerate(zip(clips, repaired, references, strict=True)):
         sheet = contact_sheet(clip, repair, photos, _title(record, number), record.reference_names[number])
         encoded = io.BytesIO()
-        sheet.save(encoded, format="PNG")
+        sheet.save(encoded, format="PNG", compress_level=1)
         write_atomically(folder / f"sheet_{number:02d}.png", encoded.getvalue())
         if save_videos:
             write_video(folder / f"clip_{number:02d}.mp4", side_by_side(clip.rgb, repair.rgb))

@@ -85,7 +85,7 @@ class SparseSamplerConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: SparseSampler)
     kind: Literal["auto", "ellipse", "follow"] = "auto"
     """Path: a loop around the subject (ellipse), along the observed cameras (follow), or whichever fits them (auto)."""
-    num_frames: int = 80
+    num_frames: int = 48
     """Frames per round; a multiple of the repairer's clip length wastes none."""
     num_references: int = 3
     """Photos that condition each window at most."""
