@@ -93,6 +93,19 @@ def test_masked_clips_know_windows_of_their_photos(job: ClipJob) -> None:
     assert counts == {"3 views": 3, "crop windows of every 2nd photo": 6}
 
 
+def test_frames_at_masked_photos_show_their_windows(job: ClipJob) -> None:
+    """As rounds of masked runs do: there the photo goes before what was rendered."""
+    for path in list_pairs(job.out):
+        pair, origin = read_pair(path), read_provenance(path)
+        if origin.path != "capture" or "crop windows" not in origin.split:
+            continue
+        exact = (pair.artifact.rgb - pair.clean.rgb).abs().amax(-1) < 2e-3
+        shown = {name: float(same.float().mean()) for name, same in zip(origin.frames, exact, strict=True)}
+        seen = [share for name, share in shown.items() if name in origin.train_views]
+        assert len(seen) == 6 and min(seen) > 0.2, "a quarter of each frame, less its border"
+        assert (pair.artifact.alpha[exact] > 0.999).float().mean() > 0.9
+
+
 def test_what_masks_hide_is_rendered_and_not_trusted(tmp_path: Path) -> None:
     capture = tiny_capture.make_capture(tmp_path / "masked")
     tiny_capture.write_transforms(capture)

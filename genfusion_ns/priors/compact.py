@@ -51,7 +51,8 @@ class CompactRepairer:
         """
         Args:
             network: trained network; set to evaluation mode here.
-            steps: Euler steps of the flow, at least 1.
+            steps: Euler steps of the flow, at least 1. One step gives the mean of what may be right, which measures
+                best; more steps are sharper and farther off.
             device: where the network runs; clips are moved there and back.
             resolution: (width, height) whose area clips are repaired at; larger ones are shrunk to that area, with
                 their aspect kept, and restored afterwards.

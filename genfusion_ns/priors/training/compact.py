@@ -54,7 +54,7 @@ class OptimisationConfig(LoopConfig):
     """How the network is trained."""
 
     first_share: float = 0.5
-    """Share of training times at the start of the path."""
+    """Share of training times at the start of the path, from which repairs in one step go."""
     disparity_weight: float = 0.5
     """Weight of the disparity loss."""
     logarithm_weight: float = 0.1
