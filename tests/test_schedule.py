@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.schedule import FusionSchedule
 
 
@@ -52,6 +53,12 @@ def test_the_weight_ends_at_its_final_share_of_the_peak(share):
     falling = [schedule.weight(step) for step in range(200, 300)]
     assert falling == sorted(falling, reverse=True) and falling[0] == pytest.approx(2)
     assert schedule.weight(150) == FusionSchedule(100, 10, 300, 2.0).weight(150)
+
+
+def test_generated_views_weigh_less_beside_many_photos():
+    config = FusionConfig(weight=0.5)
+    assert [config.peak_weight(photos) for photos in (3, 6, 12)] == [0.5, 0.5, pytest.approx(0.125)]
+    assert FusionConfig(weight=0.5, full_weight_photos=0).peak_weight(100) == 0.5
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])

@@ -25,6 +25,9 @@ class FusionConfig:
     """No round and no generated view from this step on."""
     weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
+    full_weight_photos: int = 6
+    """Train photos up to which the weight counts in full; with more it falls with the square of their number, as what
+    lies unseen between neighbours does. 0: always in full, for photos that show only a part."""
     final_weight: float = 1.0
     """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
     depth_weight: float = 0.0
@@ -51,3 +54,9 @@ class FusionConfig:
     """Camera paths of the rounds."""
     seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
     """New surfels where renders are empty."""
+
+    def peak_weight(self, photos: int) -> float:
+        """Peak weight of the generated-view loss in a run on so many train photos."""
+        if self.full_weight_photos <= 0 or photos <= self.full_weight_photos:
+            return self.weight
+        return self.weight * (self.full_weight_photos / photos) ** 2

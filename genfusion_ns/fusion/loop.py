@@ -278,7 +278,7 @@ class FusionLoop:
     def _weight(self, step: int) -> float:
         weight = self.schedule.weight(step)
         if self._requested.intersection(self.store.rounds):
-            weight = max(weight, _REQUESTED_SHARE * self.schedule.peak_weight)
+            weight = max(weight, _REQUESTED_SHARE * self.config.weight)
         return weight
 
     def generated_losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -102,7 +102,12 @@ class GenFusionPipeline(VanillaPipeline):
         fusion = self.config.fusion
         self.scene.set_total_steps(total)
         schedule = FusionSchedule.resolve(
-            fusion.start, fusion.every, fusion.until, fusion.weight, total, final_share=fusion.final_weight
+            fusion.start,
+            fusion.every,
+            fusion.until,
+            fusion.peak_weight(len(self.datamanager.train_names)),
+            total,
+            final_share=fusion.final_weight,
         )
         folder = Path(trainer.base_dir) / "genfusion"
         self._loop = FusionLoop(fusion, self.config.repairer, schedule, self.scene, self.datamanager, folder)
