@@ -61,9 +61,8 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
     """
     solid = clip.alpha > _SOLID_ALPHA
     warped = warp_references(clip.depth * solid, clip.viewmats, clip.Ks, photos, solid=solid)
-    repaired_error, artifact_error = _nearest_photo_errors(
-        [repaired.rgb, clip.rgb.clamp(0, 1)], warped.rgb, warped.visible
-    )
+    compared = torch.stack([repaired.rgb, clip.rgb.clamp(0, 1)])
+    repaired_error, artifact_error = _nearest_photo_errors(compared, warped.rgb, warped.visible)
     seen = warped.visible.any(dim=0)
     doubt = torch.where(seen, (repaired_error / softness).square(), torch.zeros_like(repaired_error))
     return Agreement(
@@ -75,27 +74,25 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
     )
 
 
-def _nearest_photo_errors(clips: list[Tensor], photos: Tensor, visible: Tensor) -> list[Tensor]:
+def _nearest_photo_errors(clips: Tensor, photos: Tensor, visible: Tensor) -> Tensor:
     """Root mean square colour difference of each clip to the photo that agrees best; 0 where none sees the pixel.
 
-    One [T, H, W, 1] per clip.
+    [C, T, H, W, 3] -> [C, T, H, W, 1]
     """
-    best = [torch.full_like(clip[..., :1], torch.inf) for clip in clips]
+    best = torch.full_like(clips[..., :1], torch.inf)
     for photo, mask in zip(photos, visible, strict=True):
-        blurred = _blur(torch.cat([*((clip - photo) * mask for clip in clips), mask.to(photo)], dim=-1))
-        *differences, _ = (blurred / blurred[..., -1:].clamp_min(1e-6)).split([3] * len(clips) + [1], dim=-1)
-        for index, difference in enumerate(differences):
-            error = difference.square().mean(dim=-1, keepdim=True).sqrt()
-            best[index] = torch.where(mask, torch.minimum(best[index], error), best[index])
-    return [torch.where(error.isinf(), torch.zeros_like(error), error) for error in best]
+        difference = _blur((clips - photo) * mask) / _blur(mask.to(clips.dtype)).clamp_min(1e-6)
+        error = difference.square().mean(dim=-1, keepdim=True).sqrt()
+        best = torch.where(mask, torch.minimum(best, error), best)
+    return torch.where(best.isinf(), torch.zeros_like(best), best)
 
 
 def _blur(images: Tensor) -> Tensor:
-    planes = images.permute(0, 3, 1, 2)
+    planes = images.flatten(0, -4).permute(0, 3, 1, 2)
     for size in ((1, _BLUR), (_BLUR, 1)):  # one axis after the other takes less than half of the time
         border = (size[0] // 2, size[1] // 2)
         planes = F.avg_pool2d(planes, size, stride=1, padding=border, count_include_pad=False)
-    return planes.permute(0, 2, 3, 1)
+    return planes.permute(0, 2, 3, 1).reshape(images.shape)
 
 
 def _psnr(error: Tensor, seen: Tensor) -> float:

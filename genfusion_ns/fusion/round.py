@@ -37,7 +37,7 @@ class RepairedWindow:
 
     def preview(self) -> UInt8[Tensor, "T H W 3"]:
         """Frames as rendered (left) and as repaired (right), in 0..255, on the CPU."""
-        return to_bytes(side_by_side(self.clip.rgb, self.repaired.rgb)).cpu()
+        return to_bytes(side_by_side(self.clip.rgb, self.repaired.rgb))
 
 
 @dataclass(frozen=True)
