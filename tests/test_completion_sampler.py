@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from genfusion_ns.data.camera_path import CameraPathError, read_camera_path
+from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_intrinsics
 from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
 from genfusion_ns.fusion.path_check import path_misses_scene
-from genfusion_ns.fusion.view_samplers import ObservedViews, choose_references, clip_intrinsics
 from genfusion_ns.geometry.trajectories import look_at, orbit_path
 
 torch.set_num_threads(1)
@@ -196,7 +196,8 @@ def test_a_path_with_another_vertical_is_noted(saved, capsys):
 
 @pytest.mark.parametrize("name", ["num_frames", "frames_per_round", "num_references"])
 def test_settings_out_of_range_are_named(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+    flag = "--pipeline.fusion.sampler." + name.replace("_", "-")
+    with pytest.raises(ValueError, match=f"{flag} is 0; it must be at least 1"):
         sample(ring(), **{name: 0})
 
 

@@ -10,15 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genfusion_ns.fusion.view_samplers import (
-    ObservedViews,
-    SparseSamplerConfig,
-    choose_references,
-    clip_intrinsics,
-    clip_size,
-)
+from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
+from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
-from genfusion_ns.geometry.free_space import clearance_test, free_space_test, move_jumps, pull_to_clear
+from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
+from genfusion_ns.geometry.free_space import clearance_test, free_space_test
 from genfusion_ns.geometry.trajectories import follow_path, look_at
 
 torch.set_num_threads(1)
@@ -284,7 +280,7 @@ def test_clip_intrinsics_are_the_median_of_the_commonest_size():
 
 @pytest.mark.parametrize("field", ["num_frames", "num_references"])
 def test_config_is_checked(field):
-    with pytest.raises(ValueError, match=f"{field} is 0"):
+    with pytest.raises(ValueError, match=f"--pipeline.fusion.sampler.{field.replace(chr(95), chr(45))} is 0"):
         sample(three_views(), **{field: 0})
 
 

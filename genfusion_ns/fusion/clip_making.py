@@ -22,6 +22,7 @@ from genfusion_ns.data.capture import read_capture, whole_capture_config
 from genfusion_ns.data.capture_formats import dataparser_of
 from genfusion_ns.data.clip_shards import RECORD, finished_shards, read_record, write_record
 from genfusion_ns.data.clips import Provenance
+from genfusion_ns.fusion.clip_cameras import choose_references
 from genfusion_ns.fusion.clip_paths import AllPhotos, CleanPath, perturbed_path, photo_path
 from genfusion_ns.fusion.clip_preview import Preview
 from genfusion_ns.fusion.clip_recipe import ClipRecipe, Difficulty
@@ -29,7 +30,6 @@ from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, Sh
 from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
-from genfusion_ns.fusion.view_samplers import choose_references
 from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
 

@@ -9,16 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.fusion.agreement import photo_agreement
+from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_size
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.view_samplers import (
-    ObservedViews,
-    SparseSampler,
-    SparseSamplerConfig,
-    choose_references,
-    clip_size,
-)
+from genfusion_ns.fusion.view_samplers import SparseSampler, SparseSamplerConfig
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import visiting_order
 from genfusion_ns.geometry.windows import Window, clip_windows

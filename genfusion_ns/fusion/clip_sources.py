@@ -13,10 +13,10 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.data.frame_sequences import DepthFolder, FrameSequence, read_photo
+from genfusion_ns.fusion.clip_cameras import choose_references, clip_size
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.path_check import path_misses_scene
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.view_samplers import choose_references, clip_size
 from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat
 from genfusion_ns.geometry.clip_pairs import resize_images
 from genfusion_ns.priors.mono_depth import MonoDepth

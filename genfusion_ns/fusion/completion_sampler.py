@@ -14,23 +14,22 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath, read_camera_path
-from genfusion_ns.fusion.path_check import path_misses_scene, path_tilt
-from genfusion_ns.fusion.view_samplers import (
+from genfusion_ns.fusion.clip_cameras import (
     ObservedViews,
     SampledViews,
-    choose_references,
     clip_intrinsics,
     clip_size,
+    cut_into_clips,
 )
+from genfusion_ns.fusion.path_check import path_misses_scene, path_tilt
+from genfusion_ns.fusion.view_samplers import ViewSampler
 from genfusion_ns.geometry.capture import capture_shape
-from genfusion_ns.geometry.free_space import ClearTest, move_jumps, pull_to_clear
+from genfusion_ns.geometry.clear_paths import keep_clear
+from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import orbit_path
-from genfusion_ns.geometry.windows import clip_windows
 
 _TILT = 60.0
 """Degrees between the verticals of path and capture above which the path was probably saved in another orientation."""
-_JUMP = 3.0
-"""A step this many times longer than any of the unobstructed path is a jump."""
 
 
 @dataclass
@@ -63,8 +62,11 @@ class _Lens:
     K: Float[Tensor, "M 3 3"]
 
 
-class CompletionSampler:
+class CompletionSampler(ViewSampler):
     """Walks along one path, a part per round; see `ViewSampler`."""
+
+    counts = ("num_frames", "frames_per_round", "num_references")
+    config: CompletionSamplerConfig
 
     def __init__(self, config: CompletionSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
         """`clip_length` and `resolution` (width, height) are those of the repairer.
@@ -72,12 +74,7 @@ class CompletionSampler:
         Raises:
             ValueError: a setting out of range, or a camera path that cannot be used (`CameraPathError`).
         """
-        for name in ("num_frames", "frames_per_round", "num_references"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-        self.config = config
-        self.clip_length = clip_length
-        self.resolution = resolution
+        super().__init__(config, clip_length, resolution)
         self._path = None if config.camera_path is None else read_camera_path(config.camera_path)
 
     def sample(
@@ -102,18 +99,8 @@ class CompletionSampler:
         first = round % math.ceil(self.config.num_frames / self.config.frames_per_round) * self.config.frames_per_round
         part = slice(first, first + self.config.frames_per_round)
         c2w = path[part]
-        windows = clip_windows(len(c2w), self.clip_length)
-        return SampledViews(
-            c2w=c2w,
-            K=lens.K[part],
-            size=lens.size,
-            windows=windows,
-            reference_ids=[
-                choose_references(observed.c2w, c2w[w.start : w.start + w.length], self.config.num_references)
-                for w in windows
-            ],
-            log={"round": round, "path_frames": [first, first + len(c2w)], **log},
-        )
+        log = {"round": round, "path_frames": [first, first + len(c2w)], **log}
+        return cut_into_clips(observed, c2w, lens.K[part], lens.size, self.clip_length, self.config.num_references, log)
 
     def _from_file(
         self, path: CameraPath, observed: ObservedViews, round: int, is_clear: ClearTest | None
@@ -150,23 +137,12 @@ class CompletionSampler:
         for name in ("path_scale", "rotation_angle", "position_z_offset", "distance"):
             log[name] = getattr(config, name)
         if is_clear is not None:
-            path, pulled = self._keep_clear(path, observed.c2w, is_clear)
-            log["pulled_frames"] = pulled
+            borders = list(range(0, len(path), config.frames_per_round))
+            # Only positions give way: to look where the photos do not is what the path is for.
+            cleared = keep_clear(path, observed.c2w, borders, is_clear, turn=False)
+            path, log["pulled_frames"] = cleared.c2w, cleared.pulled_frames
         size, K = clip_intrinsics(observed, self.resolution)
         return path, _Lens(size, K.expand(len(path), 3, 3).clone()), log
-
-    def _keep_clear(self, path: Tensor, observed: Tensor, is_clear: ClearTest) -> tuple[Tensor, int]:
-        """The path in free space, what could not be joined smoothly cut between rounds; how many frames were moved.
-
-        Only positions give way: to look where the photos do not is what the path is for.
-        """
-        pulled = pull_to_clear(path, observed, is_clear)
-        cleared = pulled.c2w.clone()
-        cleared[:, :3, :3] = path[:, :3, :3]
-        steps = path[:, :3, 3].diff(dim=0).norm(dim=-1)
-        limit = _JUMP * float(steps.max()) if len(steps) else math.inf
-        borders = list(range(0, len(path), self.config.frames_per_round))
-        return move_jumps(cleared, borders, limit, is_clear), int((pulled.pull > 0).sum())
 
 
 def _lens_of(path: CameraPath, resolution: tuple[int, int], like: Tensor) -> _Lens:

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.data.generated_views import GeneratedViewStore
+from genfusion_ns.fusion.clip_cameras import SampledViews, clip_size
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
-from genfusion_ns.fusion.view_samplers import SampledViews, ViewSampler, clip_size, views_towards
+from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer

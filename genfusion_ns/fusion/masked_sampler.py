@@ -10,12 +10,12 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.view_samplers import ObservedViews, SampledViews, choose_references, clip_size
+from genfusion_ns.fusion.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
+from genfusion_ns.fusion.view_samplers import ViewSampler
 from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
-from genfusion_ns.geometry.windows import clip_windows
 
 _DETOUR = 1.5
 """Name order is kept while it is at most so many times longer than a short walk along all cameras."""
@@ -30,20 +30,14 @@ class MaskedSamplerConfig(InstantiateConfig):
     """Photos that condition each clip at most."""
 
 
-class MaskedSampler:
+class MaskedSampler(ViewSampler):
     """All train cameras in one walk; see `ViewSampler`.
 
     They stand where photos were taken, so nothing is in their way. Views fewer than a clip has frames are joined by
     frames in between, which stand at no photo.
     """
 
-    def __init__(self, config: MaskedSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
-        """`clip_length` and `resolution` (width, height) are those of the repairer."""
-        if config.num_references < 1:
-            raise ValueError(f"num_references is {config.num_references}; it must be at least 1")
-        self.config = config
-        self.clip_length = clip_length
-        self.resolution = resolution
+    config: MaskedSamplerConfig
 
     def sample(
         self,
@@ -61,19 +55,9 @@ class MaskedSampler:
         photo_ids[::steps] = order
         nearest = [order[(frame + steps // 2) // steps] for frame in range(len(path))]
         size = clip_size(Counter(observed.sizes).most_common(1)[0][0], self.resolution)
-        windows = clip_windows(len(path), self.clip_length)
-        return SampledViews(
-            c2w=path,
-            K=torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest]),
-            size=size,
-            windows=windows,
-            reference_ids=[
-                choose_references(observed.c2w, path[w.start : w.start + w.length], self.config.num_references)
-                for w in windows
-            ],
-            log={"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1},
-            photo_ids=photo_ids,
-        )
+        Ks = torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest])
+        log = {"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1}
+        return cut_into_clips(observed, path, Ks, size, self.clip_length, self.config.num_references, log, photo_ids)
 
 
 def _walk(c2w: Float[Tensor, "N 4 4"]) -> tuple[list[int], str]:

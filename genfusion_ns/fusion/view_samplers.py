@@ -6,60 +6,46 @@ A sampler sees poses only. What it may not know by itself, namely where walls ar
 from __future__ import annotations
 
 import math
-from collections import Counter
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.fusion.clip_cameras import ObservedViews, SampledViews, clip_intrinsics, cut_into_clips
 from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
-from genfusion_ns.geometry.free_space import ClearTest, move_jumps, pull_to_clear
+from genfusion_ns.geometry.clear_paths import keep_clear
+from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
-from genfusion_ns.geometry.windows import Window, clip_windows
-
-_JUMP = 3.0
-"""A step this many times longer than any of the unobstructed path is a jump."""
+from genfusion_ns.geometry.windows import clip_windows
 
 
-@dataclass(frozen=True)
-class ObservedViews:
-    """Cameras of the N training views; where a run may see only a part of a photo, these are those of the whole one."""
-
-    c2w: Float[Tensor, "N 4 4"]
-    """Camera-to-world, OpenGL axes."""
-    Ks: Float[Tensor, "N 3 3"]
-    """Intrinsics in pixels of each view's own size."""
-    sizes: list[tuple[int, int]]
-    """(width, height) of each view in pixels."""
-
-
-@dataclass(frozen=True)
-class SampledViews:
-    """A camera path of M frames, cut into windows, with the views that condition each window."""
-
-    c2w: Float[Tensor, "M 4 4"]
-    """Camera-to-world, OpenGL axes."""
-    K: Float[Tensor, "M 3 3"]
-    """Intrinsics in pixels of `size`."""
-    size: tuple[int, int]
-    """(width, height) at which to render the clip."""
-    windows: list[Window]
-    """Frames of each repair call."""
-    reference_ids: list[list[int]]
-    """For each window, indices into the observed views, most similar first."""
-    log: dict[str, Any]
-    """How the path came about, ready for JSON."""
-    photo_ids: list[int | None] | None = None
-    """For each frame the observed view whose camera it shares but for K; None in paths that share none."""
-
-
-class ViewSampler(Protocol):
+class ViewSampler(ABC):
     """Chooses the cameras of a round."""
 
+    counts: ClassVar[tuple[str, ...]] = ("num_references",)
+    """Settings that must be at least 1."""
+
+    def __init__(self, config: Any, clip_length: int, resolution: tuple[int, int]) -> None:
+        """`clip_length` and `resolution` (width, height) are those of the repairer.
+
+        Raises:
+            ValueError: a setting out of range.
+        """
+        for name in self.counts:
+            if getattr(config, name) < 1:
+                raise ValueError(
+                    f"--pipeline.fusion.sampler.{name.replace('_', '-')} is {getattr(config, name)}; "
+                    "it must be at least 1"
+                )
+        self.config = config
+        self.clip_length = clip_length
+        self.resolution = resolution
+
+    @abstractmethod
     def sample(
         self,
         observed: ObservedViews,
@@ -75,7 +61,6 @@ class ViewSampler(Protocol):
             generator: source of all randomness, on the CPU.
             is_clear: which poses stand in free space; without it every pose is taken as clear.
         """
-        ...
 
 
 @dataclass
@@ -105,17 +90,11 @@ class SparseSamplerConfig(InstantiateConfig):
     """Follow: largest turn away from the observed directions in degrees."""
 
 
-class SparseSampler:
+class SparseSampler(ViewSampler):
     """An ellipse where the cameras surround their subject, else a path along the cameras; see `ViewSampler`."""
 
-    def __init__(self, config: SparseSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
-        """`clip_length` and `resolution` (width, height) are those of the repairer."""
-        for name in ("num_frames", "num_references"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
-        self.config = config
-        self.clip_length = clip_length
-        self.resolution = resolution
+    counts = ("num_frames", "num_references")
+    config: SparseSamplerConfig
 
     def sample(
         self,
@@ -131,22 +110,18 @@ class SparseSampler:
             kind = "ellipse" if shape.surrounds_focus else "follow"
         path, log = (self._ellipse if kind == "ellipse" else self._follow)(observed.c2w, round, generator)
         log = {"kind": kind, "round": round, **_shape_log(shape), **log}
-        windows = clip_windows(len(path), self.clip_length)
         if is_clear is not None:
-            path, cleared = _keep_clear(path, observed.c2w, windows, is_clear)
-            log |= cleared
+            borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
+            cleared = keep_clear(path, observed.c2w, borders, is_clear)
+            path = cleared.c2w
+            log |= {
+                "pulled_frames": cleared.pulled_frames,
+                "largest_pull": cleared.largest_pull,
+                "jumps": cleared.jumps,
+            }
         size, K = clip_intrinsics(observed, self.resolution)
-        return SampledViews(
-            c2w=path,
-            K=K.expand(len(path), 3, 3).clone(),
-            size=size,
-            windows=windows,
-            reference_ids=[
-                choose_references(observed.c2w, path[w.start : w.start + w.length], self.config.num_references)
-                for w in windows
-            ],
-            log=log,
-        )
+        Ks = K.expand(len(path), 3, 3).clone()
+        return cut_into_clips(observed, path, Ks, size, self.clip_length, self.config.num_references, log)
 
     def _ellipse(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         config = self.config
@@ -160,25 +135,6 @@ class SparseSampler:
         config = self.config
         path = follow_path(c2w, config.num_frames, generator, config.position_jitter, math.radians(config.turn_jitter))
         return path, {"position_jitter": config.position_jitter, "turn_jitter_degrees": config.turn_jitter}
-
-
-def _keep_clear(
-    path: Tensor, observed: Tensor, windows: list[Window], is_clear: ClearTest
-) -> tuple[Tensor, dict[str, Any]]:
-    """The path in free space, with what could not be joined smoothly cut between windows, and what it took."""
-    limit = _JUMP * float(_steps(path).max()) if len(path) > 1 else math.inf
-    pulled = pull_to_clear(path, observed, is_clear)
-    borders = [window.start + window.new_from for window in windows]
-    kept = move_jumps(pulled.c2w, borders, limit, is_clear)
-    return kept, {
-        "pulled_frames": int((pulled.pull > 0).sum()),
-        "largest_pull": float(pulled.pull.max()),
-        "jumps": int((_steps(kept) > limit).sum()),
-    }
-
-
-def _steps(c2w: Tensor) -> Tensor:
-    return c2w[:, :3, 3].diff(dim=0).norm(dim=-1)
 
 
 def views_towards(
@@ -216,87 +172,8 @@ def views_towards(
     asked[0, 0] = asked[1, 1] = size[1] / 2 / math.tan(fov_y / 2)
     asked[0, 2], asked[1, 2] = size[0] / 2, size[1] / 2
     share = torch.linspace(0, 1, clip_length, dtype=K.dtype)[:, None, None]
-    references = choose_references(observed.c2w, path, num_references)
     log = {"kind": "towards a camera", "from_view": nearest, "fov_y_degrees": math.degrees(fov_y)}
-    return SampledViews(path, K + share * (asked - K), size, clip_windows(clip_length, clip_length), [references], log)
-
-
-def choose_references(observed: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:
-    """The views that condition a window: the nearest to its mean pose first, then those that cover its frames best.
-
-    The first choice is the official rule with positions in units of the capture (`pose_distances`). Each further view
-    is the one that brings the frames, on average, closest to a chosen view.
-
-    Args:
-        observed: poses of the training views. [N, 4, 4]
-        frames: poses of the window. [T, 4, 4]
-        count: how many; all views at most.
-
-    Returns:
-        Indices of `observed` without repeats.
-    """
-    mean = frames.mean(0, keepdim=True)
-    mean[:, :3, 2] = torch.nn.functional.normalize(mean[:, :3, 2], dim=-1)
-    chosen = [int(pose_distances(observed, mean)[:, 0].argmin())]
-    distances = pose_distances(observed, frames)
-    covered = distances[chosen[0]]
-    while len(chosen) < min(count, len(observed)):
-        gain = (covered - torch.minimum(distances, covered)).sum(1)
-        gain[chosen] = -1.0
-        # Where no view brings a frame closer any more, the nearest of the rest.
-        pick = int(gain.argmax()) if gain.max() > 0 else _nearest_of_the_rest(distances, chosen)
-        chosen.append(pick)
-        covered = torch.minimum(covered, distances[pick])
-    return chosen
-
-
-def _nearest_of_the_rest(distances: Tensor, chosen: list[int]) -> int:
-    total = distances.sum(1)
-    total[chosen] = torch.inf
-    return int(total.argmin())
-
-
-def clip_size(observed: tuple[int, int], resolution: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
-    """Clip size with the shape of the photos and about as many pixels as the repairer was made for.
-
-    Args:
-        observed: (width, height) of the photos.
-        resolution: (width, height) of the repairer.
-        multiple: both sides are multiples of this.
-
-    Returns:
-        (width, height) in pixels.
-
-    Raises:
-        ValueError: a side below 1.
-    """
-    if min(*observed, *resolution, multiple) < 1:
-        raise ValueError(
-            f"photo size {observed}, repairer resolution {resolution} and multiple {multiple} must be >= 1"
-        )
-    aspect, area = observed[0] / observed[1], resolution[0] * resolution[1]
-    ideal = math.sqrt(area * aspect)
-    around = [max(1, math.floor(ideal / multiple) + step) * multiple for step in (-1, 0, 1, 2)]
-    candidates = [(w, max(1, math.floor(w / aspect / multiple + 0.5)) * multiple) for w in around]
-    return min(candidates, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
-
-
-def clip_intrinsics(
-    observed: ObservedViews, resolution: tuple[int, int]
-) -> tuple[tuple[int, int], Float[Tensor, "3 3"]]:
-    """Size of the clip and the median intrinsics of the observed views at it, over the views of the commonest size.
-
-    Args:
-        observed: training views.
-        resolution: (width, height) of the repairer.
-
-    Returns:
-        (width, height) and K in pixels of that size.
-    """
-    common = Counter(observed.sizes).most_common(1)[0][0]
-    chosen = observed.Ks[[i for i, size in enumerate(observed.sizes) if size == common]]
-    size = clip_size(common, resolution)
-    return size, resize_intrinsics(chosen.median(dim=0).values, common, size)
+    return cut_into_clips(observed, path, K + share * (asked - K), size, clip_length, num_references, log)
 
 
 def _shape_log(shape: CaptureShape) -> dict[str, Any]:
