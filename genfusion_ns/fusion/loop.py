@@ -1,4 +1,4 @@
-"""The loop: sample cameras where the scene is weak, render, repair, judge, store; and the loss that follows."""
+"""The loop: sample cameras where the scene is weak, render, repair, judge, store; and draw the views that supervise."""
 
 from __future__ import annotations
 
@@ -25,14 +25,12 @@ from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window, seed
 from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
+from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
-from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 
-_COVERED = 0.5
-"""Coverage above which the rendered depth of a pixel is supervised."""
 _REQUESTED_SHARE = 0.5
 """Views that the user asked for weigh at least this share of the peak, also where the schedule says less."""
 
@@ -283,27 +281,12 @@ class FusionLoop:
         return weight
 
     def generated_losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Loss terms of one generated view, and metrics for the log; empty without generated views.
-
-        The view also counts for densification, unless the config says otherwise.
-        """
+        """Loss terms of one generated view (see `generated_view_losses`) and metrics; without views none."""
         weight = self._weight(step)
         if weight == 0 or len(self.store) == 0:
             return {}, {}
         view = self.store.sample(self._view_order).to(self.model.device)
-        # Where photos have alpha, generated colours are those over black.
-        transparent = self._datamanager.transparent
-        background = torch.zeros(3, device=view.rgb.device) if transparent else self.model.training_background()
-        render = self.model.render(view.viewmat[None], view.K[None], *view.size, background=background)
-        if self.config.densify:
-            self.model.observe_render(render, generated=True)
-        confidence = view.confidence.float()
-        colour = photometric_loss(render.rgb[0], view.rgb_float(), self.config.ssim_weight, confidence)
-        losses = {"generated_rgb": weight * colour}
-        if self.config.depth_weight > 0:
-            covered = (render.alpha[0] > _COVERED) & (render.depth[0] > 0)
-            depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)
-            losses["generated_depth"] = weight * self.config.depth_weight * depth
+        losses = generated_view_losses(self.model, view, weight, self.config, self._datamanager.transparent)
         return losses, {"generated_weight": weight, "generated_views": len(self.store)}
 
     def state(self) -> dict[str, Any]:

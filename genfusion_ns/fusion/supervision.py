@@ -1,0 +1,44 @@
+"""The loss by which a generated view supervises the scene."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genfusion_ns.data.generated_views import GeneratedView
+from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.models.losses import disparity_loss, photometric_loss
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+_COVERED = 0.5
+"""Coverage above which the rendered depth of a pixel is supervised."""
+
+
+def generated_view_losses(
+    model: GenFusionModel, view: GeneratedView, weight: float, config: FusionConfig, transparent: bool
+) -> dict[str, Tensor]:
+    """Loss terms of one generated view, which also counts for densification unless the config says otherwise.
+
+    Args:
+        model: the scene, in training.
+        view: on the device of the model.
+        weight: of all terms.
+        config: shares of the terms.
+        transparent: the photos have alpha; generated colours are then those over black.
+
+    Returns:
+        ``generated_rgb`` (L1 and SSIM, weighted per pixel by confidence) and, where the config weighs it,
+        ``generated_depth`` (relative disparity).
+    """
+    background = torch.zeros(3, device=view.rgb.device) if transparent else model.training_background()
+    render = model.render(view.viewmat[None], view.K[None], *view.size, background=background)
+    if config.densify:
+        model.observe_render(render, generated=True)
+    confidence = view.confidence.float()
+    colour = photometric_loss(render.rgb[0], view.rgb_float(), config.ssim_weight, confidence)
+    losses = {"generated_rgb": weight * colour}
+    if config.depth_weight > 0:
+        covered = (render.alpha[0] > _COVERED) & (render.depth[0] > 0)
+        depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)
+        losses["generated_depth"] = weight * config.depth_weight * depth
+    return losses
