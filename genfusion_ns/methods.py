@@ -104,6 +104,7 @@ genfusion_completion = MethodSpecification(
                 full_weight_photos=0,
                 unseen_only=True,
                 keep_rounds=3,
+                clearing=0.5,
                 sampler=CompletionSamplerConfig(),
                 seeding=SeedingConfig(enabled=True),
             ),

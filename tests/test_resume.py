@@ -35,6 +35,7 @@ class Killed(BaseException):
 def trainer_of(capture: Path, output: Path, generator: Path, load_dir: Path | None = None) -> GenFusionTrainer:
     trainer = make_trainer(capture, output, str(generator), steps=STEPS, load_dir=load_dir, refine_every=5)
     trainer.config.steps_per_save = 5
+    trainer.pipeline.loop.config.clearing = 0.5
     return trainer
 
 
@@ -68,6 +69,7 @@ def final_state(trainer: GenFusionTrainer) -> dict:
         "store": loop.store.state(),
         "digests": loop.files.digests,
         "views": [view.rgb for view in loop.store],
+        "clearings": trainer.pipeline.scene.strategy.kept_clear.radii,
     }
 
 
@@ -96,6 +98,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     ours = final_state(second)
     assert ours["store"] == uninterrupted["store"]
     assert all(torch.equal(a, b) for a, b in zip(ours["views"], uninterrupted["views"], strict=True))
+    assert torch.equal(ours["clearings"], uninterrupted["clearings"]) and (ours["clearings"] > 0).all()
     for name, value in uninterrupted["parameters"].items():
         torch.testing.assert_close(ours["parameters"][name], value, rtol=1e-5, atol=1e-6, msg=name)
 

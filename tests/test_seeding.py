@@ -8,7 +8,7 @@ import torch
 
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import Clip, RepairedClip, c2w_to_viewmat
-from genfusion_ns.geometry.free_space import seen_empty
+from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
 from genfusion_ns.geometry.trajectories import look_at
 
 torch.set_num_threads(1)
@@ -294,5 +294,5 @@ def test_nothing_can_be_where_a_photo_looks_through() -> None:
     points = torch.tensor(
         [[0, 0, 2.0], [0.5, 0.2, 3.5], [0, 0, 3.9], [0, 0, 4.0], [0, 0, 6.0], [9.0, 0, 2.0], [0, 0, -2]]
     )
-    assert seen_empty(points, viewmat, K, depths, alphas).tolist() == [True, True] + [False] * 5
-    assert not seen_empty(points, viewmat, K, depths, 0 * alphas).any(), "background tells nothing"
+    assert seen_empty(points, SeenSurfaces(viewmat, K, depths, alphas)).tolist() == [True, True] + [False] * 5
+    assert not seen_empty(points, SeenSurfaces(viewmat, K, depths, 0 * alphas)).any(), "background tells nothing"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, c
 from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
-from genfusion_ns.geometry.free_space import clearance_test, free_space_test
+from genfusion_ns.geometry.depth import depth_to_points
+from genfusion_ns.geometry.free_space import SeenSurfaces, clearance_test, clearings, free_space_test
 from genfusion_ns.geometry.trajectories import follow_path, look_at
 
 torch.set_num_threads(1)
@@ -63,10 +64,10 @@ def three_views() -> ObservedViews:
     return ObservedViews(c2w, K.expand(3, 3, 3).clone(), [(WIDTH, HEIGHT)] * 3)
 
 
-def seen(observed: ObservedViews, scene: BoxRoom) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def seen(observed: ObservedViews, scene: BoxRoom) -> SeenSurfaces:
     viewmats = c2w_to_viewmat(observed.c2w)
     depths = torch.stack([scene.depth(v, K) for v, K in zip(viewmats, observed.Ks, strict=True)])
-    return viewmats, observed.Ks, depths, torch.ones_like(depths)
+    return SeenSurfaces(viewmats, observed.Ks, depths, torch.ones_like(depths))
 
 
 def sample(observed, seed=0, round=0, is_clear=None, **config):
@@ -78,7 +79,7 @@ def test_free_space_is_never_claimed_where_there_is_none():
     scene, observed = room(), three_views()
     points = torch.rand(20000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
     points = points * 1.3 * scene.size
-    clear = free_space_test(points, *seen(observed, scene), radius=0.15)
+    clear = free_space_test(points, seen(observed, scene), radius=0.15)
     assert scene.is_free(points[clear]).all()
     # And it is not shy: the larger part of the room that three lenses see between the boxes is recognised.
     assert clear[scene.is_free(points) & (points[:, 0] > -1.5)].double().mean() > 0.6
@@ -89,22 +90,52 @@ def test_free_space_around_and_between_cameras():
     first, second, third = observed.c2w[:, :3, 3]
     data = seen(observed, scene)
     beside = first - torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.25, 0.0, 0.0]])
-    assert free_space_test(beside, *data, radius=0.15).tolist() == [True, True, False]
+    assert free_space_test(beside, data, radius=0.15).tolist() == [True, True, False]
     # Nobody looks at the way between the first two cameras, but it is short of any surface.
-    assert free_space_test(((first + second) / 2)[None], *data, radius=0.15).all()
+    assert free_space_test(((first + second) / 2)[None], data, radius=0.15).all()
     # The pillar stands on the way between the last two, and the photographer cannot have walked through it.
     way = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
     walk = second + way * (third - second)
     inside = ~scene.is_free(walk)
-    assert inside.any() and not free_space_test(walk[inside], *data, radius=0.05).any()
+    assert inside.any() and not free_space_test(walk[inside], data, radius=0.05).any()
 
 
 def test_uncovered_pixels_are_no_evidence():
     scene, observed = room(), three_views()
-    viewmats, Ks, depths, alphas = seen(observed, scene)
+    surfaces = seen(observed, scene)
+    nothing = replace(surfaces, alphas=0 * surfaces.alphas)
     point = torch.tensor([[-1.0, 0.0, 0.0]], dtype=torch.float64)
-    assert free_space_test(point, viewmats, Ks, depths, alphas, radius=0.1).item()
-    assert not free_space_test(point, viewmats, Ks, depths, 0 * alphas, radius=0.1).item()
+    assert free_space_test(point, surfaces, radius=0.1).item()
+    assert not free_space_test(point, nothing, radius=0.1).item()
+
+
+def test_clearings_hold_cameras_and_no_surface_that_is_seen():
+    scene, observed = room(), three_views()
+    surfaces = seen(observed, scene)
+    clear = clearings(surfaces, 0.5)
+    points = depth_to_points(surfaces.depths, surfaces.Ks, surfaces.viewmats).reshape(-1, 3)
+    assert not clear.hold(points).any()
+    wider = clearings(surfaces, 1.05)
+    assert (torch.cdist(wider.centers, points) < wider.radii[:, None]).any(1).all(), (
+        "nor are they smaller than they say"
+    )
+    assert clear.hold(observed.c2w[:, :3, 3]).all()
+    torch.testing.assert_close(clearings(surfaces, 0.25).radii, clear.radii / 2)
+    nothing = clearings(replace(surfaces, alphas=0 * surfaces.alphas), 0.5)
+    assert not nothing.hold(points).any(), "background tells nothing"
+
+
+def test_a_clearing_ends_before_what_another_camera_sees():
+    """One camera looks at a wall 4 units away; 1 unit behind it another looks at something 0.6 units before itself."""
+    away = torch.tensor([[-1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, -1], [0, 0, 0, 1]])
+    K = torch.tensor([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]]).expand(2, 3, 3)
+    depths = torch.full((2, 24, 32, 1), 4.0)
+    alone = clearings(SeenSurfaces(torch.eye(4)[None], K[:1], depths[:1], torch.ones(1, 24, 32, 1)), 0.5)
+    assert alone.radii.tolist() == pytest.approx([2.0], rel=1e-2)
+    depths[1] = 0.6
+    both = clearings(SeenSurfaces(torch.stack([torch.eye(4), away]), K, depths, torch.ones(2, 24, 32, 1)), 0.5)
+    assert both.centers.tolist() == [[0, 0, 0], [0, 0, -1]]
+    assert both.radii.tolist() == pytest.approx([0.8, 0.3], rel=1e-2)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -113,7 +144,7 @@ def test_forward_facing_views_keep_clear_of_walls_and_objects(seed):
     # Departures larger than the room allows, so that the test has something to prevent.
     config = {"position_jitter": 1.0, "turn_jitter": 10.0, "num_frames": 48}
     free = sample(observed, seed, **config)
-    kept = sample(observed, seed, is_clear=clearance_test(*seen(observed, scene)), **config)
+    kept = sample(observed, seed, is_clear=clearance_test(seen(observed, scene)), **config)
     assert kept.log["kind"] == "follow"
     assert scene.is_free(kept.c2w[:, :3, 3]).all()
     torch.testing.assert_close(torch.linalg.det(kept.c2w[:, :3, :3]), torch.ones(48, dtype=torch.float64))
@@ -140,7 +171,7 @@ def test_around_a_subject_hidden_is_allowed_but_behind_walls_is_not():
     positions = torch.stack([2.2 * angle.cos(), 2.2 * angle.sin(), 0.4 + 0 * angle], dim=-1).double()
     c2w = look_at(positions, torch.zeros(3, dtype=torch.float64), UP)
     observed = ObservedViews(c2w, three_views().Ks, [(WIDTH, HEIGHT)] * 3)
-    is_clear = clearance_test(*seen(observed, scene))
+    is_clear = clearance_test(seen(observed, scene))
     around = sample(observed, num_frames=32, is_clear=is_clear)
     assert around.log["kind"] == "ellipse" and around.log["pulled_frames"] == 0
     wide = sample(observed, num_frames=32, ellipse_scale=1.6, height_variation=0.0)

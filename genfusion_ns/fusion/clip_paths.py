@@ -15,6 +15,7 @@ from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.view_samplers import SparseSampler, SparseSamplerConfig
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
+from genfusion_ns.geometry.free_space import clearance_test
 from genfusion_ns.geometry.trajectories import visiting_order
 from genfusion_ns.geometry.windows import Window, clip_windows
 from genfusion_ns.models.surfel_model import GenFusionModel
@@ -100,7 +101,7 @@ def perturbed_path(
         turn_jitter=recipe.turn_jitter,
     )
     sampler = SparseSampler(config, recipe.clip_length, recipe.resolution)
-    sampled = sampler.sample(photos.whole, 0, generator, _few(photos).free_space(dense))
+    sampled = sampler.sample(photos.whole, 0, generator, clearance_test(_few(photos).surfaces(dense).cpu()))
     print(f"Perturbed path {number}: {sampled.log}")
     windows, clips = [], []
     for window in sampled.windows:

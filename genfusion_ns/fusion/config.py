@@ -42,6 +42,9 @@ class FusionConfig:
     """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
     densify: bool = True
     """Generated views count where surfels are grown; False: the photos alone decide."""
+    clearing: float = 0.0
+    """Radius around each train camera in which rounds let nothing grow, in units of the distance to the nearest thing
+    that any photo shows; 0: nothing is kept clear."""
     reject_margin: float = 0.5
     """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
     observed_margin: float = 0.5

@@ -27,6 +27,7 @@ from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
+from genfusion_ns.geometry.free_space import Clearings, SeenSurfaces, clearance_test, clearings
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
@@ -196,7 +197,7 @@ class FusionLoop:
         """
         self._require_active()
 
-        def sampled(index: int, _: torch.Generator) -> SampledViews:
+        def sampled(index: int, _: torch.Generator, __: SeenSurfaces) -> SampledViews:
             repairer = self.repairer
             return views_towards(self.photos.whole, c2w, fov_y, repairer.clip_length, repairer.resolution)
 
@@ -216,19 +217,20 @@ class FusionLoop:
             self._requested.add(index)
         return index
 
-    def _sampled_by_schedule(self, index: int, generator: torch.Generator) -> SampledViews:
-        photos = self.photos
-        return self.sampler.sample(photos.whole, index, generator, is_clear=photos.free_space(self.model))
+    def _sampled_by_schedule(self, index: int, generator: torch.Generator, seen: SeenSurfaces) -> SampledViews:
+        return self.sampler.sample(self.photos.whole, index, generator, is_clear=clearance_test(seen.cpu()))
 
     @torch.no_grad()
     def _round(
-        self, step: int, index: int, sample: Callable[[int, torch.Generator], SampledViews], pin: bool
+        self, step: int, index: int, sample: Callable[[int, torch.Generator, SeenSurfaces], SampledViews], pin: bool
     ) -> RoundRecord:
         began = time.monotonic()
         seed = self.config.seed * 100_003 + index
         generator = torch.Generator().manual_seed(seed)
         photos, repairer = self.photos, self.repairer
-        sampled = sample(index, generator)
+        seen = photos.surfaces(self.model)
+        cleared = self._keep_clear(seen)
+        sampled = sample(index, generator, seen)
         numbers = track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE)
         windows: list[RepairedWindow] = []
         for number in numbers:
@@ -239,9 +241,9 @@ class FusionLoop:
         views = self.latest.views()
         self.store.replace(index, views, pin)
         observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
-        details = {"observed_psnr": observed, "requested": index in self._requested}
+        details = {"observed_psnr": observed, "requested": index in self._requested, "cleared_surfels": cleared}
         if self.config.seeding.enabled or pin:
-            details["seeding"] = seed_windows(self.model, photos, windows, self.config.seeding, generator)
+            details["seeding"] = seed_windows(self.model, seen, windows, self.config.seeding, generator)
             CONSOLE.print(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
         record = self.latest.record(repairer.name, self._datamanager.train_names, details)
         folder = round_folder(self.files.folder, index)
@@ -260,6 +262,11 @@ class FusionLoop:
             f"{time.monotonic() - began:.0f} s, see {folder.parent.name}/{folder.name} of the run"
         )
         return record
+
+    def _keep_clear(self, seen: SeenSurfaces) -> int:
+        """Have nothing grow around the train cameras; returns how many surfels that removed."""
+        share = self.config.clearing
+        return self.model.keep_clear(clearings(seen, share) if share > 0 else None)
 
     def _withdraw_if_harmful(self, step: int) -> None:
         if self._judged is None or self._judged[0] not in self.store.rounds:
@@ -291,6 +298,7 @@ class FusionLoop:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, except the views themselves, which lie in the folders of their rounds."""
+        kept_clear = self.model.strategy.kept_clear
         return {
             "store": json.dumps(self.store.state()),
             "digests": json.dumps(self.files.digests),
@@ -298,6 +306,7 @@ class FusionLoop:
             "next_round": self._next_round,
             "judged": json.dumps(self._judged),
             "requested": json.dumps(sorted(self._requested)),
+            "kept_clear": None if kept_clear is None else (kept_clear.centers, kept_clear.radii),
         }
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
@@ -310,6 +319,8 @@ class FusionLoop:
         judged = json.loads(state["judged"])
         self._judged = None if judged is None else (judged[0], judged[1])
         self._requested = set(json.loads(state["requested"]))
+        kept_clear = state.get("kept_clear")  # checkpoints from before there were clearings have none
+        self.model.strategy.kept_clear = None if kept_clear is None else Clearings(*kept_clear)
         if not self.active:
             return
         stored = json.loads(state["store"])

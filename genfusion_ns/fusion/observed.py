@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.clip_cameras import ObservedViews
 from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import before_backdrop
-from genfusion_ns.geometry.free_space import ClearTest, clearance_test, seen_empty
+from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.warping import sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -144,27 +143,12 @@ class ObservedPhotos:
             errors = (squares * weight).sum(dim=(1, 2, 3)) / (3 * weight.sum(dim=(1, 2, 3))).clamp_min(1)
         return float((-10 * torch.log10(errors.clamp_min(1e-10))).mean())
 
-    def free_space(self, model: GenFusionModel) -> ClearTest:
-        """A test whether cameras stand in space that the photos have seen to be empty, by the scene as it is now.
-
-        The scene is rendered at the photos when the test is first asked.
-        """
-
-        @cache
-        def test() -> ClearTest:
-            return clearance_test(*(value.cpu() for value in self._surfaces(model)))
-
-        return lambda poses: test()(poses)
-
-    def seen_empty(self, model: GenFusionModel, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
-        """Which points lie before what the photos see, by the scene as it is now. [M]"""
-        return seen_empty(points, *self._surfaces(model))
-
     @torch.no_grad()
-    def _surfaces(self, model: GenFusionModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def surfaces(self, model: GenFusionModel) -> SeenSurfaces:
+        """What the photos see, by the scene as it is now."""
         viewmats = c2w_to_viewmat(self.c2w)
         render = model.render(viewmats, self.Ks, *self.size)
-        return viewmats, self.Ks, render.median_depth, render.alpha
+        return SeenSurfaces(viewmats, self.Ks, render.median_depth, render.alpha)
 
 
 def commonest_size(cameras: Cameras) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.round_report import RoundRecord, side_by_side
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, camera_centers
+from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer, repair_next
 
@@ -140,18 +141,18 @@ def repair_window(
 @torch.no_grad()
 def seed_windows(
     model: GenFusionModel,
-    photos: ObservedPhotos,
+    seen: SeenSurfaces,
     windows: list[RepairedWindow],
     config: SeedingConfig,
     generator: torch.Generator,
 ) -> list[dict[str, Any]]:
     """Insert surfels where windows that were not rejected show something that the scene lacks.
 
-    None are put where the photos look through empty space.
+    None are put where the photos look through empty space, nor where the scene is kept clear.
 
     Args:
         model: the scene that the windows were rendered from.
-        photos: the train photos, whose cameras bound the scene.
+        seen: what the train photos see of it; their cameras bound the scene.
         windows: of one round.
         config: see `seed_surfels`.
         generator: of the round.
@@ -166,11 +167,12 @@ def seed_windows(
         clip = window.clip
         if any(log["inserted"] for log in logs):  # what an earlier window has seeded is not empty any more
             clip = model.render_clip(clip.viewmats, clip.Ks, clip.size)
-        centres = camera_centers(torch.cat([c2w_to_viewmat(photos.c2w), clip.viewmats]))
+        centres = camera_centers(torch.cat([seen.viewmats, clip.viewmats]))
         seeds = seed_surfels(clip, window.repaired, scene_bounds(centres, model.means), config, generator)
         inserted = 0
         if seeds.surfels is not None:
-            possible = seeds.surfels.chosen(~photos.seen_empty(model, seeds.surfels.means))
+            means = seeds.surfels.means
+            possible = seeds.surfels.chosen(~(seen_empty(means, seen) | model.is_kept_clear(means)))
             inserted = model.insert_surfels(possible) if len(possible) else 0
         logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
     return logs

@@ -16,21 +16,72 @@ from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
 from genfusion_ns.geometry.capture import capture_shape, neighbour_spacing
+from genfusion_ns.geometry.depth import depth_to_points
 
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 """Says for each pose (c2w, OpenGL) whether a camera may stand there."""
 
 _RADIUS_SHARE = 0.2
+_SURFACE_POINTS = 20_000
+_STRAYS = 1e-3
+"""Share of the photographed surface that may lie nearer to a camera than its clearing allows: floaters, not things."""
 _NEIGHBOURS = 3
 """Observed cameras this near in rank to each other are taken to be joined by a walk."""
 
 
+@dataclass(frozen=True)
+class SeenSurfaces:
+    """What N observed views see of the scene; a small raster (128 pixels wide) suffices."""
+
+    viewmats: Float[Tensor, "N 4 4"]
+    """World-to-camera, OpenCV axes."""
+    Ks: Float[Tensor, "N 3 3"]
+    """Intrinsics in pixels of the depth maps."""
+    depths: Float[Tensor, "N H W 1"]
+    """Rendered z depth, scene units."""
+    alphas: Float[Tensor, "N H W 1"]
+    """Rendered coverage, 0..1; below 0.5 a pixel is no evidence."""
+
+    def cpu(self) -> SeenSurfaces:
+        """The same on the CPU."""
+        return SeenSurfaces(self.viewmats.cpu(), self.Ks.cpu(), self.depths.cpu(), self.alphas.cpu())
+
+
+@dataclass(frozen=True)
+class Clearings:
+    """Balls around cameras in which there is nothing: nobody puts a camera into things."""
+
+    centers: Float[Tensor, "N 3"]
+    radii: Float[Tensor, " N"]
+    """Scene units; 0 where nothing is known."""
+
+    def hold(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
+        """Which points lie in one of the balls. [M]"""
+        centers, radii = self.centers.to(points), self.radii.to(points)
+        parts = points.split(_SURFACE_POINTS)
+        return torch.cat([(torch.cdist(part, centers) < radii).any(1) for part in parts])
+
+
+def clearings(seen: SeenSurfaces, share: float) -> Clearings:
+    """The surroundings of the observed cameras that may be taken to be empty.
+
+    Args:
+        seen: all observed views.
+        share: radius of each ball, in units of the distance from its camera to the nearest surface that any view sees.
+    """
+    covered = seen.alphas[..., 0] > 0.5
+    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[covered]
+    centers = camera_centers(seen.viewmats)
+    if len(points) == 0:
+        return Clearings(centers, centers.new_zeros(len(centers)))
+    points = points[:: max(1, -(-len(points) // _SURFACE_POINTS))]
+    nearest = torch.cdist(centers, points).kthvalue(1 + int(_STRAYS * len(points)), dim=1).values
+    return Clearings(centers, share * nearest)
+
+
 def free_space_test(
     points: Float[Tensor, "M 3"],
-    viewmats: Float[Tensor, "N 4 4"],
-    Ks: Float[Tensor, "N 3 3"],
-    depths: Float[Tensor, "N H W 1"],
-    alphas: Float[Tensor, "N H W 1"],
+    seen: SeenSurfaces,
     radius: float | None = None,
     focus: Float[Tensor, "3"] | None = None,
     margin: float = 0.05,
@@ -45,10 +96,7 @@ def free_space_test(
 
     Args:
         points: world points. [M, 3]
-        viewmats: observed cameras, world-to-camera, OpenCV axes. [N, 4, 4]
-        Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
-        depths: rendered z depth, scene units. [N, H, W, 1]
-        alphas: rendered coverage; below 0.5 a pixel is no evidence. [N, H, W, 1]
+        seen: the observed views.
         radius: scene units; a fifth of the median distance between neighbouring cameras if missing.
         focus: the point that the cameras surround. [3]
         margin: distance to keep before a surface, as a share of its depth.
@@ -56,9 +104,10 @@ def free_space_test(
     Returns:
         [M]
     """
+    viewmats = seen.viewmats
     if radius is None:
         radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(viewmats))
-    sight = _look(points, viewmats, Ks, depths, alphas)
+    sight = _look(points, seen)
     on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
     centers = camera_centers(viewmats)
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
@@ -72,39 +121,20 @@ def free_space_test(
     return at_camera | (clear & ~on_surface)
 
 
-def seen_empty(
-    points: Float[Tensor, "M 3"],
-    viewmats: Float[Tensor, "N 4 4"],
-    Ks: Float[Tensor, "N 3 3"],
-    depths: Float[Tensor, "N H W 1"],
-    alphas: Float[Tensor, "N H W 1"],
-    margin: float = 0.1,
-) -> Bool[Tensor, " M"]:
+def seen_empty(points: Float[Tensor, "M 3"], seen: SeenSurfaces, margin: float = 0.1) -> Bool[Tensor, " M"]:
     """Which points lie clearly before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
-    sight = _look(points, viewmats, Ks, depths, alphas)
+    sight = _look(points, seen)
     return (sight.known & (sight.z <= (1 - margin) * sight.nearest)).any(0)
 
 
-def clearance_test(
-    viewmats: Float[Tensor, "N 4 4"],
-    Ks: Float[Tensor, "N 3 3"],
-    depths: Float[Tensor, "N H W 1"],
-    alphas: Float[Tensor, "N H W 1"],
-) -> ClearTest:
-    """A test of poses against the reconstruction, strict or lenient by the shape of the capture.
-
-    Args:
-        viewmats: all observed cameras, world-to-camera, OpenCV axes. [N, 4, 4]
-        Ks: intrinsics in pixels of the depth maps. [N, 3, 3]
-        depths: z depth rendered at them, scene units; a small raster (128 pixels wide) suffices. [N, H, W, 1]
-        alphas: coverage rendered at them, 0..1. [N, H, W, 1]
-    """
-    shape = capture_shape(viewmat_to_c2w(viewmats))
+def clearance_test(seen: SeenSurfaces) -> ClearTest:
+    """A test of poses against what all observed views see, strict or lenient by the shape of the capture."""
+    shape = capture_shape(viewmat_to_c2w(seen.viewmats))
     focus = shape.focus if shape.surrounds_focus else None
 
     def is_clear(poses: Tensor) -> Tensor:
-        points = poses[:, :3, 3].to(viewmats)
-        return free_space_test(points, viewmats, Ks, depths, alphas, focus=focus).to(poses.device)
+        points = poses[:, :3, 3].to(seen.viewmats)
+        return free_space_test(points, seen, focus=focus).to(poses.device)
 
     return is_clear
 
@@ -123,7 +153,8 @@ class _Sight:
     """Smallest depth in the 3 x 3 pixels around it, 0 where one of them is not covered. [N, M]"""
 
 
-def _look(points: Tensor, viewmats: Tensor, Ks: Tensor, depths: Tensor, alphas: Tensor) -> _Sight:
+def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
+    viewmats, Ks, depths = seen.viewmats, seen.Ks, seen.depths
     height, width = depths.shape[1:3]
     camera = points @ viewmats[:, :3, :3].transpose(-1, -2) + viewmats[:, None, :3, 3]
     z = camera[..., 2]
@@ -132,7 +163,7 @@ def _look(points: Tensor, viewmats: Tensor, Ks: Tensor, depths: Tensor, alphas: 
     column = pixel[..., 0].clamp(0, width - 1).long()
     row = pixel[..., 1].clamp(0, height - 1).long()
     view = torch.arange(len(viewmats), device=points.device)[:, None]
-    covered = alphas[..., 0] > 0.5
+    covered = seen.alphas[..., 0] > 0.5
     surface = torch.where(covered, depths[..., 0], 0.0)
     nearest = -F.max_pool2d(-surface[:, None], 3, stride=1, padding=1)[:, 0]
     return _Sight(inside & covered[view, row, column], z, surface[view, row, column], nearest[view, row, column])

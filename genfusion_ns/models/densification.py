@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
+from gsplat.strategy.ops import remove
 from torch import Tensor
 from torch.nn import ParameterDict
+
+from genfusion_ns.geometry.free_space import Clearings
 
 _OBSERVED = {"grad2d": "grad2d", "count": "count"}
 _GENERATED = {"grad2d": "generated_grad2d", "count": "generated_count"}
@@ -43,6 +46,8 @@ class SurfelStrategy(DefaultStrategy):
     """Surfels grow only when seen by `needed_views`; the statistics of the others go on through refinements."""
     total_steps: int = _PUBLISHED_STEPS
     """Length of the run, for `needed_views`."""
+    kept_clear: Clearings | None = None
+    """Places in which no surfel outlives a refinement."""
 
     def needed_views(self, step: int) -> int:
         """Views that must have seen a surfel before it may grow, at this step of a sparsity-aware run.
@@ -74,6 +79,20 @@ class SurfelStrategy(DefaultStrategy):
         """
         if step < self.refine_stop_iter:
             self._accumulate(len(params["means"]), state, info, _GENERATED)
+
+    @torch.no_grad()
+    def clear(self, params: Any, optimizers: Any, state: dict[str, Any]) -> int:
+        """Remove the surfels in the places that are kept clear; returns how many."""
+        if self.kept_clear is None:
+            return 0
+        inside = self.kept_clear.hold(params["means"])
+        if bool(inside.any()):
+            remove(params=params, optimizers=optimizers, state=state, mask=inside)
+        return int(inside.sum())
+
+    def _prune_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> int:
+        cleared = self.clear(params, optimizers, state)
+        return cleared + super()._prune_gs(params, optimizers, state, step)
 
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
         self._accumulate(len(params["means"]), state, info, _OBSERVED)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
@@ -25,6 +25,7 @@ from tyro.conf import Suppress
 
 from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
+from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.insertion import NewSurfels, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
@@ -411,6 +412,25 @@ class GenFusionModel(SplatfactoModel):
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
         insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree)
         return len(new)
+
+    def keep_clear(self, places: Clearings | None) -> int:
+        """Remove the surfels in these places, now and at each refinement that follows; None: no place is kept clear.
+
+        Call it before the first render of a step, as `insert_surfels`.
+
+        Returns:
+            How many were removed now.
+        """
+        self.strategy.kept_clear = places
+        if places is None:
+            return 0
+        optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
+        return self.strategy.clear(self.gauss_params, optimizers, self.strategy_state)
+
+    def is_kept_clear(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
+        """Which points lie in the places of `keep_clear`. [M]"""
+        places = self.strategy.kept_clear
+        return points.new_zeros(len(points), dtype=torch.bool) if places is None else places.hold(points)
 
     def step_post_backward(self, step: int) -> None:
         """Feed the renders of this step to the densification strategy and refine when it is time."""
