@@ -70,11 +70,11 @@ _C3XXX, _C3XYZ, _C3YZZ, _C3ZZZ, _C3ZXX = sh.C3_XXX, sh.C3_XYZ, sh.C3_YZZ, sh.C3_
 
 
 @intrinsic
-def _atomic_add(typingctx, array, amount):
+def _atomic_add(typingctx, array, amount) -> tuple[Any, Callable[..., Any]]:
     """array[0] += amount, atomically; the value before."""
     signature = types.int64(array, types.int64)
 
-    def codegen(context, builder, sig, args):
+    def codegen(context, builder, sig, args) -> Any:
         data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
         return builder.atomic_rmw("add", data, args[1], "monotonic")
 
@@ -85,11 +85,11 @@ _fetch_add: Any = _atomic_add
 
 
 @intrinsic
-def _count_trailing_zeros(typingctx, value):
+def _count_trailing_zeros(typingctx, value) -> tuple[Any, Callable[..., Any]]:
     """Index of the lowest set bit of a nonzero int64."""
     signature = types.int64(types.int64)
 
-    def codegen(context, builder, sig, args):
+    def codegen(context, builder, sig, args) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return signature, codegen
@@ -118,7 +118,7 @@ _vector = _kernel(fastmath=_FAST)
 
 
 @_call
-def _rotation(quats, n):
+def _rotation(quats, n) -> tuple[tuple[float, ...], float]:
     """Rotation matrix of quaternion n (nine numbers, row-major) and 1 / |q|."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
     # the same floor as torch.nn.functional.normalize
@@ -131,7 +131,7 @@ def _rotation(quats, n):
 
 
 @_call
-def _rotation_backward(quats, n, scale, d0, d1, d2, grad):
+def _rotation_backward(quats, n, scale, d0, d1, d2, grad) -> None:
     """Add the gradient of rotation columns d0, d1, d2 to that of the unnormalised quaternion, grad[n]."""
     w, x, y, z = quats[n, 0] * scale, quats[n, 1] * scale, quats[n, 2] * scale, quats[n, 3] * scale
     xy, xz, yz = d0[1] + d1[0], d0[2] + d2[0], d1[2] + d2[1]
@@ -148,7 +148,7 @@ def _rotation_backward(quats, n, scale, d0, d1, d2, grad):
 
 
 @_scalar
-def _turn(view, x, y, z):
+def _turn(view, x, y, z) -> tuple[float, float, float]:
     """World direction -> camera frame. `view` is a viewmat, its first three rows one after the other."""
     return (
         view[0] * x + view[1] * y + view[2] * z,
@@ -158,7 +158,7 @@ def _turn(view, x, y, z):
 
 
 @_scalar
-def _turn_back(view, x, y, z):
+def _turn_back(view, x, y, z) -> tuple[float, float, float]:
     """Camera direction -> world frame."""
     return (
         view[0] * x + view[4] * y + view[8] * z,
@@ -168,7 +168,7 @@ def _turn_back(view, x, y, z):
 
 
 @_call
-def _homography(mean, axis_u, axis_v, s, t, K):
+def _homography(mean, axis_u, axis_v, s, t, K) -> tuple[float, ...]:
     """Rows u, v, w of the homography of camera-frame mean and axes with deviations s, t; K is (fx, fy, cx, cy)."""
     fx, fy, cx, cy = K
     wu, wv, wm = s * axis_u[2], t * axis_v[2], mean[2]
@@ -180,7 +180,7 @@ def _homography(mean, axis_u, axis_v, s, t, K):
 
 
 @_call
-def _hit_coefficients(m):
+def _hit_coefficients(m) -> tuple[tuple[float, ...], float, float]:
     """A B C D a b of the module docstring, c; an edge-on surfel gets huge ones, so that only its disc remains."""
     u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
     cx, cy = u2 / w2, v2 / w2
@@ -195,7 +195,7 @@ def _hit_coefficients(m):
 
 
 @_call
-def _level_box(m, level):
+def _level_box(m, level) -> tuple[float, float, float, float, bool]:
     """Box around the ellipse s^2 + t^2 = level: centre x y, squared half-extents x y; whether all of it is in front."""
     u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
     d = level * (w0 * w0 + w1 * w1) - w2 * w2
@@ -206,13 +206,13 @@ def _level_box(m, level):
 
 
 @_call
-def _tile_range(low, high, tiles):
+def _tile_range(low, high, tiles) -> tuple[int, int]:
     """Tiles from `low` to `high`, both in tiles, clamped to 0..tiles."""
     return int(min(max(np.floor(low), 0.0), float(tiles))), int(min(max(np.ceil(high), 0.0), float(tiles)))
 
 
 @_scalar
-def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n):
+def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n) -> bool:
     """Tiles the surfel may touch: those of the 3-sigma square (part of the definition) that reach alpha = 1/255."""
     x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
     y0, y1 = _tile_range((my - radius) / TILE, (my + radius) / TILE, tiles_y)
@@ -229,7 +229,7 @@ def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n):
 
 
 @_call
-def _basis(x, y, z, degree, b):
+def _basis(x, y, z, degree, b) -> None:
     """Spherical harmonics of degrees 1.. into b[1:], see `spherical_harmonics.sh_basis`."""
     b[1], b[2], b[3] = -_C1 * y, _C1 * z, -_C1 * x
     if degree > 1:
@@ -247,7 +247,7 @@ def _basis(x, y, z, degree, b):
 
 
 @_call
-def _basis_backward(x, y, z, degree, g):
+def _basis_backward(x, y, z, degree, g) -> tuple[float, float, float]:
     """Gradient to the direction of sum_k g[k] basis_k, for k >= 1."""
     dx, dy, dz = -_C1 * g[3], -_C1 * g[1], _C1 * g[2]
     if degree > 1:
@@ -268,7 +268,7 @@ def _basis_backward(x, y, z, degree, g):
 
 
 @_call
-def _view_direction(means, n, view):
+def _view_direction(means, n, view) -> tuple[float, float, float, float]:
     """Unit direction from the camera centre -R^T t to mean n, and the distance."""
     back = _turn_back(view, view[3], view[7], view[11])
     x, y, z = means[n, 0] + back[0], means[n, 1] + back[1], means[n, 2] + back[2]
@@ -277,7 +277,7 @@ def _view_direction(means, n, view):
 
 
 @_call
-def _color(means, dc, rest, n, view, degree, b):
+def _color(means, dc, rest, n, view, degree, b) -> tuple[float, float, float]:
     """Colour of surfel n before the cut at 0; degree -1 takes dc as it is. Leaves the basis in b."""
     if degree < 0:
         return float(dc[n, 0]), float(dc[n, 1]), float(dc[n, 2])
@@ -293,7 +293,7 @@ def _color(means, dc, rest, n, view, degree, b):
 
 
 @_scalar
-def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
+def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii) -> bool:
     """Everything about surfel n that pixels need, but for its colour; whether it can show."""
     width, height, tiles_x, tiles_y = size
     x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
@@ -331,7 +331,7 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
 
 
 @_call
-def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, ranks):
+def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, ranks) -> None:
     """Project surfels, `block` at a time, until the counter runs out; ranks[n] is 0 if surfel n can show, else -1."""
     means, quats, scales, opacities, dc, rest = scene
     b = np.empty(16)
@@ -352,7 +352,7 @@ def project(counter, block, scene, view, K, size, limits, degree, rec, rect, rad
 
 
 @_call
-def sort_by_depth(rec, ranks):
+def sort_by_depth(rec, ranks) -> np.ndarray:
     """Indices of the visible surfels (rank 0), nearest first, ties by index; their ranks into `ranks`.
 
     A three-pass radix sort of the bits of the depths, which are positive floats.
@@ -386,7 +386,7 @@ def sort_by_depth(rec, ranks):
 
 
 @_scalar
-def _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high):
+def _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> bool:
     """Whether any pixel within (x +- hx, y +- hy), relative to the centre, can reach alpha = 1/255 (interval bound)."""
     sx = max(abs(A * x + B * y) - (abs(A) * hx + abs(B) * hy), _ZERO)
     sy = max(abs(C * x + D * y) - (abs(C) * hx + abs(D) * hy), _ZERO)
@@ -399,7 +399,7 @@ def _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
 
 
 @_vector
-def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high):
+def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> int:
     """The 4x4-pixel blocks, as bits, of the tile with corner (x, y) that the surfel may touch."""
     ex, ey = (abs(A) + abs(B)) * _BLOCK_REACH, (abs(C) + abs(D)) * _BLOCK_REACH
     reach = (abs(a) + abs(b)) * _BLOCK_REACH
@@ -418,14 +418,14 @@ def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
 
 
 @_call
-def _grown(array):
+def _grown(array) -> np.ndarray:
     bigger = np.empty(2 * array.shape[0], array.dtype)
     bigger[: array.shape[0]] = array
     return bigger
 
 
 @_call
-def _lane_table():
+def _lane_table() -> np.ndarray:
     lanes = np.empty(48, np.float32)
     for l in range(16):
         lanes[l], lanes[16 + l], lanes[32 + l] = 4 * (l & 3) + 2, 4 * (l >> 2) + 2, 1 << l
@@ -433,7 +433,7 @@ def _lane_table():
 
 
 @_call
-def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts):
+def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.ndarray, np.ndarray]:
     """Entries (tile id, block mask) of surfels ids[first:last], surfel by surfel; their number into counts.
 
     `near` 0 means that no intersection is skipped.
@@ -491,7 +491,7 @@ def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts):
 
 
 @_call
-def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks):
+def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks) -> None:
     """Counting sort of the entries into their tiles; within a tile they stay in depth order.
 
     listed[:, 0] is the surfel, listed[:, 1] the entry's number in surfel order (where its gradient goes).
@@ -510,7 +510,7 @@ def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks):
 
 
 @_scalar
-def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit):
+def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit) -> tuple[Any, ...]:
     """Where the ray of pixel c + (x, y) meets a surfel: depth, falloff, whether the surfel wins over the low-pass disc,
     1 / hit_2, s, t, s^2 + t^2, offset from the disc's centre."""
     inv = _ONE / (_ONE + a * x + b * y)
@@ -529,7 +529,7 @@ def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit):
 
 
 @_vector
-def _shade(S, block, rec, n, x0, y0, near, at_hit):
+def _shade(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     """Blend surfel n into a block of the tile with corner (x0, y0); the number of pixels still open."""
     first = (block & 15) * 16
     bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
@@ -570,7 +570,7 @@ def _shade(S, block, rec, n, x0, y0, near, at_hit):
 
 
 @_call
-def _start_tile(S, lanes_x, lanes_y, tile, size):
+def _start_tile(S, lanes_x, lanes_y, tile, size) -> tuple[int, int, int]:
     """Transmittance 1 for the tile's pixels inside the image, closed outside; bits of the blocks with open pixels."""
     width, height, tiles_x, _ = size
     x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
@@ -587,7 +587,7 @@ def _start_tile(S, lanes_x, lanes_y, tile, size):
 
 
 @_call
-def _write_tile(S, x0, y0, size, background, images):
+def _write_tile(S, x0, y0, size, background, images) -> None:
     width, height = size[0], size[1]
     rgb, alpha, depth, median, normals, distortion, median_id = images
     red, green, blue = background[0], background[1], background[2]
@@ -606,7 +606,7 @@ def _write_tile(S, x0, y0, size, background, images):
 
 
 @_call
-def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images):
+def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images) -> None:
     """Blend tiles, `batch` at a time, until the shared counter runs out."""
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
     tile_count = offsets.shape[0] - 1
@@ -636,7 +636,7 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
 
 
 @_call
-def count_pairs(size, offsets, listed, masks, rec, near, at_hit):
+def count_pairs(size, offsets, listed, masks, rec, near, at_hit) -> int:
     """Surfel-pixel pairs that contribute to an image: the unit in which renderings can be compared for work."""
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
     before = np.empty(16, np.float32)
@@ -653,11 +653,11 @@ def count_pairs(size, offsets, listed, masks, rec, near, at_hit):
                 for l in range(16):
                     # a pixel that closes does so without the pair
                     pairs += S[_T + 16 * b + l] > _ZERO and S[_T + 16 * b + l] < before[l]
-    return pairs
+    return int(pairs)
 
 
 @_vector
-def _shade_backward(S, block, rec, n, x0, y0, near, at_hit):
+def _shade_backward(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     """Repeat `_shade` and add the gradients of surfel n, per lane, to the accumulators."""
     first = (block & 15) * 16
     bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
@@ -720,7 +720,7 @@ def _shade_backward(S, block, rec, n, x0, y0, near, at_hit):
 
 
 @_call
-def _read_tile(S, x0, y0, size, background, images, cotangents):
+def _read_tile(S, x0, y0, size, background, images, cotangents) -> None:
     """Upstream gradients and the forward totals of a tile's pixels; sum_k w_k dL/dw_k from the images alone."""
     width, height = size[0], size[1]
     rgb, alpha, depth, _, normals, distortion, median_id = images
@@ -749,7 +749,7 @@ def _read_tile(S, x0, y0, size, background, images, cotangents):
 
 
 @_vector
-def _fold(S, slots, slot):
+def _fold(S, slots, slot) -> None:
     """Sum the accumulators over lanes into the entry's slot."""
     for k in range(SLOT):
         total = _ZERO
@@ -762,7 +762,9 @@ def _fold(S, slots, slot):
 
 
 @_call
-def backward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots):
+def backward(
+    counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots
+) -> None:
     """Gradients of all entries of the tiles, `batch` at a time, each into its own slot."""
     S = np.zeros(_BACKWARD_SCRATCH, np.float32)
     tile_count = offsets.shape[0] - 1
@@ -792,7 +794,9 @@ def backward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, ba
 
 
 @_call
-def _homography_backward(m, h, cx, cy, g):
+def _homography_backward(
+    m, h, cx, cy, g
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, float]:
     """Sums g[0:19] of a surfel -> gradient of its homography, rows u, v, w; the raster stage's dL/dM02 and dL/dM12."""
     A, B, C, D, a, b = h
     f = -1.0 / m[8]
@@ -818,7 +822,7 @@ def _homography_backward(m, h, cx, cy, g):
 
 
 @_scalar
-def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view):
+def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view) -> None:
     """Gradient of the colour to features, mean (through the view direction) and pose."""
     if degree < 0:
         for c in range(3):
@@ -854,7 +858,7 @@ def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc,
 
 
 @_scalar
-def _add_outer(d_view, camera, world):
+def _add_outer(d_view, camera, world) -> None:
     """Gradient of a rotation that turned `world`, given that of the result, `camera`."""
     for i in range(3):
         for j in range(3):
@@ -862,7 +866,7 @@ def _add_outer(d_view, camera, world):
 
 
 @_scalar
-def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view):
+def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view) -> tuple[float, float]:
     """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
     fx, fy, cx, cy = K
     x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
@@ -905,7 +909,7 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
 
 
 @_call
-def unproject(counter, block, ranks, starts, slots, scene, view, K, degree, out, pose_sums):
+def unproject(counter, block, ranks, starts, slots, scene, view, K, degree, out, pose_sums) -> None:
     """Slots -> gradients of the surfels (out: means, quats, scales, opacities, dc, rest, gradient_2dgs).
 
     Works through the surfels `block` at a time; surfel n has slots starts[r] .. starts[r + 1], r = ranks[n], none if
