@@ -82,3 +82,9 @@ def test_an_impossible_final_weight_names_its_flag(share):
 def test_impossible_schedules_name_their_flag(start, every, until, weight, flag):
     with pytest.raises(ValueError, match=flag):
         FusionSchedule.resolve(start, every, until, weight, total_steps=1000)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_a_clearing_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"--pipeline.fusion.clearing is {share}; it must be from 0 to 1"):
+        FusionConfig(clearing=share)

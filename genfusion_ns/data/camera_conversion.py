@@ -15,6 +15,11 @@ def cameras_to_viewmats(cameras: Cameras) -> tuple[Float[Tensor, "*batch 4 4"], 
     return c2w_to_viewmat(cameras.camera_to_worlds), cameras.get_intrinsics_matrices()
 
 
+def camera_sizes(cameras: Cameras) -> list[tuple[int, int]]:
+    """(width, height) of each camera in pixels."""
+    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
+
+
 def viewmats_to_cameras(
     viewmats: Float[Tensor, "*batch 4 4"], Ks: Float[Tensor, "*batch 3 3"], size: tuple[int, int]
 ) -> Cameras:

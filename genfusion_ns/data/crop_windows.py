@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from genfusion_ns.data.view_selection import NameIndex
+from genfusion_ns.geometry.cameras import commonest_size
 
 PUBLISHED_AREA = 0.25
 """480 x 270 of 960 x 540 pixels."""
@@ -70,7 +70,7 @@ def walk_windows(
         raise WindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")
     if not (0 <= speed < 1):
         raise WindowError(f"--pipeline.datamanager.masking.speed is {speed}; it must be at least 0 and below 1")
-    common = Counter(sizes).most_common(1)[0][0]
+    common = commonest_size(sizes)
     positions = _bouncing_walk(len(sizes), _free_range(common, area), speed * max(common), seed)
     windows = []
     for size, share in zip(sizes, positions, strict=True):

@@ -21,6 +21,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.capture import Capture
 from genfusion_ns.data.capture_dataset import CaptureDataset
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
@@ -114,7 +115,7 @@ def choose_seen_parts(
     chosen = torch.tensor(list(train_ids), dtype=torch.long)
     if config.source == "windows":
         flat, _ = _undistorted(dataset.cameras)
-        sizes = _sizes(flat)
+        sizes = camera_sizes(flat)
         windows = (
             walk_windows(sizes, config.area, config.speed, config.seed)
             if config.file is None
@@ -124,7 +125,9 @@ def choose_seen_parts(
         return SeenParts(cropped_cameras(flat[chosen], picked), picked, None, None)
     files = _alpha_files(capture, train_ids) if config.source == "alpha" else _mask_files(capture, folder, train_ids)
     cameras = dataset.cameras[chosen]
-    flat, masks = _undistorted(cameras, [read_mask(f, size) for f, size in zip(files, _sizes(cameras), strict=True)])
+    flat, masks = _undistorted(
+        cameras, [read_mask(f, size) for f, size in zip(files, camera_sizes(cameras), strict=True)]
+    )
     return SeenParts(flat, None, files, tuple(torch.from_numpy(mask) for mask in masks))
 
 
@@ -221,7 +224,7 @@ def _undistorted(
     flat = deepcopy(cameras)
     known: dict[tuple[float, ...], tuple[np.ndarray, tuple[int, int]]] = {}
     pictures: list[Bool[np.ndarray, "H W"]] = []
-    for i, (width, height) in enumerate(_sizes(cameras)):
+    for i, (width, height) in enumerate(camera_sizes(cameras)):
         camera = cameras[i].reshape(())
         parameters = camera.distortion_params
         picture = None if images is None else images[i]
@@ -239,7 +242,3 @@ def _undistorted(
         if picture is not None:
             pictures.append(picture)
     return flat, pictures
-
-
-def _sizes(cameras: Cameras) -> list[tuple[int, int]]:
-    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
 from genfusion_ns.geometry.capture import pose_distances
 from genfusion_ns.geometry.windows import Window, clip_windows
 
@@ -147,7 +146,7 @@ def clip_intrinsics(
     Returns:
         (width, height) and K in pixels of that size.
     """
-    common = Counter(observed.sizes).most_common(1)[0][0]
+    common = commonest_size(observed.sizes)
     chosen = observed.Ks[[i for i, size in enumerate(observed.sizes) if size == common]]
     size = clip_size(common, resolution)
     return size, resize_intrinsics(chosen.median(dim=0).values, common, size)

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.fusion.agreement import photo_agreement
 from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_size
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
-from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.view_samplers import SparseSampler, SparseSamplerConfig
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat
+from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, commonest_size
 from genfusion_ns.geometry.free_space import clearance_test
 from genfusion_ns.geometry.trajectories import visiting_order
 from genfusion_ns.geometry.windows import Window, clip_windows
@@ -55,7 +56,7 @@ class AllPhotos:
     def of(cls, pipeline: GenFusionPipeline, resolution: tuple[int, int]) -> AllPhotos:
         """Train and test photos of a pipeline, at about as many pixels as `resolution` (width, height) has."""
         datamanager, device = pipeline.datamanager, pipeline.scene.device
-        size = clip_size(commonest_size(datamanager.whole_train_cameras), resolution)
+        size = clip_size(commonest_size(camera_sizes(datamanager.whole_train_cameras)), resolution)
         parts = [ObservedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
         rgb, c2w, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "c2w", "Ks"))
         sizes = [size for part in parts for size in part.whole.sizes]

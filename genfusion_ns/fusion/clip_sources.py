@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.data.frame_sequences import DepthFolder, FrameSequence, read_photo
 from genfusion_ns.fusion.clip_cameras import choose_references, clip_size
-from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.path_check import path_misses_scene
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat
+from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, commonest_size
 from genfusion_ns.geometry.clip_pairs import resize_images
 from genfusion_ns.priors.mono_depth import MonoDepth
 from genfusion_ns.priors.unposed import unposed_clip, unposed_references
@@ -146,7 +147,7 @@ class RunClips:
             ValueError: the path shows nothing of the scene.
             CaptureError: a photo cannot be read.
         """
-        common = commonest_size(pipeline.datamanager.whole_train_cameras)
+        common = commonest_size(camera_sizes(pipeline.datamanager.whole_train_cameras))
         photos = ObservedPhotos.of(pipeline.datamanager, clip_size(common, resolution), pipeline.scene.device)
         problem = path_misses_scene(path, photos.whole)
         if problem is not None:

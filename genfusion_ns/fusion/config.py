@@ -58,6 +58,13 @@ class FusionConfig:
     seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
     """New surfels where renders are empty."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.clearing <= 1:
+            raise ValueError(
+                f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
+                "the photos show"
+            )
+
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""
         if self.full_weight_photos <= 0 or photos <= self.full_weight_photos:

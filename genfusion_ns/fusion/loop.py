@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -16,18 +17,20 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.data.generated_views import GeneratedViewStore
 from genfusion_ns.fusion.clip_cameras import SampledViews, clip_size
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.observed import ObservedPhotos, commonest_size
+from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.round_files import RoundFiles, round_folder
 from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
-from genfusion_ns.geometry.free_space import Clearings, SeenSurfaces, clearance_test, clearings
+from genfusion_ns.geometry.cameras import commonest_size
+from genfusion_ns.geometry.free_space import Clearings, ClearTest, SeenSurfaces, clearance_test, clearings
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
@@ -106,7 +109,9 @@ class FusionLoop:
         """The train photos at clip resolution."""
         if self._photos is None:
             _ = self._datamanager.cached_train  # crop windows change the cameras when the photos are read
-            size = clip_size(commonest_size(self._datamanager.train_dataset.cameras), self.repairer.resolution)
+            size = clip_size(
+                commonest_size(camera_sizes(self._datamanager.train_dataset.cameras)), self.repairer.resolution
+            )
             self._photos = ObservedPhotos.of(self._datamanager, size, self.model.device)
         return self._photos
 
@@ -197,7 +202,7 @@ class FusionLoop:
         """
         self._require_active()
 
-        def sampled(index: int, _: torch.Generator, __: SeenSurfaces) -> SampledViews:
+        def sampled(index: int, _: torch.Generator, __: ClearTest) -> SampledViews:
             repairer = self.repairer
             return views_towards(self.photos.whole, c2w, fov_y, repairer.clip_length, repairer.resolution)
 
@@ -217,20 +222,21 @@ class FusionLoop:
             self._requested.add(index)
         return index
 
-    def _sampled_by_schedule(self, index: int, generator: torch.Generator, seen: SeenSurfaces) -> SampledViews:
-        return self.sampler.sample(self.photos.whole, index, generator, is_clear=clearance_test(seen.cpu()))
+    def _sampled_by_schedule(self, index: int, generator: torch.Generator, is_clear: ClearTest) -> SampledViews:
+        return self.sampler.sample(self.photos.whole, index, generator, is_clear)
 
     @torch.no_grad()
     def _round(
-        self, step: int, index: int, sample: Callable[[int, torch.Generator, SeenSurfaces], SampledViews], pin: bool
+        self, step: int, index: int, sample: Callable[[int, torch.Generator, ClearTest], SampledViews], pin: bool
     ) -> RoundRecord:
         began = time.monotonic()
         seed = self.config.seed * 100_003 + index
         generator = torch.Generator().manual_seed(seed)
         photos, repairer = self.photos, self.repairer
-        seen = photos.surfaces(self.model)
+        seen = cache(lambda: photos.surfaces(self.model))  # masked rounds never ask
+        clear_test = cache(lambda: clearance_test(seen().cpu()))
         cleared = self._keep_clear(seen)
-        sampled = sample(index, generator, seen)
+        sampled = sample(index, generator, lambda poses: clear_test()(poses))
         numbers = track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE)
         windows: list[RepairedWindow] = []
         for number in numbers:
@@ -243,7 +249,7 @@ class FusionLoop:
         observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
         details = {"observed_psnr": observed, "requested": index in self._requested, "cleared_surfels": cleared}
         if self.config.seeding.enabled or pin:
-            details["seeding"] = seed_windows(self.model, seen, windows, self.config.seeding, generator)
+            details["seeding"] = seed_windows(self.model, seen(), windows, self.config.seeding, generator)
             CONSOLE.print(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
         record = self.latest.record(repairer.name, self._datamanager.train_names, details)
         folder = round_folder(self.files.folder, index)
@@ -263,10 +269,10 @@ class FusionLoop:
         )
         return record
 
-    def _keep_clear(self, seen: SeenSurfaces) -> int:
+    def _keep_clear(self, seen: Callable[[], SeenSurfaces]) -> int:
         """Have nothing grow around the train cameras; returns how many surfels that removed."""
         share = self.config.clearing
-        return self.model.keep_clear(clearings(seen, share) if share > 0 else None)
+        return self.model.keep_clear(clearings(seen(), share) if share > 0 else None)
 
     def _withdraw_if_harmful(self, step: int) -> None:
         if self._judged is None or self._judged[0] not in self.store.rounds:

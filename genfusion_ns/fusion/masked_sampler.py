@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from genfusion_ns.fusion.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
 from genfusion_ns.fusion.view_samplers import ViewSampler
-from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
 from genfusion_ns.geometry.capture import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
@@ -54,7 +53,7 @@ class MaskedSampler(ViewSampler):
         photo_ids: list[int | None] = [None] * len(path)
         photo_ids[::steps] = order
         nearest = [order[(frame + steps // 2) // steps] for frame in range(len(path))]
-        size = clip_size(Counter(observed.sizes).most_common(1)[0][0], self.resolution)
+        size = clip_size(commonest_size(observed.sizes), self.resolution)
         Ks = torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest])
         log = {"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1}
         return cut_into_clips(observed, path, Ks, size, self.clip_length, self.config.num_references, log, photo_ids)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfusion_ns.data.camera_conversion import cameras_to_viewmats
+from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.clip_cameras import ObservedViews
 from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
@@ -69,7 +67,7 @@ class ObservedPhotos:
         cameras = (datamanager.train_dataset if split == "train" else datamanager.eval_dataset).cameras
         whole = datamanager.whole_train_cameras if split == "train" else cameras
         viewmats, Ks = cameras_to_viewmats(cameras.to("cpu"))
-        sizes = _sizes(cameras)
+        sizes = camera_sizes(cameras)
         c2w = viewmat_to_c2w(viewmats)
         rgb = torch.cat([_resized(_composed(batch["image"]).to(device), size) for batch in cached])
         seen = None
@@ -81,7 +79,7 @@ class ObservedPhotos:
             seen=seen,
             c2w=c2w.to(device),
             Ks=torch.stack([resize_intrinsics(K, old, size) for K, old in zip(Ks, sizes, strict=True)]).to(device),
-            whole=ObservedViews(c2w, cameras_to_viewmats(whole.to("cpu"))[1], _sizes(whole)),
+            whole=ObservedViews(c2w, cameras_to_viewmats(whole.to("cpu"))[1], camera_sizes(whole)),
             transparent=datamanager.transparent,
         )
 
@@ -149,15 +147,6 @@ class ObservedPhotos:
         viewmats = c2w_to_viewmat(self.c2w)
         render = model.render(viewmats, self.Ks, *self.size)
         return SeenSurfaces(viewmats, self.Ks, render.median_depth, render.alpha)
-
-
-def commonest_size(cameras: Cameras) -> tuple[int, int]:
-    """(width, height) in pixels that most of the cameras have."""
-    return Counter(_sizes(cameras)).most_common(1)[0][0]
-
-
-def _sizes(cameras: Cameras) -> list[tuple[int, int]]:
-    return list(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True))
 
 
 def _composed(image: Tensor) -> Tensor:

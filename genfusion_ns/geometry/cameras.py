@@ -10,6 +10,8 @@ Depth is the z coordinate in the OpenCV camera frame, in scene units; disparity 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +59,11 @@ def crop_intrinsics(
     cropped[..., 0, 2] -= x
     cropped[..., 1, 2] -= y
     return cropped
+
+
+def commonest_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) that most of them have; `sizes` must not be empty."""
+    return Counter(sizes).most_common(1)[0][0]
 
 
 def resize_intrinsics(

@@ -23,6 +23,9 @@ ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 
 _RADIUS_SHARE = 0.2
 _SURFACE_POINTS = 20_000
+"""Points that stand for all surfaces that are seen."""
+_AT_ONCE = 20_000
+"""Points whose distances are held in memory together."""
 _STRAYS = 1e-3
 """Share of the photographed surface that may lie nearer to a camera than its clearing allows: floaters, not things."""
 _NEIGHBOURS = 3
@@ -58,7 +61,7 @@ class Clearings:
     def hold(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
         """Which points lie in one of the balls. [M]"""
         centers, radii = self.centers.to(points), self.radii.to(points)
-        parts = points.split(_SURFACE_POINTS)
+        parts = points.split(_AT_ONCE)
         return torch.cat([(torch.cdist(part, centers) < radii).any(1) for part in parts])
 
 
