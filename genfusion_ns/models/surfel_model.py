@@ -146,6 +146,10 @@ class GenFusionModel(SplatfactoModel):
 
     def populate_modules(self) -> None:
         """Create the surfels from seed points, or at random when there are none."""
+        # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
+        import genfusion_ns.models.photometric_kernels
+        import genfusion_ns.rendering.cpu_backend  # noqa: F401
+
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.image_metrics = ImageMetrics(self.config.lpips_net)
