@@ -32,9 +32,8 @@ def info(gradient: Tensor) -> dict:
 
 
 def strategy(**settings) -> SurfelStrategy:
-    return SurfelStrategy(
-        refine_start_iter=0, refine_every=10, reset_every=10**6, pause_refine_after_reset=0, grow_grad2d=0.1, **settings
-    )
+    defaults = {"refine_start_iter": 0, "refine_every": 10, "reset_every": 10**6, "grow_grad2d": 0.1}
+    return SurfelStrategy(**{**defaults, **settings})
 
 
 @pytest.mark.parametrize(
@@ -89,3 +88,46 @@ def test_generated_views_count_for_themselves() -> None:
             chosen.step_post_backward(params, optimizers, state, step, info(torch.tensor([0.0, 0.0])))
         assert len(params["means"]) == 3
         assert not [name for name in state if name.startswith("kept_")]
+
+
+def test_opacities_are_reset_when_the_settings_say_and_only_then() -> None:
+    """gsplat's own strategy: 1.4 resets at step 0 as well, 1.5 never."""
+    chosen = strategy(reset_every=20, refine_stop_iter=60, prune_opa=0.05)
+    params, optimizers = scene(3)
+    state = chosen.initialize_state(1.0)
+    resets = []
+    for step in range(80):
+        with torch.no_grad():
+            params["opacities"].fill_(2.0)
+        params["opacities"].grad = torch.ones(3)
+        optimizers["opacities"].step()
+        chosen.step_post_backward(params, optimizers, state, step, info(torch.zeros(3)))
+        opacities = torch.sigmoid(params["opacities"].detach())
+        moments = optimizers["opacities"].state[params["opacities"]]["exp_avg"]
+        if float(opacities.max()) < 0.5:
+            resets.append(step)
+            torch.testing.assert_close(opacities, torch.full((3,), 2 * 0.05))
+        assert bool((moments == 0).all()) == (step in resets)
+    assert resets == [20, 40]
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_growth_ends_exactly_at_the_limit_with_the_largest_gradients(aware: bool) -> None:
+    chosen = strategy(max_surfels=9, sparsity_aware=aware, total_steps=350)
+    params, optimizers = scene(6)
+    with torch.no_grad():
+        params["scales"][0] = 0.0  # large: it is split, the others are cloned
+    parents = params["means"].detach().clone()
+    gradients = torch.tensor([0.9, 0.2, 0.8, 0.3, 0.7, 0.01])  # five would grow, there is room for three
+    state = chosen.initialize_state(1.0)
+    for step in range(1, 11):
+        chosen.step_post_backward(params, optimizers, state, step, info(gradients))
+    assert len(params["means"]) == 9
+    twins = [int((params["means"] == parent).all(-1).sum()) for parent in parents]
+    assert twins == [0, 1, 2, 1, 2, 1]
+    if aware:  # those that had no room keep what they have gathered
+        waiting = (params["means"] == parents[[1, 3, 5], None]).all(-1).any(0)
+        assert torch.equal(state["count"], torch.where(waiting, 10.0, 0.0))
+    for step in range(11, 31):  # no room is left
+        chosen.step_post_backward(params, optimizers, state, step, info(torch.ones(9)))
+    assert len(params["means"]) == 9

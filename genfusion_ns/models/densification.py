@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from gsplat.strategy import DefaultStrategy
-from gsplat.strategy.ops import remove
+from gsplat.strategy.ops import remove, reset_opa
 from torch import Tensor
 from torch.nn import ParameterDict
 
@@ -21,6 +21,7 @@ from genfusion_ns.geometry.free_space import Clearings
 
 _OBSERVED = {"grad2d": "grad2d", "count": "count"}
 _GENERATED = {"grad2d": "generated_grad2d", "count": "generated_count"}
+_SIDES = ("width", "height")
 _KEPT = "kept_"
 """Prefix of statistics that outlive a refinement; under a name of their own they are not cleared, but grow along."""
 _PUBLISHED_STEPS = 7000
@@ -41,7 +42,7 @@ class SurfelStrategy(DefaultStrategy):
 
     key_for_gradient: str = "gradient_2dgs"  # type: ignore[assignment]
     max_surfels: int = 0
-    """No growth beyond this number; 0 means no limit."""
+    """No growth beyond this number, exactly; the surfels with the largest gradients grow. 0 means no limit."""
     sparsity_aware: bool = False
     """Surfels grow only when seen by `needed_views`; the statistics of the others go on through refinements."""
     total_steps: int = _PUBLISHED_STEPS
@@ -58,13 +59,32 @@ class SurfelStrategy(DefaultStrategy):
         need = min(_LAST_NEED, _FIRST_NEED + _NEED_SLOPE * step / self.total_steps)
         return max(_FEWEST, round(need * min(1.0, self.total_steps / _PUBLISHED_STEPS)))
 
+    @torch.no_grad()
     def step_post_backward(
         self, params: Any, optimizers: Any, state: dict[str, Any], step: int, info: dict[str, Any], packed: bool = False
     ) -> None:
-        """See the base class; what `_grow_gs` has put aside takes its place again."""
-        super().step_post_backward(params, optimizers, state, step, info, packed)
-        for name in [name for name in state if name.startswith(_KEPT)]:
+        """After the backward pass of a step: take up its statistics, and refine or reset opacities when it is time.
+
+        As the base class means it. Of gsplat's own, 1.5 never resets opacities (its test of the step binds wrongly),
+        and 1.4 also does before the first refinement.
+        """
+        if step >= self.refine_stop_iter:
+            return
+        self._update_state(params, state, info, packed)
+        settled = step % self.reset_every >= self.pause_refine_after_reset
+        if step > self.refine_start_iter and step % self.refine_every == 0 and settled:
+            self._refine(params, optimizers, state, step)
+        if step > 0 and step % self.reset_every == 0:
+            reset_opa(params=params, optimizers=optimizers, state=state, value=2.0 * self.prune_opa)
+
+    def _refine(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> None:
+        self._grow_gs(params, optimizers, state, step)
+        self._prune_gs(params, optimizers, state, step)
+        for name in _OBSERVED.values():
+            state[name].zero_()
+        for name in [name for name in state if name.startswith(_KEPT)]:  # what `_grow_gs` has put aside
             state[name.removeprefix(_KEPT)] = state.pop(name)
+        torch.cuda.empty_cache()  # every parameter has another size now
 
     def accumulate_generated(
         self, params: ParameterDict, state: dict[str, Any], step: int, info: dict[str, Any]
@@ -104,23 +124,22 @@ class SurfelStrategy(DefaultStrategy):
         gradient: Tensor = info[self.key_for_gradient].grad
         radii = info["radii"]
         visible = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
-        half_size = gradient.new_tensor([info["width"], info["height"]]) * 0.5 * info["n_cameras"]
-        sums = {"grad2d": ((gradient * half_size).norm(dim=-1) * visible).sum(0), "count": visible.sum(0)}
+        # Sizes stay Python numbers: a tensor of them would be an upload that the GPU waits for.
+        along = [gradient[..., axis] * (0.5 * info[side] * info["n_cameras"]) for axis, side in enumerate(_SIDES)]
+        sums = {"grad2d": (torch.stack(along, -1).norm(dim=-1) * visible).sum(0), "count": visible.sum(0)}
         for name, total in sums.items():
             if state.get(names[name]) is None:
                 state[names[name]] = torch.zeros(num_surfels, device=gradient.device)
             state[names[name]] += total
 
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
-        if self.max_surfels and len(params["means"]) >= self.max_surfels:
-            return 0, 0
         kinds = [names for names in (_OBSERVED, _GENERATED) if state.get(names["count"]) is not None]
         need = self.needed_views(step) if self.sparsity_aware else 1
         means = [
             torch.where(state[k["count"]] >= need, state[k["grad2d"]] / state[k["count"]].clamp_min(1), 0.0)
             for k in kinds
         ]
-        grows = torch.stack(means).amax(0)
+        grows = self._within_limit(torch.stack(means).amax(0))
         for kind in kinds:
             if self.sparsity_aware:
                 done = (grows > self.grow_grad2d) | (
@@ -133,3 +152,14 @@ class SurfelStrategy(DefaultStrategy):
         # The base class divides by the count, and clears both after this refinement.
         state["grad2d"], state["count"] = grows, torch.ones_like(grows)
         return super()._grow_gs(params, optimizers, state, step)
+
+    def _within_limit(self, grows: Tensor) -> Tensor:
+        """Gradients of which no more exceed the threshold than there is room for; the largest stay. [N]
+
+        A surfel that is cloned or split makes one more.
+        """
+        room = self.max_surfels - len(grows)
+        if not self.max_surfels or int((grows > self.grow_grad2d).sum()) <= room:
+            return grows
+        chosen = grows.topk(max(room, 0)).indices
+        return torch.zeros_like(grows).index_copy(0, chosen, grows[chosen])
