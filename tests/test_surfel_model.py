@@ -26,6 +26,20 @@ def camera():
     return Cameras(c2w, fx=30.0, fy=30.0, cx=16.0, cy=12.0, width=32, height=24)
 
 
+@pytest.mark.parametrize(("limit", "count"), [(0, 200), (120, 120), (500, 200)])
+def test_of_more_seed_points_than_surfels_are_allowed_an_even_share_is_taken(limit, count):
+    everything, model = make_model(), make_model(max_surfels=limit)
+    assert model.num_points == count
+    kept = (everything.means[:, None] == model.means[None]).all(-1).any(1).nonzero()[:, 0]
+    assert len(kept) == count and kept.diff().max() <= 2
+    assert make_model(max_surfels=limit, random_init=True, num_random=200).num_points == count
+
+
+def test_a_limit_below_zero_is_refused():
+    with pytest.raises(ValueError, match=r"--pipeline\.model\.max-surfels is -1; give"):
+        make_model(max_surfels=-1)
+
+
 def test_outputs_that_the_viewer_shows(camera):
     model = make_model().eval()
     outputs = model.get_outputs_for_camera(camera)

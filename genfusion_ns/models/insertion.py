@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from gsplat.strategy.ops import _update_param_with_optimizer
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from nerfstudio.models.splatfacto import RGB2SH
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
@@ -44,9 +44,14 @@ class NewSurfels:
         """At most `count` of them, evenly picked in their order; larger, so that they cover the same area."""
         if len(self) <= count:
             return self
-        kept = torch.linspace(0, len(self) - 1, count, device=self.means.device, dtype=torch.float64).round().long()
+        kept = evenly_picked(len(self), count).to(self.means.device)
         radius = self.radius[kept] * math.sqrt(len(self) / max(count, 1))
         return NewSurfels(self.means[kept], self.colours[kept], radius, self.normals[kept], self.opacity)
+
+
+def evenly_picked(count: int, chosen: int) -> Int64[Tensor, " chosen"]:
+    """Indices of `chosen` of `count` things, evenly spread over their order; on the CPU."""
+    return torch.linspace(0, count - 1, chosen, dtype=torch.float64).round().long()
 
 
 def parameter_values(

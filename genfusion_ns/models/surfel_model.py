@@ -19,6 +19,7 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
@@ -27,7 +28,7 @@ from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsic
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.models.densification import SurfelStrategy
-from genfusion_ns.models.insertion import NewSurfels, insert_surfels, parameter_values
+from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
@@ -71,7 +72,8 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     cull_scale_thresh: float = 0.5
     """Surfels larger than this, in scene units, are removed once opacities have been reset."""
     max_surfels: int = 0
-    """The scene stops growing at this number of surfels; 0: no limit."""
+    """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
+    with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""
     sparsity_aware: bool = False
     """Grow a surfel only after it has been seen often enough (60 to 100 views), however many refinements that takes;
     for photos of which only a part may be seen."""
@@ -145,7 +147,16 @@ class GenFusionModel(SplatfactoModel):
     config: GenFusionModelConfig  # type: ignore[assignment]
 
     def populate_modules(self) -> None:
-        """Create the surfels from seed points, or at random when there are none."""
+        """Create the surfels from seed points, or at random when there are none.
+
+        Raises:
+            ValueError: a limit of surfels below 0.
+        """
+        if self.config.max_surfels < 0:
+            raise ValueError(
+                f"--pipeline.model.max-surfels is {self.config.max_surfels}; give the largest number of surfels that "
+                "the scene may have, or 0 for no limit"
+            )
         # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
         import genfusion_ns.models.photometric_kernels
         import genfusion_ns.rendering.cpu_backend  # noqa: F401
@@ -185,10 +196,16 @@ class GenFusionModel(SplatfactoModel):
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     def _initial_parameters(self) -> dict[str, Parameter]:
+        limit = self.config.max_surfels
         if self.seed_points is not None and not self.config.random_init:
             means, colours = self.seed_points[0].float(), self.seed_points[1].float() / 255
+            if 0 < limit < len(means):
+                CONSOLE.log(f"Seed points: {limit} of {len(means)} are taken (--pipeline.model.max-surfels).")
+                kept = evenly_picked(len(means), limit)
+                means, colours = means[kept], colours[kept]
         else:
-            means = (torch.rand(self.config.num_random, 3) - 0.5) * self.config.random_scale
+            count = min(self.config.num_random, limit or self.config.num_random)
+            means = (torch.rand(count, 3) - 0.5) * self.config.random_scale
             colours = torch.rand(len(means), 3)
         quats = random_quat_tensor(len(means))
         values = parameter_values(means, colours, _spacing(means), quats, 0.1, self.config.sh_degree)
