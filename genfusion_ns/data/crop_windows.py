@@ -1,7 +1,8 @@
 """Crop windows: the part of each photo that a masked reconstruction may see.
 
 Row i of a set of windows belongs to view id i (position among the registered views sorted by name), whatever the split.
-The walk is that of GenFusion's masked protocol: a window moves diagonally at constant speed and bounces off borders.
+The walk is like that of GenFusion's masked protocol: a window moves diagonally at constant speed and bounces off
+borders.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ class CropWindow:
 def walk_windows(
     sizes: Sequence[Size], area: float = PUBLISHED_AREA, speed: float = PUBLISHED_SPEED, seed: int = 0
 ) -> list[CropWindow]:
-    """One window per view along a seeded walk; with the defaults, images of 960 x 540 give the published walk.
+    """One window per view along a seeded walk.
+
+    With the defaults, images of 960 x 540 start and move as in the published protocol and have the same windows for 33
+    views; then the walks turn differently. To compare with published figures, give the published file of windows.
 
     From one view to the next the window moves by `speed` along both axes; where it would leave the image, that axis
     turns round and the other one goes on in a random direction.

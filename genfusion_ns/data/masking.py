@@ -46,7 +46,8 @@ class MaskingConfig:
     masks beside the data (white is seen); alpha: the alpha channel of the photos (opaque is seen)."""
     file: Path | None = None
     """Windows from a file instead of the walk: .npy with 2 columns (x, y) or 4 (x, y, width, height) in pixels, one row
-    per registered view in name order, or the protocol.json of an earlier run."""
+    per registered view in name order, or the protocol.json of an earlier run. Give the published file to compare with
+    published figures: the walk follows it for 33 views only."""
     area: float = PUBLISHED_AREA
     """Windows: share of the photo that is seen, in (0, 1]."""
     speed: float = PUBLISHED_SPEED
