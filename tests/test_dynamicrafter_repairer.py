@@ -114,6 +114,30 @@ def test_nearest_photo_by_place_and_direction():
     assert nearest_reference(clip, turned) == 1
 
 
+@pytest.mark.parametrize("covered", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nearest_photo_is_the_same_in_any_unit(seed, covered):
+    generator = torch.Generator().manual_seed(seed)
+    clip = a_clip()
+    clip.alpha.fill_(float(covered))
+    shown = photos(torch.randn(12, 3, generator=generator).tolist())
+    for viewmat, turn in zip(shown.viewmats, 0.8 * torch.randn(12, generator=generator), strict=True):
+        viewmat[0, [0, 2]] = torch.stack([turn.cos(), turn.sin()])
+        viewmat[2, [0, 2]] = torch.stack([-turn.sin(), turn.cos()])
+
+    def scaled(viewmats, unit):
+        return torch.cat([torch.cat([viewmats[:, :3, :3], unit * viewmats[:, :3, 3:]], -1), viewmats[:, 3:]], 1)
+
+    chosen = {
+        nearest_reference(
+            replace(clip, viewmats=scaled(clip.viewmats, unit), depth=unit * clip.depth),
+            replace(shown, viewmats=scaled(shown.viewmats, unit)),
+        )
+        for unit in (1e-3, 1.0, 1e3)
+    }
+    assert len(chosen) == 1
+
+
 def test_only_the_nearest_photo_matters(repairer):
     near, both = photos(), photos([(0.0, 0.0, 0.0), (9.0, 0.0, 0.0)])
     both.rgb[0] = near.rgb[0]

@@ -127,6 +127,37 @@ def test_frames_at_a_photo_do_not_count_in_validation(held_out: list[ClipPair]) 
     assert whole.psnr_artifact == part.psnr_artifact
 
 
+def test_colours_that_the_loss_leaves_out_do_not_count_in_validation(held_out: list[ClipPair]) -> None:
+    alpha = held_out[0].clean.alpha.clone()
+    alpha[:, :, 48:] = 0.0
+    pair = replace(held_out[0], clean=replace(held_out[0].clean, alpha=alpha), rendered=True)
+    wrong = torch.where(alpha > 0, pair.clean.rgb, 1 - pair.clean.rgb)
+    reports = [
+        validate(build_network(TINY.network), [replace(p, clean=replace(p.clean, rgb=rgb))], seed=0, steps=1).report
+        for p in (pair, replace(pair, rendered=False))
+        for rgb in (pair.clean.rgb, wrong)
+    ]
+    assert reports[0] == reports[1], "a render's colours count where it covers"
+    assert reports[2].psnr_artifact > reports[3].psnr_artifact + 1, "those of a photo count everywhere"
+    nothing = replace(pair, clean=replace(pair.clean, alpha=torch.zeros_like(alpha)))
+    assert validate(build_network(TINY.network), [nothing, pair], seed=0).report.psnr_artifact == pytest.approx(
+        validate(build_network(TINY.network), [pair], seed=1).report.psnr_artifact
+    )
+
+
+def test_the_same_camera_is_known_in_any_unit(held_out: list[ClipPair]) -> None:
+    pair = held_out[0]
+    photos = replace(pair.references, viewmats=pair.artifact.viewmats[:3].clone())
+    for unit in (1e-5, 1.0, 1e5):
+        clean = replace(pair.clean, depth=unit * pair.clean.depth)
+        artifact, references = (replace(x, viewmats=x.viewmats.clone()) for x in (pair.artifact, photos))
+        for viewmats in (artifact.viewmats, references.viewmats):
+            viewmats[:, :3, 3] *= unit
+        references.viewmats[0, 0, 3] += 0.01 * unit  # as near as that, but elsewhere
+        scaled = replace(pair, artifact=artifact, clean=clean, references=references)
+        assert novel_frames(scaled).tolist() == [True, False, False, True]
+
+
 def test_training_goes_on_from_a_given_network_of_any_size(
     paths: list[Path], held_out: list[ClipPair], tmp_path: Path
 ) -> None:
@@ -345,6 +376,10 @@ def test_validation_measures_what_other_implementations_do() -> None:
     planes = [x.permute(0, 3, 1, 2) for x in (images, truth)]
     assert psnr(images - truth) == pytest.approx(float(PeakSignalNoiseRatio(data_range=1.0)(*planes)), abs=1e-4)
     assert ssim(truth, truth) == pytest.approx(1.0)
+    left = (torch.arange(32) < 16).view(1, 1, 32, 1).expand(2, 24, 32, 1)
+    half_wrong = torch.where(left, truth, images)
+    assert ssim(half_wrong, truth, left) == pytest.approx(1.0)
+    assert ssim(half_wrong, truth) < ssim(half_wrong, truth, left)
     assert ssim(images, truth) == pytest.approx(
         float(StructuralSimilarityIndexMeasure(data_range=1.0)(*planes)), abs=1e-6
     )

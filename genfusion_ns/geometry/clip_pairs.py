@@ -37,6 +37,15 @@ class ClipPair:
         )
 
 
+def typical_depth(clip: Clip) -> float:
+    """Median depth of what a clip covers, in scene units: lengths divided by it mean the same in any unit.
+
+    0 where it covers nothing.
+    """
+    seen = clip.depth[(clip.alpha > _SOLID) & (clip.depth > 0)]
+    return float(seen.median()) if seen.numel() else 0.0
+
+
 def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
     """The window of a clip whose top-left pixel is (x, y); every frame is cut alike."""
     rows, columns = slice(y, y + height), slice(x, x + width)

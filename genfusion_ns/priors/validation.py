@@ -11,14 +11,14 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genfusion_ns.geometry.cameras import RepairedClip
-from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_references
+from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_references, typical_depth
 from genfusion_ns.priors.compact import CompactRepairer
 from genfusion_ns.priors.compact_unet import CompactUNet
 from genfusion_ns.priors.conditioning import condition_on, target_of
 
 _PHOTOS = 3
 _ROWS = 6
-_SAME_CAMERA = 1e-4  # largest difference of matrix entries between equal cameras
+_SAME_CAMERA = 1e-4  # largest difference between equal cameras: of rotations, and of places as a share of the depth
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Comparison:
     """What they became."""
     known: Bool[Tensor, "T H W 1"]
     """Where the clean disparity counts."""
+    colour_known: Bool[Tensor, "T H W 1"]
+    """Where the clean colours count, as in training; see `Target`."""
     novel: Bool[Tensor, " T"]
     """Frames that no conditioning photo shows; at least one."""
     photo: Float[Tensor, "h w 3"]
@@ -57,7 +59,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Means over the held-out clips, colours over their frames that no conditioning photo was taken at."""
+    """Means over the held-out clips.
+
+    Colours are compared where the clean ones count, in frames that no conditioning photo was taken at; a clip without
+    any such pixel is left out of their means.
+    """
 
     psnr_artifact: float
     """Of the input, in dB."""
@@ -115,7 +121,7 @@ def judge(comparisons: Iterable[Comparison]) -> Judgement:
         raise ValueError("validation needs at least one held-out clip")
     width = min(row.shape[1] for row in rows)
     sheet = torch.cat([row[:, :width] for row in rows]).clamp(0, 1)
-    return Judgement(ValidationReport(*torch.tensor(numbers, dtype=torch.float64).mean(dim=0).tolist()), sheet)
+    return Judgement(ValidationReport(*torch.tensor(numbers, dtype=torch.float64).nanmean(dim=0).tolist()), sheet)
 
 
 def validate(network: CompactUNet, held_out: Sequence[ClipPair], seed: int, steps: int = 1) -> Judgement:
@@ -139,35 +145,47 @@ def validate(network: CompactUNet, held_out: Sequence[ClipPair], seed: int, step
 
 
 def psnr(error: Float[Tensor, "*pixels 3"]) -> float:
-    """Peak signal-to-noise ratio of colour errors on the 0..1 range, in dB; at most 100."""
+    """Peak signal-to-noise ratio of colour errors on the 0..1 range, in dB; at most 100. NaN without any."""
     return -10 * torch.log10(error.square().mean().clamp(min=1e-10)).item()
 
 
-def ssim(images: Float[Tensor, "T H W 3"], truth: Float[Tensor, "T H W 3"]) -> float:
-    """Mean structural similarity of frames on the 0..1 range (Wang et al. 2004, windows of 11 pixels)."""
-    similarity = structural_similarity_index_measure(
-        images.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2), data_range=1.0
-    )
-    return float(similarity)  # pyright: ignore[reportArgumentType]
+def ssim(
+    images: Float[Tensor, "T H W 3"], truth: Float[Tensor, "T H W 3"], counted: Bool[Tensor, "T H W 1"] | None = None
+) -> float:
+    """Mean structural similarity of frames on the 0..1 range (Wang et al. 2004, windows of 11 pixels).
+
+    Args:
+        images: colours in 0..1.
+        truth: what they should be.
+        counted: pixels that the mean runs over, all by default; the others are black in both. NaN if there is none.
+    """
+    counted = torch.ones_like(truth[..., :1], dtype=torch.bool) if counted is None else counted
+    shown, right = ((x * counted).permute(0, 3, 1, 2) for x in (images, truth))
+    similarity = structural_similarity_index_measure(shown, right, data_range=1.0, return_full_image=True)[1]
+    return similarity.mean(dim=1)[counted[..., 0]].mean().item()
 
 
 def novel_frames(pair: ClipPair) -> Bool[Tensor, " T"]:
     """Frames seen by no stored photo: a photo warped into its own camera would be the answer. All if none is novel."""
-    difference = pair.artifact.viewmats[:, None] - pair.references.viewmats[None]
-    novel = ~(difference.abs().amax(dim=(2, 3)) < _SAME_CAMERA).any(dim=1)
+    difference = (pair.artifact.viewmats[:, None] - pair.references.viewmats[None]).abs()
+    places = difference[..., :3, 3].amax(dim=-1) / (typical_depth(pair.clean) or 1.0)
+    same = (difference[..., :3, :3].amax(dim=(2, 3)) < _SAME_CAMERA) & (places < _SAME_CAMERA)
+    novel = ~same.any(dim=1)
     return novel if bool(novel.any()) else torch.ones_like(novel)
 
 
 def _compare(pair: ClipPair, repaired: RepairedClip) -> Comparison:
     condition = condition_on(pair.artifact, pair.references)
-    target = target_of(pair.clean, condition.code)
-    truth, known = (x[0].permute(1, 2, 3, 0) for x in (target.clean[:, 3:4], target.depth_known))
+    target = target_of(pair.clean, condition.code, pair.rendered)
+    planes = (target.clean[:, 3:4], target.depth_known, target.colour_known)
+    truth, known, colour_known = (x[0].permute(1, 2, 3, 0) for x in planes)
     before = condition.artifact[0, 3:4].permute(1, 2, 3, 0)
     return Comparison(
         artifact=torch.cat([pair.artifact.rgb, before / 2 + 0.5], dim=-1),
         clean=torch.cat([pair.clean.rgb, (truth / 2 + 0.5).clamp(0, 1)], dim=-1),
         repaired=repaired,
         known=known,
+        colour_known=colour_known,
         novel=novel_frames(pair),
         photo=pair.references.rgb[0],
     )
@@ -175,19 +193,21 @@ def _compare(pair: ClipPair, repaired: RepairedClip) -> Comparison:
 
 def _numbers(comparison: Comparison) -> tuple[float, ...]:
     novel, repaired = comparison.novel, comparison.repaired
+    counted = comparison.colour_known[novel]
+    pixels = counted[..., 0]
     clean = comparison.clean[novel, ..., :3]
     before, after = comparison.artifact[novel, ..., :3], repaired.rgb[novel]
-    order = repaired.confidence[novel].flatten().argsort(descending=True)
-    errors = (after - clean).reshape(-1, 3)[order]
+    order = repaired.confidence[novel][pixels].flatten().argsort(descending=True)
+    errors = (after - clean)[pixels][order]
     half = len(errors) // 2
     count = comparison.known.sum().clamp(min=1)
     disparities = (comparison.artifact[..., 3:], repaired.disparity)
     wrong = [((x - comparison.clean[..., 3:]).abs() * comparison.known).sum() / count for x in disparities]
     return (
-        psnr(before - clean),
-        psnr(after - clean),
-        ssim(before, clean),
-        ssim(after, clean),
+        psnr((before - clean)[pixels]),
+        psnr(errors),
+        ssim(before, clean, counted),
+        ssim(after, clean, counted),
         psnr(errors[:half]),
         psnr(errors[half:]),
         wrong[0].item(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, camera_centers, camera_forwards
-from genfusion_ns.geometry.clip_pairs import resize_images
+from genfusion_ns.geometry.clip_pairs import resize_images, typical_depth
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.choice import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
@@ -211,13 +211,17 @@ def is_short(free: int, total: int) -> bool:
 
 def nearest_reference(clip: Clip, references: References) -> int:
     """Index of the photo nearest to a clip: distance to its mean position plus half of one minus the cosine between the
-    viewing directions, as GenFusion chooses with sparse views. Distances are in scene units.
+    viewing directions, as GenFusion chooses with sparse views.
+
+    The unit of distance is the depth of what the clip shows, or else the mean distance of the photos, so that the
+    choice is the same in any unit. GenFusion takes the unit of its scenes, where the farthest camera is about 1 away.
     """
     centers, forwards = camera_centers(clip.viewmats), camera_forwards(clip.viewmats)
     viewmats = references.viewmats.to(clip.viewmats)
     distance = (camera_centers(viewmats) - centers.mean(0)).norm(dim=-1)
+    unit = typical_depth(clip) or float(distance.mean()) or 1.0
     forward = functional.normalize(forwards.mean(0), dim=0)
-    return int((distance + 0.5 * (1 - camera_forwards(viewmats) @ forward)).argmin())
+    return int((distance / unit + 0.5 * (1 - camera_forwards(viewmats) @ forward)).argmin())
 
 
 def confidence_of(variance: Float[Tensor, "1 1 T h w"], size: torch.Size) -> Float[Tensor, "T H W 1"]:

@@ -200,7 +200,8 @@ def _repair(
     out = pipeline(rgb, disparity, clip.photo[None], sampling, generator)
     confidence = confidence_of(out.variance, rgb.shape[1:3])
     repaired = RepairedClip(out.rgb, out.disparity, confidence).to(rgb.device)
-    return Comparison(clip.artifact, clip.clean, repaired, clip.known, clip.novel, clip.photo)
+    everywhere = torch.ones_like(clip.known)  # as in the loss
+    return Comparison(clip.artifact, clip.clean, repaired, clip.known, everywhere, clip.novel, clip.photo)
 
 
 def _part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
