@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 
+from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 
 
@@ -112,6 +114,27 @@ def test_mask_silences_the_pixels_outside(camera):
     mask = torch.zeros(24, 32, 1)
     image = torch.rand(24, 32, 3)
     assert model.get_loss_dict(model.get_outputs(camera), {"image": image, "mask": mask})["main_loss"] == 0
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_mixed_precision_changes_neither_poses_nor_renders_nor_losses(camera, training):
+    model = make_model(camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"), num_downscales=0, normal_weight=1.0)
+    model.train(training).step = 90
+    model.config.background_color = "black"
+    with torch.no_grad():
+        model.camera_optimizer.pose_adjustment.copy_(
+            0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+        )
+    camera.metadata = {"cam_idx": 1}
+    batch = {"image": torch.full((24, 32, 3), 0.7)}
+    everything = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            outputs = model.get_outputs(camera)
+            everything.append(outputs | (model.get_loss_dict(outputs, batch) if training else {}))
+    for name, value in everything[0].items():
+        assert not torch.is_tensor(value) or torch.equal(value, everything[1][name]), name
+    assert not training or not torch.equal(everything[0]["viewmat"], c2w_to_viewmat(camera.camera_to_worlds))
 
 
 def backward_of_a_render(model, camera, generated: bool, weight: float) -> None:

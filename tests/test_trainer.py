@@ -2,12 +2,14 @@
 
 import errno
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer
 
+from genfusion_ns.methods import genfusion
 from genfusion_ns.models.optim import LogLinearDecayConfig
 
 
@@ -16,6 +18,13 @@ def capture_folder(tmp_path_factory):
     capture = make_capture(tmp_path_factory.mktemp("trainer") / "capture")
     write_transforms(capture)
     return capture.folder
+
+
+@pytest.mark.parametrize("flag", ["mixed-precision", "use-grad-scaler"])
+def test_half_precision_and_scaled_gradients_are_refused_with_the_reason(tmp_path, flag):
+    config = replace(genfusion.config, output_dir=tmp_path, **{flag.replace("-", "_"): True})
+    with pytest.raises(ValueError, match=f"--{flag} is True; surfels are rendered and trained in single precision"):
+        config.setup(local_rank=0, world_size=1)
 
 
 def test_a_failed_write_keeps_the_older_checkpoint_and_says_what_to_do(capture_folder, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.capture import (
     Capture,
     data_folder,
@@ -170,6 +171,32 @@ class GenFusionDataManager(FullImageDatamanager):
         """Cameras of the whole, undistorted train photos, of which a crop window may show a part. [V]"""
         _ = self.cached_train  # reading the photos is what undistorts and crops the cameras
         return self._whole_cameras
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The next train view and its photo, see the base class; nothing of it makes the step wait for the GPU.
+
+        Returns:
+            A batch of one camera, whose metadata hold ``cam_idx`` and ``size``, (width, height) in pixels; its photo.
+        """
+        view = self.train_unseen_cameras.pop(0)
+        if not self.train_unseen_cameras:
+            self.train_unseen_cameras = self.sample_train_cameras()
+        photo = {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in self.cached_train[view].items()
+        }
+        return self._cameras_of_views[view], photo
+
+    @cached_property
+    def _cameras_of_views(self) -> list[Cameras]:
+        """The camera of each train view on the device, in a batch of one."""
+        _ = self.cached_train  # reading the photos is what undistorts and crops the cameras
+        sizes = camera_sizes(self.train_dataset.cameras)
+        everything = self.train_dataset.cameras.to(self.device)
+        cameras = [everything[view : view + 1] for view in range(len(sizes))]
+        for view, (camera, size) in enumerate(zip(cameras, sizes, strict=True)):
+            camera.metadata = {**(camera.metadata or {}), "cam_idx": view, "size": size}
+        return cameras
 
     def sample_train_cameras(self) -> list[int]:
         """The train views of the next epoch, in random or farthest-point order (positions in the train dataset)."""

@@ -1,9 +1,9 @@
 """The generated views that training currently learns from, beside the photos.
 
 Views are kept on the CPU in compact form (colours in 8 bits, disparity and confidence in half precision: 7 bytes per
-pixel) and drawn epoch by epoch without replacement. Each round's views are written once, to a file of their own that
-nothing changes afterwards; a checkpoint records which of them are held, so that a resumed run draws the same views in
-the same order.
+pixel), in page-locked memory where there is a GPU, so that no step waits for its view. They are drawn epoch by epoch
+without replacement. Each round's views are written once, to a file of their own that nothing changes afterwards; a
+checkpoint records which of them are held, so that a resumed run draws the same views in the same order.
 """
 
 from __future__ import annotations
@@ -85,9 +85,17 @@ class GeneratedView:
         return viewmats_to_cameras(self.viewmat[None], self.K[None], self.size)
 
     def to(self, device: torch.device | str) -> GeneratedView:
-        """The same view on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        return GeneratedView(**moved, round=self.round, clip=self.clip, frame=self.frame)
+        """The same view on `device`; on the way to a GPU nothing waits."""
+        on_the_way = torch.device(device).type != "cpu"  # what comes back is read at once, and has to be there
+        return self._with(lambda tensor: tensor.to(device, non_blocking=on_the_way))
+
+    def pinned(self) -> GeneratedView:
+        """The same view in page-locked memory, if there is a GPU to send it to."""
+        return self._with(Tensor.pin_memory) if torch.cuda.is_available() else self
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> GeneratedView:
+        changed = {name: change(getattr(self, name)) for name in _TENSORS}
+        return GeneratedView(**changed, round=self.round, clip=self.clip, frame=self.frame)
 
 
 def views_of_clip(
@@ -215,7 +223,7 @@ class GeneratedViewStore:
         if not pin:
             self._newest = [*(r for r in self._newest if r < round), round][-self.keep_rounds :]
         held = self._pinned.union(self._newest) - {round}
-        self._views = [*(view for view in self._views if view.round in held), *views]
+        self._views = [*(view for view in self._views if view.round in held), *(view.pinned() for view in views)]
         self._queue = []
 
     def drop(self, round: int, clip: int | None = None) -> int:
@@ -266,5 +274,5 @@ class GeneratedViewStore:
         queue = state["queue"]
         if len(set(queue)) != len(queue) or not all(0 <= i < len(held) for i in queue):
             raise StoreError(f"The view order {list(queue)[:8]} does not fit a store of {len(held)} generated views.")
-        self._views, self._queue = [known[key] for key in held], list(queue)
+        self._views, self._queue = [known[key].pinned() for key in held], list(queue)
         self._newest, self._pinned = list(state["newest"]), set(state["pinned"])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genfusion_ns.data.generated_views import GeneratedView
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -14,6 +15,7 @@ _COVERED = 0.5
 """Coverage above which the rendered depth of a pixel is supervised."""
 
 
+@full_precision()
 def generated_view_losses(
     model: GenFusionModel, view: GeneratedView, weight: float, config: FusionConfig, transparent: bool
 ) -> dict[str, Tensor]:

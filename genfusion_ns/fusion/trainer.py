@@ -35,6 +35,7 @@ class GenFusionTrainer(Trainer):
     config: GenFusionTrainerConfig
 
     def __init__(self, config: GenFusionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        _refuse_scaled_gradients(config)
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             CONSOLE.print("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
             config.machine.device_type = "cpu"
@@ -96,6 +97,16 @@ class GenFusionTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
+
+
+def _refuse_scaled_gradients(config: GenFusionTrainerConfig) -> None:
+    """nerfstudio's mixed precision scales the loss, and with it the gradients that decide which surfels grow."""
+    for flag in ("mixed_precision", "use_grad_scaler"):
+        if getattr(config, flag):
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is True; surfels are rendered and trained in single precision, because "
+                "half precision moves cameras by pixels and scaled gradients make every surfel grow: leave it at False"
+            )
 
 
 def _checkpoint_to_load(config: GenFusionTrainerConfig) -> Path | None:

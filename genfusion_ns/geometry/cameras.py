@@ -11,16 +11,29 @@ Depth is the z coordinate in the OpenCV camera frame, in scene units; disparity 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_FLIP_YZ = (1.0, -1.0, -1.0)
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Context and decorator in which no mixed precision takes place, whoever asked for it outside.
+
+    Products of half precision move cameras by pixels, and structural similarity is a difference of squares.
+    """
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
+@full_precision()
 def c2w_to_viewmat(c2w: Float[Tensor, "*batch rows 4"]) -> Float[Tensor, "*batch 4 4"]:
     """World-to-camera matrices (OpenCV axes) of camera-to-world poses (OpenGL axes).
 
@@ -30,17 +43,18 @@ def c2w_to_viewmat(c2w: Float[Tensor, "*batch rows 4"]) -> Float[Tensor, "*batch
     Returns:
         Rigid inverses with the y and z camera axes flipped. [..., 4, 4]
     """
-    rotation = c2w[..., :3, :3] * c2w.new_tensor(_FLIP_YZ)
-    w2c_rotation = rotation.transpose(-1, -2)
+    w2c_rotation = _flipped(c2w[..., :3, :3]).transpose(-1, -2)
     return _rigid(w2c_rotation, -(w2c_rotation @ c2w[..., :3, 3:4]))
 
 
+@full_precision()
 def viewmat_to_c2w(viewmat: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Camera-to-world poses (OpenGL axes) of world-to-camera matrices (OpenCV axes); inverse of `c2w_to_viewmat`."""
     c2w_rotation = viewmat[..., :3, :3].transpose(-1, -2)
-    return _rigid(c2w_rotation * viewmat.new_tensor(_FLIP_YZ), -(c2w_rotation @ viewmat[..., :3, 3:4]))
+    return _rigid(_flipped(c2w_rotation), -(c2w_rotation @ viewmat[..., :3, 3:4]))
 
 
+@full_precision()
 def camera_centers(viewmats: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3"]:
     """Camera centres in world coordinates, scene units. [..., 3]"""
     return -(viewmats[..., :3, :3].transpose(-1, -2) @ viewmats[..., :3, 3:4])[..., 0]
@@ -70,8 +84,13 @@ def resize_intrinsics(
     K: Float[Tensor, "*batch 3 3"], from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> Float[Tensor, "*batch 3 3"]:
     """Intrinsics after resampling an image from `from_size` to `to_size`, both (width, height). [..., 3, 3]"""
-    scale = K.new_tensor([to_size[0] / from_size[0], to_size[1] / from_size[1], 1.0])
-    return K * scale[:, None]
+    x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return torch.cat([K[..., :1, :] * x, K[..., 1:2, :] * y, K[..., 2:, :]], dim=-2)
+
+
+def _flipped(axes: Tensor) -> Tensor:
+    """Camera axes, the columns of a rotation, between OpenGL and OpenCV: y and z are turned round."""
+    return torch.cat([axes[..., :1], -axes[..., 1:]], dim=-1)
 
 
 def _rigid(rotation: Tensor, translation: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
+_FEWEST_FOR_A_FIT = 16
 _C1 = 0.01**2
 _C2 = 0.03**2
 
@@ -90,8 +91,6 @@ def disparity_loss(
     Returns:
         0 when fewer than 16 pixels are valid, which leaves no meaningful fit.
     """
-    if int(valid.sum()) < 16:
-        return depth.sum() * 0.0
     trust = valid.to(depth.dtype) if weight is None else weight * valid
     disparity = torch.where(valid, 1.0 / depth.clamp_min(1e-6), torch.zeros_like(depth))
     scale, shift = _affine_fit(disparity.detach(), target, trust)
@@ -102,7 +101,8 @@ def disparity_loss(
         pair = torch.minimum(*_neighbours(trust, axis))
         first, second = _neighbours(residual, axis)
         loss = loss + gradient_weight * (pair * (second - first).abs()).sum() / total
-    return loss
+    # Not an `if`: that would have every step wait for the GPU.
+    return torch.where(valid.sum() < _FEWEST_FOR_A_FIT, 0.0, loss)
 
 
 def normal_consistency_loss(

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
-from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, resize_intrinsics
+from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, full_precision, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.models.densification import SurfelStrategy
@@ -166,10 +166,10 @@ class GenFusionModel(SplatfactoModel):
         self.image_metrics = ImageMetrics(self.config.lpips_net)
         self.step = 0
         self.crop_box: OrientedBox | None = None
-        if self.config.background_color == "random":
-            self.background_color = torch.tensor(_VIEWER_BACKGROUND)
-        else:
-            self.background_color = get_color(self.config.background_color)
+        random = self.config.background_color == "random"
+        colour = torch.tensor(_VIEWER_BACKGROUND) if random else get_color(self.config.background_color)
+        # A buffer, so that it lies on the device and is not sent there in every step.
+        self.register_buffer("background_color", colour, persistent=False)
         self._observed_infos: list[dict[str, Any]] = []
         self._generated_infos: list[dict[str, Any]] = []
         self.set_total_steps(30000)
@@ -280,6 +280,7 @@ class GenFusionModel(SplatfactoModel):
             normals=torch.nn.functional.normalize(render.normals, dim=-1) if normals else None,
         )
 
+    @full_precision()
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Render one camera, see `nerfstudio.models.base_model.Model.get_outputs`.
 
@@ -289,8 +290,8 @@ class GenFusionModel(SplatfactoModel):
             `SurfelRender` ``render`` with its ``K`` [1, 3, 3] and ``viewmat`` [1, 4, 4].
         """
         pose = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
-        width, height = int(camera.width.item()), int(camera.height.item())
-        K = camera.get_intrinsics_matrices().to(self.device)
+        width, height = self._size_of(camera)
+        K = _intrinsics_of(camera).to(self.device)
         factor = self._get_downscale_factor()
         if factor > 1:
             small = (max(width // factor, 1), max(height // factor, 1))
@@ -313,6 +314,11 @@ class GenFusionModel(SplatfactoModel):
                 "viewmat": viewmat,
             }
         return self._display_outputs(render, background, K, viewmat)
+
+    def _size_of(self, camera: Cameras) -> tuple[int, int]:
+        """(width, height) in pixels. Train views bring theirs along, so that no step waits for the GPU to tell it."""
+        known = (camera.metadata or {}) if self.training else {}
+        return known.get("size") or (int(camera.width.item()), int(camera.height.item()))
 
     def _display_outputs(
         self, render: SurfelRender, background: Tensor, K: Tensor, viewmat: Tensor
@@ -348,6 +354,7 @@ class GenFusionModel(SplatfactoModel):
             return 1
         return 2 ** max(self.config.num_downscales - self.step // self.schedule.resolution, 0)
 
+    @full_precision()
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
@@ -466,6 +473,16 @@ class GenFusionModel(SplatfactoModel):
             step=step,
             info=observed[0],
         )
+
+
+def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:
+    """Intrinsics in pixels on the device of the camera; nerfstudio's own method fetches every entry to the CPU."""
+    K = torch.zeros(*camera.shape, 3, 3, device=camera.device)
+    entries = {(0, 0): camera.fx, (1, 1): camera.fy, (0, 2): camera.cx, (1, 2): camera.cy}
+    for (row, column), values in entries.items():
+        K[..., row, column] = values.squeeze(-1)
+    K[..., 2, 2] = 1.0
+    return K
 
 
 def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:

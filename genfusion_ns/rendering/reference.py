@@ -97,8 +97,9 @@ def surfel_homographies(
     rotation, translation = viewmat[:3, :3], viewmat[:3, 3]
     means = surfels.means @ rotation.T + translation
     tangents = rotation @ (axes[..., :2] * surfels.scales[:, None, :2])
-    intrinsics = torch.zeros_like(K)
-    intrinsics[[0, 0, 1, 1, 2], [0, 2, 1, 2, 2]] = K[[0, 0, 1, 1, 2], [0, 2, 1, 2, 2]]
+    zero = torch.zeros_like(K[0, 0])
+    # Entry by entry: lists of indices would be an upload that the GPU waits for.
+    intrinsics = torch.stack([K[0, 0], zero, K[0, 2], zero, K[1, 1], K[1, 2], zero, zero, K[2, 2]]).view(3, 3)
     homographies = intrinsics @ torch.cat([tangents, means[..., None]], -1)
     normals = axes[..., 2] @ rotation.T
     facing = torch.where((normals * means).sum(-1) > 0, -1.0, 1.0).to(axes)

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genfusion_ns.geometry.cameras import full_precision
+
 Backend = Literal["auto", "gsplat", "cpu", "reference"]
 DepthAt = Literal["intersection", "centre"]
 
@@ -77,6 +79,7 @@ class RasterSettings:
     depth_at: DepthAt
 
 
+@full_precision()
 def rasterize_surfels(
     surfels: Surfels,
     viewmats: Float[Tensor, "C 4 4"],
@@ -96,7 +99,8 @@ def rasterize_surfels(
     Gradients reach means, quats, scales, opacities, features, background and viewmats (as rigid world-to-camera poses;
     the last row is constant), not Ks. The pixel set is that of gsplat 1.4 ``rasterization_2dgs``: alpha below 1/255 is
     skipped, a pixel ends before its transmittance would fall to 1e-4, a surfel touches the 16x16 tiles within three
-    standard deviations, and its footprint never gets thinner than the low-pass disc of 2DGS equation 11.
+    standard deviations, and its footprint never gets thinner than the low-pass disc of 2DGS equation 11. Autocast stays
+    outside: everything is computed in the type of the tensors.
 
     Args:
         surfels: the scene, float32 (float64 with the reference backend).
