@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
-from genfusion_ns.models.densification import SurfelStrategy
+from genfusion_ns.models.densification import _GENERATED, _OBSERVED, SurfelStrategy
 
 
 def scene(count: int) -> tuple[ParameterDict, dict[str, torch.optim.Optimizer]]:
@@ -88,6 +88,28 @@ def test_generated_views_count_for_themselves() -> None:
             chosen.step_post_backward(params, optimizers, state, step, info(torch.tensor([0.0, 0.0])))
         assert len(params["means"]) == 3
         assert not [name for name in state if name.startswith("kept_")]
+
+
+@pytest.mark.parametrize(("observed", "generated", "grows"), [(0.15, 0.0, 1), (0.0, 0.15, 1), (0.09, 0.09, 0)])
+def test_one_kind_of_view_suffices_for_growth_and_two_do_not_add_up(
+    observed: float, generated: float, grows: int
+) -> None:
+    chosen = strategy(sparsity_aware=True, total_steps=350)
+    params, optimizers = scene(4)
+    state = chosen.initialize_state(1.0)
+    for _ in range(10):
+        for names, value in ((_OBSERVED, observed), (_GENERATED, generated)):
+            chosen._accumulate(4, state, info(torch.tensor([value, 0.0, 0.0, 0.0])), names)
+    assert chosen._grow_gs(params, optimizers, state, 10)[0] == grows
+
+
+def test_a_gradient_counts_in_half_images() -> None:
+    chosen = strategy(refine_start_iter=10**6)
+    state = chosen.initialize_state(1.0)
+    seen = {**info(torch.zeros(2)), "width": 40, "height": 20}
+    seen["gradient_2dgs"].grad = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    chosen._update_state({"means": torch.zeros(2, 3)}, state, seen)
+    assert state["grad2d"].tolist() == [20.0, 10.0]
 
 
 def test_opacities_are_reset_when_the_settings_say_and_only_then() -> None:

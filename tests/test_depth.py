@@ -76,6 +76,14 @@ def test_a_floater_does_not_compress_a_robust_range():
     assert robust.disparity.max() == 1
 
 
+@pytest.mark.parametrize(("percentile", "kept"), [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)])
+def test_a_share_of_pixels_saturates_at_either_end(percentile, kept):
+    disparity = torch.arange(1.0, 101.0)
+    code = encode_disparity((1.0 / disparity).view(1, 10, 10, 1), percentile=percentile)
+    assert float(code.minimum) == pytest.approx(kept)
+    assert float(code.maximum) == pytest.approx(101.0 - kept)
+
+
 @pytest.mark.parametrize("percentile", [-1.0, 50.0, 99.0])
 def test_percentile_out_of_range(percentile):
     with pytest.raises(ValueError, match=str(percentile)):

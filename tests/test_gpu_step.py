@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from test_supervision import view
 from test_surfel_model import make_model
 from tiny_capture import make_capture, write_transforms
 from torch.overrides import TorchFunctionMode
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
-from genfusion_ns.data.generated_views import GeneratedView
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.rendering import gsplat_backend, surfels
@@ -75,18 +75,12 @@ def meta_camera() -> Cameras:
     return camera
 
 
-def meta_view() -> GeneratedView:
-    half = torch.ones(24, 32, 1).half()
-    rgb = torch.zeros(24, 32, 3, dtype=torch.uint8)
-    return GeneratedView(torch.eye(4), torch.eye(3), rgb, half, half, round=0, clip=0, frame=0)
-
-
 @pytest.mark.usefixtures("gsplat_on_meta")
 @pytest.mark.parametrize("background", ["random", "white"])
 def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str) -> None:
     model = make_model(distortion_weight=1.0, normal_weight=1.0, background_color=background).to(META).train()
     model.optimizers = {name: torch.optim.Adam([parameter]) for name, parameter in model.gauss_params.items()}
-    camera, batch, view = meta_camera(), {"image": torch.zeros(24, 32, 3, device=META)}, meta_view()
+    camera, batch, generated = meta_camera(), {"image": torch.zeros(24, 32, 3, device=META)}, view()
     batch["mask"] = torch.ones(24, 32, 1, dtype=torch.bool, device=META)
     config = FusionConfig(depth_weight=0.1)
     for step in (1, 74):  # at half the size without regularisers, at full size with them
@@ -96,7 +90,7 @@ def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str)
             losses = model.get_loss_dict(outputs, batch)
             model.get_metrics_dict(outputs, batch)
             model.observe_render(outputs["render"])
-            losses |= generated_view_losses(model, view.to(model.device), 1.0, config, transparent=False)
+            losses |= generated_view_losses(model, generated.to(model.device), 1.0, config, transparent=False)
             sum(losses.values()).backward()
             model.step_post_backward(step)
         assert uploads.found == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,6 +119,16 @@ def test_repaired_frames_supervise_what_the_photos_do_not_show(capture_folder, g
         viewmat = c2w_to_viewmat(manager.whole_train_cameras.camera_to_worlds)[photo]
         torch.testing.assert_close(view.viewmat, viewmat, atol=1e-5, rtol=1e-5)
     assert at_photos == 6
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_only_what_a_mask_leaves_visible_judges_the_scene(share: float) -> None:
+    photos = torch.full((1, 8, 8, 3), 0.5)
+    seen = (torch.arange(8) < 8 * share).view(1, 1, 8, 1).expand(1, 8, 8, 1)
+    render = torch.where(seen, photos + 0.1, photos + 0.4)
+    scene = SimpleNamespace(render_clip=lambda viewmats, Ks, size: SimpleNamespace(rgb=render))
+    observed = ObservedPhotos(photos, seen, torch.eye(4)[None], torch.eye(3)[None], whole=None)
+    assert observed.mean_psnr(scene) == pytest.approx(20.0, abs=1e-3)
 
 
 def test_hidden_pixels_count_in_no_loss_and_no_metric(capture_folder, tmp_path):

@@ -54,6 +54,11 @@ def test_outputs_that_the_viewer_shows(camera):
     assert seen.any() and (outputs["depth"][seen] - 2).abs().max() < 0.5
 
 
+def test_surfels_before_the_near_plane_are_not_drawn(camera):
+    assert make_model(near_plane=1.0).eval().get_outputs_for_camera(camera)["accumulation"].max() > 0.5
+    assert make_model(near_plane=3.0).eval().get_outputs_for_camera(camera)["accumulation"].max() == 0
+
+
 def test_rendering_changes_nothing(camera):
     model = make_model().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
