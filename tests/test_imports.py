@@ -5,23 +5,43 @@ import sys
 
 import pytest
 
-HEAVY = ("diffusers", "transformers", "accelerate", "numba", "gsplat.cuda._backend", "open3d", "imageio_ffmpeg")
+HEAVY = (
+    *("diffusers", "transformers", "accelerate", "numba", "gsplat.cuda._backend", "open3d", "imageio_ffmpeg"),
+    *("torchmetrics", "huggingface_hub", "scipy.signal"),
+)
 
 
-def modules_after(statement: str) -> set[str]:
-    code = f"import sys\n{statement}\nprint('MODULES', *sys.modules)"
+ALONE = """
+import nerfstudio.plugins.registry as registry
+registry.discover_methods = lambda: ({}, {})
+import nerfstudio.configs.method_configs
+"""
+"""What every ns-* command imports where no plugin is installed."""
+
+
+def modules_after(*statements: str) -> list[set[str]]:
+    """Modules of one process after each of these statements."""
+    show = "print('MODULES', *sys.modules)"
+    code = "\n".join(["import sys", *(f"{statement}\n{show}" for statement in statements)])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    line = next(line for line in run.stdout.splitlines() if line.startswith("MODULES"))
-    return set(line.split()[1:])
+    return [set(line.split()[1:]) for line in run.stdout.splitlines() if line.startswith("MODULES")]
 
 
-def test_plugin_adds_no_heavy_module_to_what_nerfstudio_imports():
-    # nerfstudio's own method list is imported first: what it drags in is not ours to answer for.
-    baseline = modules_after("import nerfstudio.configs.method_configs")
-    added = modules_after("import nerfstudio.configs.method_configs, genfusion_ns.methods") - baseline
-    assert "genfusion_ns.methods" in added or "genfusion_ns.methods" in baseline
-    loaded = sorted(name for name in added if name in HEAVY or name.split(".")[0] in HEAVY)
+@pytest.fixture(scope="module")
+def alone_and_with_plugin() -> list[set[str]]:
+    return modules_after(ALONE, "import genfusion_ns.methods")
+
+
+def test_plugin_adds_no_heavy_module_to_what_nerfstudio_imports(alone_and_with_plugin):
+    alone, both = alone_and_with_plugin
+    assert "genfusion_ns.methods" in both - alone
+    loaded = sorted(name for name in both - alone if name in HEAVY or name.split(".")[0] in HEAVY)
     assert not loaded, f"importing the plugin also imports {loaded}"
+
+
+def test_plugin_adds_at_most_three_percent_to_the_modules_of_nerfstudio(alone_and_with_plugin):
+    alone, both = alone_and_with_plugin
+    assert len(both - alone) <= 0.03 * len(alone), sorted(both - alone)
 
 
 @pytest.mark.parametrize(
@@ -29,4 +49,4 @@ def test_plugin_adds_no_heavy_module_to_what_nerfstudio_imports():
 )
 def test_lower_layers_work_without_nerfstudio(module):
     blocked = f"import sys\nsys.modules['nerfstudio'] = None\nimport {module}"
-    assert module in modules_after(blocked)
+    assert module in modules_after(blocked)[0]

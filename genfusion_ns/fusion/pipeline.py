@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -18,11 +18,12 @@ from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
-from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.schedule import FusionSchedule
-from genfusion_ns.fusion.viewer_panel import attach_panel
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig, check_repairer
+
+if TYPE_CHECKING:
+    from genfusion_ns.fusion.loop import FusionLoop
 
 
 @dataclass
@@ -95,6 +96,10 @@ class GenFusionPipeline(VanillaPipeline):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """Fix the schedules to the length of this run, restore a resumed loop, and hook the rounds in."""
+        # Only runs that train need these; every ns-* command imports this module.
+        from genfusion_ns.fusion.loop import FusionLoop
+        from genfusion_ns.fusion.viewer_panel import attach_panel
+
         trainer = training_callback_attributes.trainer
         if trainer is None:
             raise ValueError("the genfusion pipeline needs nerfstudio's trainer for its schedule; use ns-train")

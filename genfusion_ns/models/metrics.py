@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 
 class ImageMetrics:
@@ -29,6 +28,9 @@ class ImageMetrics:
         Returns:
             psnr in dB, ssim in -1..1 and, when available, lpips >= 0.
         """
+        # Not at the top: it pulls in transformers and scipy.signal, and every ns-* command imports this module.
+        from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
         pair = [picture.clamp(0, 1).permute(2, 0, 1)[None] for picture in (image, target)]
         metrics = {
             "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
