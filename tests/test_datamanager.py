@@ -224,7 +224,7 @@ def test_cameras_follow_images_that_were_rounded_otherwise(tiny: TinyCapture) ->
     for i, name in enumerate(tiny.names):
         Image.new("RGB", (WIDTH + 1, HEIGHT), tiny.color(i)).save(tiny.folder / "images" / name)
     manager = set_up(tiny.folder, NerfstudioDataParserConfig(downscale_factor=1), num_views=2)
-    before = manager.train_dataset.cameras.get_intrinsics_matrices()
+    before = manager.train_dataparser_outputs.cameras.get_intrinsics_matrices()
     camera, batch = manager.next_train(0)
     assert batch["image"].shape == (HEIGHT, WIDTH + 1, 3)
     assert (camera.width.item(), camera.height.item()) == (WIDTH + 1, HEIGHT)

@@ -25,7 +25,7 @@ from genfusion_ns.data.capture import (
     select_outputs,
     whole_capture_config,
 )
-from genfusion_ns.data.image_sizes import match_image_sizes
+from genfusion_ns.data.doors import RayDoors, named_apart
 from genfusion_ns.data.masking import (
     MaskedDataset,
     MaskingConfig,
@@ -71,7 +71,7 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """What may be seen of each train photo."""
 
 
-class GenFusionDataManager(FullImageDatamanager):
+class GenFusionDataManager(FullImageDatamanager, RayDoors):
     """Full images and cameras of a few train views; all other registered views are held out or unused.
 
     Every nerfstudio dataparser works underneath. It is asked for all registered views, whatever its own split options
@@ -158,12 +158,16 @@ class GenFusionDataManager(FullImageDatamanager):
         dataset = MaskedDataset(self.train_dataparser_outputs, self.config.camera_res_scale_factor)
         dataset.mask_files = self.parts.mask_files if self.parts else None
         dataset.drop_alpha = self.config.masking.source == "alpha"
+        if self._opens_images:
+            dataset.undistort()
         return dataset
 
     def create_eval_dataset(self) -> InputDataset:
         """The held-out views, whatever the parser calls its val or test split; whole photos in any case."""
         dataset = MaskedDataset(self._select(self.split.test_ids), self.config.camera_res_scale_factor)
         dataset.drop_alpha = self.config.masking.source == "alpha"
+        if self._opens_images:
+            dataset.undistort()
         return dataset
 
     @property
@@ -264,7 +268,9 @@ class GenFusionDataManager(FullImageDatamanager):
     def _load_images(
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
     ) -> list[dict[str, torch.Tensor]]:
-        match_image_sizes(self.train_dataset if split == "train" else self.eval_dataset)
+        dataset = self.train_dataset if split == "train" else self.eval_dataset
+        if isinstance(dataset, MaskedDataset) and dataset.lenses is None:
+            dataset.undistort()
         # "cpu" pins memory, which needs a driver; without one "gpu" stores on self.device, the CPU.
         where = cache_images_device if torch.cuda.is_available() else "gpu"
         views = super()._load_images(split, where)
@@ -292,7 +298,8 @@ class GenFusionDataManager(FullImageDatamanager):
         }
 
     def _select(self, ids: tuple[int, ...]) -> DataparserOutputs:
-        return select_outputs(self.capture.outputs, ids)
+        chosen = select_outputs(self.capture.outputs, ids)
+        return replace(chosen, image_filenames=named_apart(chosen.image_filenames))
 
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(

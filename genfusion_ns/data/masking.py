@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool
-from nerfstudio.cameras.cameras import Cameras
+from jaxtyping import Bool, Float
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
@@ -76,6 +76,21 @@ class MaskedDataset(CaptureDataset):
     """One mask image per photo."""
     drop_alpha: bool = False
     """The alpha channel is no part of the photo."""
+    lenses: Cameras | None = None
+    """Cameras of the photos as they are on disk, once these are undistorted when they are read. [V]"""
+
+    def undistort(self) -> None:
+        """From now on photos and masks are undistorted when they are read, and the cameras are pinholes that fit them.
+
+        Nothing that looks at the photos of a run, be it nerfstudio's own commands, finds another image than the one
+        that trains; nerfstudio's cache, which would undistort, then finds nothing left to do.
+
+        Raises:
+            CaptureError: see `match_image_sizes`.
+        """
+        match_image_sizes(self)
+        self.lenses = self.cameras
+        self.cameras, _ = _undistorted(self.cameras)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         """One photo as nerfstudio has it, with ``mask`` [H, W, 1] (True where seen) when it has one."""
@@ -85,6 +100,10 @@ class MaskedDataset(CaptureDataset):
         if self.mask_files is not None:
             height, width = data["image"].shape[:2]
             data["mask"] = torch.from_numpy(read_mask(self.mask_files[image_idx], (width, height)))[..., None]
+        if self.lenses is not None and _lens(camera := self.lenses[image_idx].reshape(())) is not None:
+            data["image"] = torch.from_numpy(_flatten(camera, data["image"].numpy())[1])
+            if "mask" in data:
+                data["mask"] = torch.from_numpy(_flatten_mask(camera, data["mask"][..., 0].numpy())[1])[..., None]
         return data
 
 
@@ -219,27 +238,48 @@ def _mask_files(capture: Capture, folder: Path, train_ids: Sequence[int]) -> tup
 
 
 def _undistorted(
-    cameras: Cameras, images: Sequence[Bool[np.ndarray, "H W"]] | None = None
+    cameras: Cameras, masks: Sequence[Bool[np.ndarray, "H W"]] | None = None
 ) -> tuple[Cameras, list[Bool[np.ndarray, "H W"]]]:
-    """Cameras (and images) as nerfstudio makes them when it undistorts photos; equal cameras are worked out once."""
+    """Pinholes (and masks) as nerfstudio makes them when it undistorts photos; equal cameras are worked out once."""
     flat = deepcopy(cameras)
     known: dict[tuple[float, ...], tuple[np.ndarray, tuple[int, int]]] = {}
-    pictures: list[Bool[np.ndarray, "H W"]] = []
+    flat_masks: list[Bool[np.ndarray, "H W"]] = []
     for i, (width, height) in enumerate(camera_sizes(cameras)):
         camera = cameras[i].reshape(())
-        parameters = camera.distortion_params
-        picture = None if images is None else images[i]
-        if parameters is not None and bool((parameters != 0).any()):
-            K = camera.get_intrinsics_matrices().numpy()
-            key = (*K.flatten().tolist(), *parameters.tolist(), width, height, float(camera.camera_type))
-            if picture is not None or key not in known:
-                source = np.zeros((height, width), np.uint8) if picture is None else picture.astype(np.uint8) * 255
-                K, result, _ = _undistort_image(camera, parameters.numpy(), {}, source, K)
-                known[key] = K, (result.shape[1], result.shape[0])
-                picture = None if picture is None else result > _OPAQUE
+        mask = None if masks is None else masks[i]
+        lens = _lens(camera)
+        if lens is not None:
+            K = camera.get_intrinsics_matrices()
+            key = (*K.flatten().tolist(), *lens.tolist(), width, height, float(camera.camera_type))
+            if mask is not None:
+                K, mask = _flatten_mask(camera, mask)
+                known[key] = K, (mask.shape[1], mask.shape[0])
+            elif key not in known:
+                K, blank = _flatten(camera, np.zeros((height, width), np.uint8))
+                known[key] = K, (blank.shape[1], blank.shape[0])
             K, size = known[key]
             flat.fx[i], flat.fy[i], flat.cx[i], flat.cy[i] = (float(v) for v in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
             flat.width[i], flat.height[i] = size
-        if picture is not None:
-            pictures.append(picture)
-    return flat, pictures
+        if mask is not None:
+            flat_masks.append(mask)
+    flat.distortion_params = None
+    flat.camera_type = torch.full_like(flat.camera_type, CameraType.PERSPECTIVE.value)
+    return flat, flat_masks
+
+
+def _lens(camera: Cameras) -> Float[np.ndarray, " D"] | None:
+    """Coefficients of one camera as nerfstudio orders them; None where none of them bends a ray."""
+    lens = camera.distortion_params
+    return lens.numpy() if lens is not None and bool((lens != 0).any()) else None
+
+
+def _flatten(camera: Cameras, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics [3, 3] and pixels of a picture of a distorted camera after undistortion."""
+    lens = _lens(camera)
+    K, picture, _ = _undistort_image(camera, lens, {}, picture, camera.get_intrinsics_matrices().numpy())  # pyright: ignore
+    return K, picture
+
+
+def _flatten_mask(camera: Cameras, mask: Bool[np.ndarray, "H W"]) -> tuple[np.ndarray, Bool[np.ndarray, "H W"]]:
+    K, picture = _flatten(camera, mask.astype(np.uint8) * 255)
+    return K, picture > _OPAQUE

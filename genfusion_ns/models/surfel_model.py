@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.models.splatfacto import SplatfactoModelConfig, random_quat_tensor
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -28,10 +29,12 @@ from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, full_precision, 
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.models.densification import SurfelStrategy
+from genfusion_ns.models.doors import SurfelDoors
 from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
+from genfusion_ns.models.views import View
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
@@ -137,7 +140,7 @@ class _Schedule:
         )
 
 
-class GenFusionModel(SplatfactoModel):
+class GenFusionModel(SurfelDoors):
     """Surfel scene with GenFusion's losses; rendering changes nothing in it.
 
     The rasteriser's record of a training render travels in ``outputs["render"]``; the pipeline decides which renders
@@ -281,14 +284,19 @@ class GenFusionModel(SplatfactoModel):
         )
 
     @full_precision()
-    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
-        """Render one camera, see `nerfstudio.models.base_model.Model.get_outputs`.
+    def get_outputs(self, camera: Cameras | RayBundle) -> dict[str, Any]:
+        """Render one perspective camera, see `nerfstudio.models.base_model.Model.get_outputs`.
+
+        Args:
+            camera: of shape [1]; for rays see `outputs_along`.
 
         Returns:
             rgb, accumulation, depth, median_depth, normals and normals_from_depth (world frame, mapped to 0..1),
             distortion, background; while training instead rgb, accumulation, background and what the losses need: the
             `SurfelRender` ``render`` with its ``K`` [1, 3, 3] and ``viewmat`` [1, 4, 4].
         """
+        if isinstance(camera, RayBundle):
+            return self.outputs_along(camera)
         pose = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds
         width, height = self._size_of(camera)
         K = _intrinsics_of(camera).to(self.device)
@@ -300,45 +308,34 @@ class GenFusionModel(SplatfactoModel):
             width, height = small
         background = self._get_background_color()
         viewmat = c2w_to_viewmat(pose.to(self.device))
-        selected = None
-        if self.crop_box is not None and not self.training:
-            selected = self.crop_box.within(self.means).squeeze(-1)
-        render = self.render(viewmat, K, width, height, background, selected)
-        if self.training:
-            return {
-                "rgb": render.rgb[0],
-                "accumulation": render.alpha[0],
-                "background": background,
-                "render": render,
-                "K": K,
-                "viewmat": viewmat,
-            }
-        return self._display_outputs(render, background, K, viewmat)
+        if not self.training:
+            return self.view(viewmat, K, width, height, background).outputs(background)
+        render = self.render(viewmat, K, width, height, background)
+        return {
+            "rgb": render.rgb[0],
+            "accumulation": render.alpha[0],
+            "background": background,
+            "render": render,
+            "K": K,
+            "viewmat": viewmat,
+        }
 
     def _size_of(self, camera: Cameras) -> tuple[int, int]:
         """(width, height) in pixels. Train views bring theirs along, so that no step waits for the GPU to tell it."""
         known = (camera.metadata or {}) if self.training else {}
         return known.get("size") or (int(camera.width.item()), int(camera.height.item()))
 
-    def _display_outputs(
-        self, render: SurfelRender, background: Tensor, K: Tensor, viewmat: Tensor
-    ) -> dict[str, Tensor]:
-        alpha = render.alpha[0]
-        depth, median = (
-            torch.where(alpha > 0, value, value.max()) for value in (render.depth[0], render.median_depth[0])
-        )
-        normals = torch.nn.functional.normalize(render.normals[0], dim=-1)
-        depth_normals = depth_to_normals(render.depth, K, viewmat)[0] * alpha
-        return {
-            "rgb": render.rgb[0].clamp(0, 1),
-            "accumulation": alpha,
-            "depth": depth,
-            "median_depth": median,
-            "normals": (normals + 1) / 2,
-            "normals_from_depth": (depth_normals + 1) / 2,
-            "distortion": render.distortion[0],
-            "background": background.expand_as(render.rgb[0]),
-        }
+    def view(
+        self,
+        viewmat: Float[Tensor, "1 4 4"],
+        K: Float[Tensor, "1 3 3"],
+        width: int,
+        height: int,
+        background: Float[Tensor, "3"],
+    ) -> View:
+        """One perspective view to look at, without what lies outside of the crop box where there is one."""
+        selected = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
+        return View.of(self.render(viewmat, K, width, height, background, selected), K, viewmat)
 
     def training_background(self) -> Float[Tensor, "3"]:
         """Background of the next training render: fixed, or drawn anew when the configuration says random."""
@@ -347,7 +344,7 @@ class GenFusionModel(SplatfactoModel):
         return self.background_color.to(self.device)
 
     def _get_background_color(self) -> Tensor:
-        return self.training_background() if self.training else self.background_color.to(self.device)
+        return self.training_background() if self.training else self.display_background()
 
     def _get_downscale_factor(self) -> int:
         if not self.training:
