@@ -65,11 +65,11 @@ def test_a_surfel_lies_in_a_panorama_where_nerfstudio_looks_at_it(index):
     camera = panorama_camera(64)
     outputs = model.get_outputs_for_camera(camera)
     looks = camera.generate_rays(camera_indices=0, keep_shape=True).directions
-    weight = outputs["accumulation"]
-    centre = normalize((weight * looks).sum((0, 1)), dim=0)
+    solid_angle = (1 - (looks @ POSE[:, 1:2]).square()).sqrt()
+    centre = normalize((outputs["accumulation"] * solid_angle * looks).sum((0, 1)), dim=0)
     angle = torch.rad2deg(torch.linalg.cross(centre, direction).norm())
     assert angle < 0.3, "a tenth of a pixel"
-    solid = weight[..., 0] > 0.5
+    solid = outputs["accumulation"][..., 0] > 0.5
     assert solid.any() and (looks[solid] @ direction > math.cos(math.radians(8))).all()
     for name in ("depth", "median_depth"):
         assert (outputs[name][solid] - 2.5).abs().max() < 0.03, "distance from the camera, on every face"

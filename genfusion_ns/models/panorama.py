@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.depth import depth_to_points
 from genfusion_ns.geometry.warping import sample_pixels
 from genfusion_ns.models.views import View
 
@@ -77,15 +78,16 @@ def _look_up(face: View, looks: Float[Tensor, "M 3"], K: Float[Tensor, "3 3"]) -
     def smooth(image: Tensor) -> Tensor:
         return sample_pixels(image, pixels)[0, 0]
 
-    alpha, per_z = smooth(face.alpha), 1 / looks[:, 2:]
+    alpha = smooth(face.alpha)
+    distance_per_z = depth_to_points(torch.ones_like(face.alpha), K, torch.eye(4).to(K)).norm(dim=-1, keepdim=True)
     # Depths that lie beside each other must not be mixed into one between them: there is no surface there.
     middles = pixels.floor() + 0.5
     return {
         "rgb": smooth(face.rgb),
         "alpha": alpha,
-        "depth": per_z * smooth(face.depth * face.alpha) / alpha.clamp_min(1e-10),
-        "median_depth": per_z * sample_pixels(face.median_depth, middles)[0, 0],
+        "depth": smooth(distance_per_z * face.depth * face.alpha) / alpha.clamp_min(1e-10),
+        "median_depth": sample_pixels(distance_per_z * face.median_depth, middles)[0, 0],
         "normals": smooth(face.normals),
         "depth_normals": smooth(face.depth_normals),
-        "distortion": per_z * smooth(face.distortion),
+        "distortion": smooth(distance_per_z * face.distortion),
     }
