@@ -318,7 +318,12 @@ def test_distorted_photos_are_undistorted(tiny: TinyCapture, model: str, lens: d
 
     edit_transforms(tiny.folder, distort)
     manager = set_up(tiny.folder, num_views=2)
-    for camera, batch in [manager.next_train(0), manager.fixed_indices_eval_dataloader[0]]:
+    views = [manager.next_train(0), manager.fixed_indices_eval_dataloader[0]]
+    # What ns-render dataset compares its renders with, from a datamanager that has loaded nothing.
+    views.append(set_up(tiny.folder, num_views=2).eval_dataloader.get_camera(0))
+    assert torch.equal(views[1][1]["image"], views[2][1]["image"])
+    for camera, batch in views:
+        assert camera.camera_type.item() == CameraType.PERSPECTIVE.value
         image = batch["image"]
         assert image.shape[:2] == (camera.height.item(), camera.width.item())
         pinhole = camera.get_intrinsics_matrices()[0].numpy()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from nerfstudio.cameras.camera_paths import get_spiral_path
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -324,3 +327,26 @@ def test_nine_views_of_a_real_capture(scene: str, parser: DataParserConfig) -> N
     assert manager.seeds.kind == "visible" and len(manager.seeds.xyz) > 1000
     camera, batch = manager.next_train(0)
     assert batch["image"].shape[:2] == (camera.height.item(), camera.width.item())
+
+
+def test_renders_of_a_single_held_out_view_are_named_after_it(tiny: TinyCapture) -> None:
+    """As `ns-render dataset` names them: by what the photos have beyond the folder that they share."""
+    (tiny.folder / "train_test_split_3.json").write_text(json.dumps({"train_ids": [9, 2, 5], "test_ids": [4]}))
+    manager = set_up(tiny.folder, num_views=3, test_mode="test")
+    files = manager.eval_dataset._dataparser_outputs.image_filenames
+    root = Path(os.path.commonpath(files))
+    assert Path("renders") / files[0].relative_to(root) == Path("renders/view_04.png")
+    assert files[0].relative_to(tiny.folder) == Path("images/view_04.png")
+    with pytest.raises(ValueError, match="not in the subpath"):
+        files[0].relative_to(tiny.folder / "masks")
+
+
+def test_doors_of_ray_datamanagers(tiny: TinyCapture) -> None:
+    """`ns-render spiral` wants a VanillaDataManager and its first held-out camera, `ns-export pointcloud` rays."""
+    manager = set_up(tiny.folder, num_views=3, test_mode="test")
+    assert isinstance(manager, VanillaDataManager)
+    camera, batch = manager.eval_dataloader.get_camera(image_idx=0)
+    assert len(get_spiral_path(camera, steps=4, radius=0.1)) == 4
+    assert batch["image"].shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(ValueError, match="ns-export gaussian-splat"):
+        _ = manager.train_pixel_sampler

@@ -143,6 +143,8 @@ class GenFusionPipeline(VanillaPipeline):
     ) -> dict[str, Any]:
         """Mean metrics over the held-out views; in ns-eval also the split and the seed points they belong to."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
+        if len(self.datamanager.test_names) == 1:  # one view has no spread; NaN, which nerfstudio has, is no JSON
+            metrics = {name: value for name, value in metrics.items() if not name.endswith("_std")}
         metrics["num_surfels"] = float(self.scene.num_points)
         if self.test_mode == "test":
             metrics |= self.datamanager.describe()
