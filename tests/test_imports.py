@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,21 @@ def test_plugin_adds_at_most_three_percent_to_the_modules_of_nerfstudio(alone_an
 def test_lower_layers_work_without_nerfstudio(module):
     blocked = f"import sys\nsys.modules['nerfstudio'] = None\nimport {module}"
     assert module in modules_after(blocked)[0]
+
+
+def test_help_of_our_programs_imports_nothing_heavy():
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    code = f"""
+import contextlib, io, sys
+from importlib import import_module
+for program, target in {scripts!r}.items():
+    module, function = target.split(":")
+    sys.argv = [program, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        getattr(import_module(module), function)()
+    assert "--help" in said.getvalue(), program
+    loaded = sorted({{name.split(".")[0] for name in sys.modules}} & {{"nerfstudio", "gsplat", "ray", *{HEAVY!r}}})
+    assert not loaded, f"{{program}} --help imports {{loaded}}"
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 from plyfile import PlyData, PlyElement
 
@@ -107,6 +106,8 @@ def write_colmap(
     points: SurfacePoints,
 ) -> None:
     """Write a COLMAP model (``cameras.bin``, ``images.bin``, ``points3D.bin``) with one PINHOLE camera and tracks."""
+    from nerfstudio.data.utils import colmap_parsing_utils as colmap  # not for --help
+
     to_colmap = APPLIED_TRANSFORM[:, :3].T
     cameras = {1: colmap.Camera(1, "PINHOLE", *size, np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]]))}
     images = {}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import torch
-
 
 @dataclass(frozen=True)
 class ClipRecipe:
@@ -133,6 +131,8 @@ class Difficulty:
 
 def _spread(count: int, picks: int, seed: int) -> list[int]:
     """One position out of each of `picks` equal parts of 0..count - 1: spread out, and different for every seed."""
+    import torch
+
     shifts = torch.rand(picks, generator=torch.Generator().manual_seed(seed * 1_000_003 + picks)).tolist()
     return [min(int((part + shift) * count / picks), count - 1) for part, shift in enumerate(shifts)]
 

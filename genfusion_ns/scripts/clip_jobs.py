@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from genfusion_ns.fusion.clip_making import LOG, ClipJob
-from genfusion_ns.fusion.unrepaired import Presets
+if TYPE_CHECKING:
+    from genfusion_ns.fusion.clip_making import ClipJob
 
 _STORE_BYTES = 100 * 2**20
 """Room for objects that Ray passes between processes; jobs pass settings and a number."""
@@ -84,6 +84,7 @@ def _run_job(job: ClipJob, threads: int) -> int:
     """In the worker process."""
     import torch
 
+    from genfusion_ns.fusion.unrepaired import Presets
     from genfusion_ns.methods import genfusion, genfusion_masked
     from genfusion_ns.rendering.thread_pool import set_num_threads
 
@@ -101,6 +102,8 @@ def _gpus(options: JobOptions) -> float:
 
 
 def _reason(ray: Any, error: Any, job: ClipJob) -> str:
+    from genfusion_ns.fusion.clip_making import LOG
+
     log = job.unfinished / LOG
     where = f" (its output: {log})" if log.is_file() else ""
     if isinstance(error, ray.exceptions.RayTaskError):

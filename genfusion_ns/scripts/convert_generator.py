@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 
@@ -32,6 +31,8 @@ class ConvertGeneratorConfig:
 def main(config: ConvertGeneratorConfig) -> None:
     """Convert and say what was written; errors as in `convert_checkpoint`."""
     # Takes seconds to import, which --help should not.
+    import torch
+
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
 

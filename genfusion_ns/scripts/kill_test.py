@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import tyro
 
 from genfusion_ns.scripts.programs import program_path
+
+if TYPE_CHECKING:
+    import torch
 
 _PARAMETERS = "_model.gauss_params."
 
@@ -129,6 +132,8 @@ class KillTest:
 
     def _result(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Final parameters of the surfels, and the digest of each round's generated views that the run still knows."""
+        import torch  # takes seconds, which --help should not
+
         path = max((self._run_folder(name) / "nerfstudio_models").glob("step-*.ckpt"))
         state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
         parameters = {key: value for key, value in state.items() if key.startswith(_PARAMETERS)}
@@ -141,6 +146,8 @@ class KillTest:
         expected: tuple[dict[str, torch.Tensor], dict[str, str]],
         found: tuple[dict[str, torch.Tensor], dict[str, str]],
     ) -> str | None:
+        import torch
+
         if expected[1] != found[1]:
             return "other generated views"
         for name, value in expected[0].items():

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import tyro
 
-from genfusion_ns.fusion.clip_making import ClipJob
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.scripts.clip_jobs import JobOptions, run_jobs
 
@@ -40,6 +39,9 @@ class MakeClips:
             ValueError: settings that cannot be used, or finished jobs with other settings.
             SystemExit: jobs failed; the message gives their reasons.
         """
+        # Takes seconds to import, which --help should not.
+        from genfusion_ns.fusion.clip_making import ClipJob
+
         self.recipe.check()
         self.jobs.check()
         if not self.captures or not self.seeds:

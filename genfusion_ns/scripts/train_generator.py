@@ -6,27 +6,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import tyro
 import yaml
-from accelerate import Accelerator
 from tyro.conf import Suppress
 
-from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset
-from genfusion_ns.data.clips import ClipFolder
-from genfusion_ns.data.degradation import degrade_pair
-from genfusion_ns.data.frame_clips import FrameAugmentation, FrameClipDataset
-from genfusion_ns.priors.compact import load_network
-from genfusion_ns.priors.training import OptimisationConfig
-from genfusion_ns.priors.training import train as train_compact
-from genfusion_ns.priors.training.checkpoints import checkpoint_step, replace_file
-from genfusion_ns.priors.training.loop import build_accelerator
-from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
-from genfusion_ns.priors.validation import ValidationReport
-from genfusion_ns.scripts.training_data import HeldOutWindows, compact_sources, make_procedural, split_clips
+from genfusion_ns.data.clip_sampling import AugmentationConfig
+from genfusion_ns.data.frame_clips import FrameAugmentation
+from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
 from genfusion_ns.scripts.training_files import read_settings, to_plain
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from genfusion_ns.priors.validation import ValidationReport
 
 _RECORD = "training.yaml"
 _GENERATORS = ("model_index.json", "config.json")
@@ -101,6 +95,12 @@ def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
         ValueError: settings that no training can have, or files that are damaged.
         FloatingPointError: the training diverged.
     """
+    # Takes seconds to import, which --help should not; so in the functions below.
+    import torch
+
+    from genfusion_ns.priors.training.checkpoints import replace_file
+    from genfusion_ns.priors.training.loop import build_accelerator
+
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     initial = starting_point(config)
@@ -146,6 +146,8 @@ def starting_point(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> str
 
 def _result_of(parent: Path) -> Path:
     """The generator that the training of a YAML file has written."""
+    from genfusion_ns.priors.training.checkpoints import checkpoint_step
+
     output = read_config(parent).output
     command = f"gf-train-generator {parent}"
     other = "or name a generator with --initial"
@@ -164,6 +166,13 @@ def _result_of(parent: Path) -> Path:
 def _train_compact(
     config: TrainCompactConfig, initial: str | None, accelerator: Accelerator
 ) -> ValidationReport | None:
+    from genfusion_ns.data.clip_sampling import ClipDataset
+    from genfusion_ns.data.clips import ClipFolder
+    from genfusion_ns.data.degradation import degrade_pair
+    from genfusion_ns.priors.compact import load_network
+    from genfusion_ns.priors.training.compact import train
+    from genfusion_ns.scripts.training_data import compact_sources, make_procedural
+
     optimisation = config.optimisation
     wanted = config.procedural if config.clips is None or config.procedural_share > 0 else 0
     with accelerator.main_process_first():
@@ -180,18 +189,17 @@ def _train_compact(
         degrade=degrade_pair,
     )
     network = None if initial is None else load_network(Path(initial))
-    return train_compact(
-        batches, ClipFolder(held_out), config.output, optimisation, config.resume, network, accelerator
-    )
+    return train(batches, ClipFolder(held_out), config.output, optimisation, config.resume, network, accelerator)
 
 
 def _train_dynamicrafter(
     config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator
 ) -> ValidationReport | None:
-    # Takes seconds to import.
+    from genfusion_ns.data.frame_clips import FrameClipDataset
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.training.dynamicrafter import train
     from genfusion_ns.priors.training.start import starting_folder
+    from genfusion_ns.scripts.training_data import HeldOutWindows, split_clips
 
     optimisation = config.optimisation
     if config.clips is None:

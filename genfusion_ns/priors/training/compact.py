@@ -1,4 +1,4 @@
-"""Training of the compact network: its settings, its loss, and the `Objective` that the loop trains.
+"""Training of the compact network: its loss, and the `Objective` that the loop trains.
 
 The loss is flow matching in its clean-clip form: at a random time of the path the network estimates the clean clip,
 compared by the logarithm of each sample's squared error and a Charbonnier penalty (colour) and by the latter alone
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -28,45 +28,11 @@ from genfusion_ns.priors.compact_unet import CompactPrediction, CompactUNet
 from genfusion_ns.priors.conditioning import Condition, Target, stack_pairs
 from genfusion_ns.priors.flow import interpolate, sample_times, start_point
 from genfusion_ns.priors.training.loop import build_accelerator, fit
-from genfusion_ns.priors.training.settings import LoopConfig, generator_of
+from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig, generator_of
 from genfusion_ns.priors.validation import Judgement, ValidationReport, validate
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained
-
-
-@dataclass
-class NetworkConfig:
-    """Size of the network; see `CompactUNet`."""
-
-    channels: tuple[int, int, int] = (64, 96, 128)
-    """Widths of the three levels of the U-Net."""
-    reference_channels: int = 32
-    """Width of the features of one warped photo."""
-    sigma_min: float = 0.02
-    """Share of noise in the start point where the reconstruction is opaque."""
-    sigma_max: float = 1.0
-    """Share of noise in the start point where the reconstruction is empty."""
-
-
-@dataclass
-class OptimisationConfig(LoopConfig):
-    """How the network is trained."""
-
-    first_share: float = 0.5
-    """Share of training times at the start of the path, from which repairs in one step go."""
-    disparity_weight: float = 0.5
-    """Weight of the disparity loss."""
-    logarithm_weight: float = 0.1
-    """Weight of the natural logarithm of each sample's mean squared colour error; 0.23 of it is a decibel."""
-    absolute_weight: float = 0.3
-    """Weight of the Charbonnier penalty of the colour error."""
-    gradient_weight: float = 0.25
-    """Weight of the loss on spatial colour differences."""
-    likelihood_weight: float = 0.1
-    """Weight of the likelihood that trains the confidence."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    """Size of the network."""
 
 
 def training_loss(

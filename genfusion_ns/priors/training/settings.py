@@ -1,4 +1,7 @@
-"""Settings of trainings, and where their random numbers come from."""
+"""Settings of trainings, and where their random numbers come from.
+
+The command line shows them, so nothing here imports a network.
+"""
 
 from __future__ import annotations
 
@@ -139,6 +142,40 @@ class DynamiCrafterOptimisation(LoopConfig):
     """Denoising steps of validation; guidance and the rest are those of a run."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Low-rank training."""
+
+
+@dataclass
+class NetworkConfig:
+    """Size of the network; see `CompactUNet`."""
+
+    channels: tuple[int, int, int] = (64, 96, 128)
+    """Widths of the three levels of the U-Net."""
+    reference_channels: int = 32
+    """Width of the features of one warped photo."""
+    sigma_min: float = 0.02
+    """Share of noise in the start point where the reconstruction is opaque."""
+    sigma_max: float = 1.0
+    """Share of noise in the start point where the reconstruction is empty."""
+
+
+@dataclass
+class OptimisationConfig(LoopConfig):
+    """How the network is trained."""
+
+    first_share: float = 0.5
+    """Share of training times at the start of the path, from which repairs in one step go."""
+    disparity_weight: float = 0.5
+    """Weight of the disparity loss."""
+    logarithm_weight: float = 0.1
+    """Weight of the natural logarithm of each sample's mean squared colour error; 0.23 of it is a decibel."""
+    absolute_weight: float = 0.3
+    """Weight of the Charbonnier penalty of the colour error."""
+    gradient_weight: float = 0.25
+    """Weight of the loss on spatial colour differences."""
+    likelihood_weight: float = 0.1
+    """Weight of the likelihood that trains the confidence."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """Size of the network."""
 
 
 def _flag(name: str) -> str:
