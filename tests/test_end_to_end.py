@@ -112,8 +112,8 @@ def test_resume_of_a_finished_run_says_so(trained, workspace):
     assert "nothing is left" in output
 
 
-def test_render_camera_path_interpolate_and_dataset(trained, workspace):
-    config = trained / "config.yml"
+def write_path(workspace: Path, name: str, **changes: object) -> Path:
+    """A camera path as nerfstudio's render panel saves it."""
     frames = json.loads((workspace / "scene" / "transforms.json").read_text())["frames"]
     path = {
         "camera_type": "perspective",
@@ -125,8 +125,15 @@ def test_render_camera_path_interpolate_and_dataset(trained, workspace):
             {"camera_to_world": list(np.ravel(frame["transform_matrix"])), "fov": 60, "aspect": 4 / 3}
             for frame in frames[:4]
         ],
+        **changes,
     }
-    (workspace / "path.json").write_text(json.dumps(path))
+    (workspace / name).write_text(json.dumps(path))
+    return workspace / name
+
+
+def test_render_camera_path_interpolate_and_dataset(trained, workspace):
+    config = trained / "config.yml"
+    write_path(workspace, "path.json")
     command(
         *("ns-render", "camera-path", "--load-config", config, "--camera-path-filename", "path.json"),
         *("--output-path", "path.mp4", "--rendered-output-names", "rgb", "depth", "normals"),
@@ -146,6 +153,44 @@ def test_render_camera_path_interpolate_and_dataset(trained, workspace):
     assert len(list((workspace / "renders" / "train" / "rgb").rglob("*.*"))) == 6
     for output in ("gt-rgb", "accumulation", "depth", "median_depth", "normals", "normals_from_depth", "distortion"):
         assert list((workspace / "renders" / "test" / output).rglob("*.*")), f"no pictures of {output}"
+
+
+def test_doors_of_ns_render(trained, workspace, monkeypatch):
+    """What ns-render offers beyond plain paths; its own classes, in this process."""
+    from nerfstudio.scripts.render import RenderCameraPath, RenderInterpolated, SpiralRender
+
+    monkeypatch.chdir(workspace)
+    config = trained / "config.yml"
+    images = {"output_format": "images", "image_format": "png"}
+
+    def pictures(name: str) -> list[Image.Image]:
+        return [Image.open(file) for file in sorted((workspace / name).glob("*.png"))]
+
+    crop = {
+        "crop_bg_color": {"r": 255, "g": 128, "b": 0},
+        "crop_center": [0.0, 0.0, 9.0],
+        "crop_scale": [0.1, 0.1, 0.1],
+        "crop_rot": [0.0, 0.0, 0.0],
+    }
+    path = write_path(workspace, "crop.json", crop=crop)
+    for output, colour in (("rgb", (255, 128, 0)), ("rgba", (0, 0, 0, 0))):  # the crop box is empty
+        RenderCameraPath(
+            config, Path(output), camera_path_filename=path, rendered_output_names=[output], **images
+        ).main()
+        assert {picture.getpixel((3, 3)) for picture in pictures(output)} == {colour}
+    write_path(workspace, "all_around.json", camera_type="equirectangular")
+    RenderCameraPath(config, Path("all_around"), camera_path_filename=Path("all_around.json"), **images).main()
+    panorama = np.asarray(pictures("all_around")[0]).astype(int)
+    assert np.ptp(panorama) > 60 and np.abs(panorama[:, 0] - panorama[:, -1]).max() < 60, "it closes"
+    write_path(workspace, "bent.json", camera_type="fisheye")
+    with pytest.raises(ValueError, match=r"fisheye.*perspective"):
+        RenderCameraPath(config, Path("bent"), camera_path_filename=Path("bent.json"), **images).main()
+    SpiralRender(config, Path("spiral"), seconds=0.2, **images).main()
+    assert len(pictures("spiral")) == 4
+    RenderInterpolated(
+        config, Path("near"), interpolation_steps=1, render_nearest_camera=True, check_occlusions=True, **images
+    ).main()
+    assert pictures("near")[0].size == (2 * 128, 96), "the nearest photo stands beside the render"
 
 
 def test_export_opens_as_a_gaussian_splat(trained, workspace):
