@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
-from zipfile import BadZipFile
-from zlib import error as ZlibError
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.data.array_files import ArrayFileError, read_arrays
 from genfusion_ns.data.clip_shards import RECORD, finished_shards, is_sample, read_member, sample_paths
 from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import ClipPair, to_bytes
@@ -49,7 +48,6 @@ EXTRAS = {
 }
 """Arrays that some pairs have."""
 _MAX_HALF = 65504.0
-_DAMAGE = (OSError, ValueError, EOFError, BadZipFile, ZlibError)
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,8 @@ def read_packed(path: Path, normals: bool = False) -> ClipPair:
     wanted = [*ARRAYS, "reference_seen", *(["artifact_normals"] if normals else [])]
     source = io.BytesIO(read_member(path, "npz")) if is_sample(path) else path
     try:
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name]) for name in wanted if name in file}
-    except _DAMAGE as error:
+        arrays = {name: torch.from_numpy(array) for name, array in read_arrays(source, wanted).items()}
+    except (ArrayFileError, TypeError) as error:  # types that torch does not have
         raise ValueError(f"{path} cannot be read as a clip pair: {error}") from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:

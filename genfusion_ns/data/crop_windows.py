@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from genfusion_ns.data.array_files import ArrayFileError, read_array
 from genfusion_ns.data.view_selection import NameIndex
 from genfusion_ns.geometry.cameras import commonest_size
 
@@ -25,6 +26,10 @@ PUBLISHED_SPEED = 5 / 960
 """5 pixels per image along each axis, as a share of the longer image side."""
 _START = (102 / 480, 106 / 270)
 """Where the published walk begins, as shares of the free range of each axis."""
+
+_MIN_SIDE = 2
+"""Rows and columns of a window at least: a line has no structure to learn from."""
+_FORMAT = "[x, y, width, height], whole numbers of pixels"
 
 Size = tuple[int, int]
 
@@ -45,9 +50,13 @@ class CropWindow:
     height: int
 
     def fits(self, size: Size) -> bool:
-        """Whether it lies completely inside an image of (width, height) `size` and holds a pixel."""
+        """Whether it lies completely inside an image of (width, height) `size`."""
         right, bottom = self.x + self.width, self.y + self.height
         return min(self.x, self.y) >= 0 and min(self.width, self.height) >= 1 and right <= size[0] and bottom <= size[1]
+
+    def shows_nothing_of(self, size: Size) -> bool:
+        """Whether it has a single row or column of an image of (width, height) `size` that has more."""
+        return self.width < min(_MIN_SIDE, size[0]) or self.height < min(_MIN_SIDE, size[1])
 
 
 def walk_windows(
@@ -68,7 +77,7 @@ def walk_windows(
         seed: decides the directions.
 
     Raises:
-        WindowError: an argument out of range, or windows without a pixel.
+        WindowError: an argument out of range, or windows of less than two rows or columns.
     """
     if not 0 < area <= 1:
         raise WindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")
@@ -80,9 +89,13 @@ def walk_windows(
     for size, share in zip(sizes, positions, strict=True):
         free = _free_range(size, area)
         width, height = size[0] - free[0], size[1] - free[1]
-        if min(width, height) < 1:
-            raise WindowError(f"--pipeline.datamanager.masking.area {area} leaves no pixel of a {size} image")
-        windows.append(CropWindow(round(share[0] * free[0]), round(share[1] * free[1]), width, height))
+        window = CropWindow(round(share[0] * free[0]), round(share[1] * free[1]), width, height)
+        if window.shows_nothing_of(size):
+            raise WindowError(
+                f"--pipeline.datamanager.masking.area {area} leaves {width} x {height} pixels of an image of "
+                f"{size[0]} x {size[1]}; {_MIN_SIDE} rows and columns are needed"
+            )
+        windows.append(window)
     return windows
 
 
@@ -100,7 +113,8 @@ def load_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: 
         One window per view; a view that a protocol does not name gets its whole image.
 
     Raises:
-        WindowError: unreadable file, wrong shape, too few rows, a value that is no number, a window outside its image.
+        WindowError: unreadable file, wrong shape, too few rows, a value that is no whole number of pixels, a window
+            outside its image or of less than two rows or columns.
     """
     if not path.is_file():
         raise WindowError(
@@ -112,6 +126,11 @@ def load_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: 
             raise WindowError(
                 f"{path}: the window of view {view} ({names[view]}), x y width height {astuple(window)}, does not lie "
                 f"inside its image of {size[0]} x {size[1]} pixels; was the file made for another image size?"
+            )
+        if window.shows_nothing_of(size):
+            raise WindowError(
+                f"{path}: the window of view {view} ({names[view]}) has {window.width} x {window.height} pixels; "
+                f"{_MIN_SIDE} rows and columns are needed"
             )
     return windows
 
@@ -145,38 +164,49 @@ def _bouncing_walk(count: int, free: Size, step: float, seed: int) -> list[tuple
 
 def _from_array(path: Path, names: Sequence[str], sizes: Sequence[Size], area: float) -> list[CropWindow]:
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        rows = read_array(path)
+    except ArrayFileError as error:
         raise WindowError(f"{path} cannot be read as a .npy array of windows: {error}") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] not in (2, 4):
-        shape = getattr(rows, "shape", type(rows).__name__)
-        raise WindowError(f"{path}: the array has shape {shape}; needed: 2 columns (x, y) or 4 (x, y, width, height)")
-    if not np.issubdtype(rows.dtype, np.number) or not np.isfinite(rows).all():
-        raise WindowError(f"{path}: the array of {rows.dtype} holds values that are no finite numbers")
+    if rows.ndim != 2 or rows.shape[1] not in (2, 4):
+        raise WindowError(
+            f"{path}: the array has shape {rows.shape}; needed: 2 columns (x, y) or 4 (x, y, width, height)"
+        )
+    if rows.dtype.kind not in "iuf" or not np.isfinite(rows).all():
+        raise WindowError(f"{path}: the array of {rows.dtype} holds values that are no finite numbers of pixels")
     if len(rows) < len(names):
         raise WindowError(
             f"{path} has {len(rows)} rows, the capture {len(names)} registered views; row i belongs to view i in name "
             "order, so there must be at least as many rows as views"
         )
     windows = []
-    for row, size in zip(np.rint(rows[: len(names)]).astype(np.int64).tolist(), sizes, strict=True):
+    for row, size in zip(_whole(rows[: len(names)]), sizes, strict=True):
         free = _free_range(size, area)
         x, y, width, height = row if len(row) == 4 else (*row, size[0] - free[0], size[1] - free[1])
         windows.append(CropWindow(x, y, width, height))
     return windows
 
 
+def _whole(rows: np.ndarray) -> list[list[int]]:
+    """Numbers rounded to integers; Python's, which do not wrap around."""
+    return [[round(value) for value in row] for row in rows.tolist()]
+
+
 def _from_protocol(path: Path, names: Sequence[str], sizes: Sequence[Size]) -> list[CropWindow]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["windows"]
-        found = {}
-        for name, (x, y, width, height) in entries.items():
-            found[str(name)] = CropWindow(int(x), int(y), int(width), int(height))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        entries = dict(json.loads(path.read_text(encoding="utf-8"))["windows"].items())
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WindowError(
             f"{path} cannot be read as the protocol of a masked run ({error!r}); it needs the key windows with "
-            "[x, y, width, height] per image name"
+            f"{_FORMAT}, per image name"
         ) from error
+    found = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, list) or len(entry) != 4 or not all(_is_pixel(value) for value in entry):
+            raise WindowError(
+                f"{path} cannot be read as the protocol of a masked run: the window of {name!r} is "
+                f"{str(entry)[:80]}; needed: {_FORMAT}"
+            )
+        found[name] = CropWindow(*map(int, entry))
     windows = [CropWindow(0, 0, *size) for size in sizes]
     index = NameIndex(names)
     for name, window in found.items():
@@ -187,3 +217,8 @@ def _from_protocol(path: Path, names: Sequence[str], sizes: Sequence[Size]) -> l
             )
         windows[views[0]] = window
     return windows
+
+
+def _is_pixel(value: object) -> bool:
+    """Whether a JSON value is a whole number; 3.0 is one, true and "3" are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.data.array_files import DAMAGE, ArrayLayout, read_layout
 from genfusion_ns.data.video_files import VideoWriter
 
 _TOLERANCE = 1e-3
@@ -194,41 +196,40 @@ def _read_list(path: Path) -> list[str]:
 
 def _array_shape(path: Path) -> tuple[int, int, int]:
     try:
-        with zipfile.ZipFile(path) as archive, _only_array(archive) as stream:
-            return _header(stream)[0]
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        with _only_array(path) as (_, layout):
+            return layout.shape[0], layout.shape[1], layout.shape[2]
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
 def _read_rows(path: Path, start: int, count: int) -> Float[np.ndarray, "count H W2"]:
     """Rows of the only array in an npz file, decompressed no further than needed: whole ones are gigabytes."""
     try:
-        with zipfile.ZipFile(path) as archive, _only_array(archive) as stream:
-            shape, dtype = _header(stream)
+        with _only_array(path) as (stream, layout):
+            shape, dtype = layout.shape, layout.dtype
             row = shape[1] * shape[2] * dtype.itemsize
             stream.seek(start * row, os.SEEK_CUR)
             content = stream.read(count * row)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except DAMAGE as error:
         raise _unreadable(path, error) from error
     if len(content) != count * row:
         raise _unreadable(path, f"it ends before frame {start + count}")
     return np.frombuffer(content, dtype).reshape(count, *shape[1:]).astype(np.float32)
 
 
-def _only_array(archive: zipfile.ZipFile) -> IO[bytes]:
-    names = archive.namelist()
-    if len(names) != 1:
-        raise ValueError(f"it holds {len(names)} arrays, not one")
-    return archive.open(names[0])
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, int, int], np.dtype]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
-    if is_fortran or dtype.kind != "f" or len(shape) != 3 or shape[2] % 2:
-        raise ValueError(f"it holds {dtype} of shape {shape}; wanted are floating-point numbers [N, H, 2 W]")
-    return shape, dtype
+@contextmanager
+def _only_array(path: Path) -> Iterator[tuple[IO[bytes], ArrayLayout]]:
+    """The numbers of the only array in an npz file, and how they lie."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if len(names) != 1:
+            raise ValueError(f"it holds {len(names)} arrays, not one")
+        with archive.open(names[0]) as stream:
+            layout = read_layout(stream, archive.getinfo(names[0]).file_size, largest=None)
+            shape, dtype = layout.shape, layout.dtype
+            if layout.is_fortran or dtype.kind != "f" or len(shape) != 3 or shape[2] % 2:
+                raise ValueError(f"it holds {dtype} of shape {shape}; wanted are floating-point numbers [N, H, 2 W]")
+            yield stream, layout
 
 
 def _unreadable(path: Path, reason: object) -> ValueError:

@@ -20,6 +20,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
+from genfusion_ns.data.array_files import ArrayFileError, read_arrays
 from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, rasterize_surfels
 
@@ -72,8 +73,11 @@ class BenchRaster:
     def _load(self) -> tuple[Surfels, Tensor, Tensor]:
         if self.scene is None:
             return generated_scene(self.surfels, self.width, self.height, self.seed)
-        data = np.load(self.scene)
-        tensors = {name: torch.from_numpy(data[name].astype(np.float32)) for name in data.files}
+        try:
+            arrays = read_arrays(self.scene)
+        except ArrayFileError as error:
+            raise SystemExit(f"--scene {self.scene} cannot be read as an .npz archive: {error}") from error
+        tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
         names = ("means", "quats", "scales", "opacities", "colors")
         missing = sorted({*names, "viewmat", "K", "width", "height"} - set(tensors))
         if missing:
