@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -65,7 +66,7 @@ def put(capture: TinyCapture, image: Image.Image, name: str = "view_00.png", **o
     [
         (None, "view_00.png does not exist"),
         (b"", r"view_00.png is empty \(0 bytes\)"),
-        (b"not a photo at all", r"view_00.png is not an image that Pillow can read \(it starts with b'not a photo "),
+        (b"not a photo at all", r"view_00.png is not an image of a known format, PNG.*\(it starts with b'not a photo "),
         (encoded(photo(), "PNG")[:1500], r"view_00.png is damaged or cut off"),
         (encoded(photo(), "PNG")[:40], r"view_00.png is (damaged or cut off|not an image)"),
         (encoded(photo(), "JPEG", quality=95)[:1200], r"view_00.png is damaged or cut off \(image file is truncated"),
@@ -236,6 +237,31 @@ def test_formats_reach_training_and_evaluation(tiny: TinyCapture) -> None:
     np.testing.assert_array_equal(manager.cached_eval[0]["image"].numpy(), INDEXED)
     np.testing.assert_array_equal(manager.cached_train[0]["image"].numpy(), GREY)
     np.testing.assert_array_equal(manager.cached_train[1]["image"].numpy(), np.rot90(photo(HEIGHT, WIDTH), -1))
+
+
+@pytest.mark.parametrize("distorted", [False, True])
+def test_photos_are_held_in_a_quarter_of_the_memory_and_show_the_same(tiny: TinyCapture, distorted: bool) -> None:
+    """uint8 by default: bit for bit the same colours, or those of the undistorted photo rounded to 8 bits."""
+    for name in tiny.names:
+        put(tiny, photo(), name)
+    if distorted:
+        edit_transforms(tiny.folder, lambda content: content.update(k1=-0.2))
+    small, large = set_up(tiny.folder), set_up(tiny.folder, cache_images_type="float32")
+    for split in ("cached_train", "cached_eval"):
+        for byte, exact in zip(getattr(small, split), getattr(large, split), strict=True):
+            assert 4 * byte["image"].nbytes == exact["image"].nbytes
+            if distorted:  # OpenCV interpolates bytes with weights of 1/32, on top of the rounding
+                assert (byte["image"] / 255 - exact["image"]).abs().max() <= 1 / 255
+            else:
+                assert torch.equal(byte["image"].float() / 255, exact["image"])
+
+
+def test_photos_over_a_background_are_rounded_to_bytes(tiny: TinyCapture) -> None:
+    put(tiny, Image.fromarray(OPAQUE))
+    outputs = replace(set_up(tiny.folder).capture.outputs, alpha_color=torch.tensor([1.0, 0.3, 0.0]))
+    data = CaptureDataset(outputs)
+    exact, byte = (data.get_data(0, kind)["image"] for kind in ("float32", "uint8"))
+    assert torch.equal(byte, (255 * exact).round().to(torch.uint8))
 
 
 def test_cameras_follow_the_scale_of_images_that_were_rounded_otherwise(tiny: TinyCapture) -> None:

@@ -45,7 +45,7 @@ def set_up(
 
 
 def colors(batches: list[dict]) -> list[list[int]]:
-    return [(255 * batch["image"][0, 0]).round().int().tolist() for batch in batches]
+    return [batch["image"][0, 0].tolist() for batch in batches]
 
 
 @pytest.mark.parametrize("parser", [NerfstudioDataParserConfig(), ColmapDataParserConfig(downscale_factor=1)])
@@ -294,9 +294,11 @@ def test_nothing_imports_open3d(tiny: TinyCapture, monkeypatch: pytest.MonkeyPat
 
 def test_masks_and_depths_follow_their_views(tiny: TinyCapture) -> None:
     meta = json.loads((tiny.folder / "transforms.json").read_text())
+    (tiny.folder / "seen").mkdir()
     for frame in meta["frames"]:
         name = Path(frame["file_path"]).name
-        frame["mask_path"], frame["depth_file_path"] = f"masks/{name}", f"depths/{name}"
+        Image.new("L", (WIDTH, HEIGHT), 255).save(tiny.folder / "seen" / name)
+        frame["mask_path"], frame["depth_file_path"] = f"seen/{name}", f"depths/{name}"
     (tiny.folder / "transforms.json").write_text(json.dumps(meta))
     outputs = set_up(tiny.folder, num_views=3).train_dataparser_outputs
     names = [file.name for file in outputs.image_filenames]

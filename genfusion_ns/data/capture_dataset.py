@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import UInt8
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
 
 from genfusion_ns.data.image_files import CaptureError, load_pixels, read_header
 from genfusion_ns.data.image_sizes import must_turn
@@ -47,3 +50,9 @@ class CaptureDataset(InputDataset):
         turn = must_turn(header, (int(cameras.width[image_idx]), int(cameras.height[image_idx])))
         width, height = header.swapped if turn else header.size
         return load_pixels(file, (int(width * self.scale_factor), int(height * self.scale_factor)), turn)
+
+    def get_image_uint8(self, image_idx: int) -> UInt8[Tensor, "H W channels"]:
+        """One image, 0..255; what is composed over a background colour is rounded, not cut as in nerfstudio."""
+        if self._dataparser_outputs.alpha_color is None:
+            return torch.from_numpy(self.get_numpy_image(image_idx))
+        return (255 * self.get_image_float32(image_idx)).round().to(torch.uint8)

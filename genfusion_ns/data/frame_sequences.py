@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-from genfusion_ns.data.image_files import CaptureError, load_pixels, raise_for, read_header
+from genfusion_ns.data.array_files import ArrayFileError, read_array
+from genfusion_ns.data.image_files import CaptureError, load_pixels, open_image, raise_for, read_header
 
 _IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 
@@ -188,18 +188,16 @@ class DepthFolder:
 
 def _depth(file: Path) -> np.ndarray:
     allowed = "a depth map is a .npy file of numbers, [H, W] or [H, W, 1], or a .png file with one 16-bit channel"
-    try:
-        if file.suffix.lower() == ".npy":
-            found = np.load(file, allow_pickle=False)
-        else:
-            with Image.open(file) as image:
-                if not image.mode.startswith("I"):
-                    raise CaptureError(f"{file} has pixels of the Pillow mode {image.mode}; {allowed}")
-                found = np.asarray(image)
-    except CaptureError:
-        raise
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise CaptureError(f"{file} cannot be read ({error}); {allowed}") from error
+    if file.suffix.lower() == ".npy":
+        try:
+            found = read_array(file)
+        except ArrayFileError as error:
+            raise CaptureError(f"{file} cannot be read ({error}); {allowed}") from error
+    else:
+        with open_image(file) as image:
+            if not image.mode.startswith("I"):
+                raise CaptureError(f"{file} has pixels of the Pillow mode {image.mode}; {allowed}")
+            found = np.asarray(image)
     if found.ndim == 3 and found.shape[2] == 1:
         found = found[..., 0]
     if found.ndim != 2 or found.dtype.kind not in "fiu" or found.size == 0:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
@@ -26,15 +26,9 @@ from genfusion_ns.data.capture import Capture
 from genfusion_ns.data.capture_dataset import CaptureDataset
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
 from genfusion_ns.data.image_sizes import match_image_sizes
-from genfusion_ns.data.view_selection import NameIndex
+from genfusion_ns.data.mask_files import masks_beside, read_alpha, read_mask, require_alpha
 
-_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _OPAQUE = 127
-_FOLDER = "masks"
-
-
-class MaskError(ValueError):
-    """Masks that cannot be used; the message names the file, what is wrong with it and what is allowed."""
 
 
 @dataclass
@@ -42,8 +36,9 @@ class MaskingConfig:
     """What a run may see of each train photo. Evaluation is always on whole held-out photos."""
 
     source: Literal["none", "windows", "masks", "alpha"] = "none"
-    """none: whole photos; windows: a crop window per photo; masks: the mask images of the capture, or those in a folder
-    masks beside the data (white is seen); alpha: the alpha channel of the photos (opaque is seen)."""
+    """none: whole photos, but for masks that the capture itself declares; windows: a crop window per photo (of what
+    declared masks show); masks: the mask images of the capture, or those in a folder masks beside the data (white is
+    seen), for seed points too; alpha: the alpha channel of the photos (opaque is seen)."""
     file: Path | None = None
     """Windows from a file instead of the walk: .npy with 2 columns (x, y) or 4 (x, y, width, height) in pixels, one row
     per registered view in name order, or the protocol.json of an earlier run. Give the published file to compare with
@@ -70,14 +65,23 @@ class SeenParts:
 
 
 class MaskedDataset(CaptureDataset):
-    """Photos with masks from files of their own or from their alpha channels."""
+    """Photos with masks from files of their own or from their alpha channels, all read by `mask_files`."""
 
-    mask_files: tuple[Path, ...] | None = None
-    """One mask image per photo."""
-    drop_alpha: bool = False
-    """The alpha channel is no part of the photo."""
+    mask_files: tuple[Path, ...] | None
+    """One mask image per photo: those that the capture declares, unless others are set."""
+    alpha_is_mask: bool = False
+    """The alpha channel is no part of the photo; in train photos it is the mask."""
     lenses: Cameras | None = None
     """Cameras of the photos as they are on disk, once these are undistorted when they are read. [V]"""
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        """See `CaptureDataset`."""
+        declared = dataparser_outputs.mask_filenames
+        self.mask_files = None if declared is None else tuple(declared)
+        # nerfstudio's loader of masks is not to be asked.
+        super().__init__(replace(dataparser_outputs, mask_filenames=None), scale_factor)
+        self.hidden_colour: tuple[float, float, float] | None = self.mask_color
+        self.mask_color = None
 
     def undistort(self) -> None:
         """From now on photos and masks are undistorted when they are read, and the cameras are pinholes that fit them.
@@ -95,16 +99,25 @@ class MaskedDataset(CaptureDataset):
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         """One photo as nerfstudio has it, with ``mask`` [H, W, 1] (True where seen) when it has one."""
         data = super().get_data(image_idx, image_type)
-        if self.drop_alpha:
-            data["image"] = data["image"][..., :3]
+        image = data["image"]
+        if self.alpha_is_mask:
+            image = image[..., :3]
         if self.mask_files is not None:
-            height, width = data["image"].shape[:2]
-            data["mask"] = torch.from_numpy(read_mask(self.mask_files[image_idx], (width, height)))[..., None]
+            data["mask"] = torch.from_numpy(self.read_mask(image_idx, (image.shape[1], image.shape[0])))[..., None]
+            if self.hidden_colour is not None:
+                image[..., :3][~data["mask"][..., 0]] = _as_type(self.hidden_colour, image.dtype)
         if self.lenses is not None and _lens(camera := self.lenses[image_idx].reshape(())) is not None:
-            data["image"] = torch.from_numpy(_flatten(camera, data["image"].numpy())[1])
+            image = torch.from_numpy(_flatten(camera, image.numpy())[1])
             if "mask" in data:
                 data["mask"] = torch.from_numpy(_flatten_mask(camera, data["mask"][..., 0].numpy())[1])[..., None]
+        data["image"] = image
         return data
+
+    def read_mask(self, image_idx: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+        """The mask of one photo, before it is undistorted, at (width, height) `size`; it must have one."""
+        if self.mask_files is None:
+            raise IndexError(f"{self.image_filenames[image_idx]} has no mask; ask for mask_files first.")
+        return (read_alpha if self.alpha_is_mask else read_mask)(self.mask_files[image_idx], size)
 
 
 def choose_seen_parts(
@@ -143,11 +156,10 @@ def choose_seen_parts(
         )
         picked = tuple(windows[i] for i in train_ids)
         return SeenParts(cropped_cameras(flat[chosen], picked), picked, None, None)
+    read = read_alpha if config.source == "alpha" else read_mask
     files = _alpha_files(capture, train_ids) if config.source == "alpha" else _mask_files(capture, folder, train_ids)
     cameras = dataset.cameras[chosen]
-    flat, masks = _undistorted(
-        cameras, [read_mask(f, size) for f, size in zip(files, camera_sizes(cameras), strict=True)]
-    )
+    flat, masks = _undistorted(cameras, [read(f, size) for f, size in zip(files, camera_sizes(cameras), strict=True)])
     return SeenParts(flat, None, files, tuple(torch.from_numpy(mask) for mask in masks))
 
 
@@ -167,45 +179,9 @@ def crop_views(views: list[dict[str, Any]], windows: Sequence[CropWindow]) -> No
                 view[name] = view[name][w.y : w.y + w.height, w.x : w.x + w.width].clone()
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """A mask image, True where seen; brought to (width, height) `size` when it has the same shape.
-
-    An alpha channel is the mask where there is one, else the brightness.
-
-    Raises:
-        MaskError: unreadable, of another shape than the photo, or nothing in it is seen.
-    """
-    try:
-        with Image.open(path) as image:
-            mask = image.convert("RGBA").getchannel("A") if image.mode in _ALPHA_MODES else _brightness(image)
-    except OSError as error:
-        raise MaskError(f"{path} cannot be read as a mask image: {error}") from error
-    if abs(mask.width * size[1] - mask.height * size[0]) > 2 * max(*mask.size, *size):
-        raise MaskError(
-            f"{path} has {mask.width} x {mask.height} pixels, its photo {size[0]} x {size[1]}; a mask must have the "
-            "size of the photo, or its shape at another resolution"
-        )
-    seen = np.asarray(mask.resize(size, Image.Resampling.NEAREST)) > _OPAQUE
-    if not seen.any():
-        raise MaskError(f"{path} shows nothing of its photo: no pixel is white. Invert it, or take the photo out")
-    return seen
-
-
-def _brightness(image: Image.Image) -> Image.Image:
-    if image.mode == "1" or image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) > 0).astype(np.uint8) * 255)
-    return image.convert("L")
-
-
 def _alpha_files(capture: Capture, train_ids: Sequence[int]) -> tuple[Path, ...]:
     files = tuple(capture.outputs.image_filenames[i] for i in train_ids)
-    for file in files:
-        with Image.open(file) as image:
-            if image.mode not in _ALPHA_MODES:
-                raise MaskError(
-                    f"{file} has no alpha channel (its mode is {image.mode}), but "
-                    "--pipeline.datamanager.masking.source is alpha; use RGBA photos, or masks or windows"
-                )
+    require_alpha(files)
     return files
 
 
@@ -213,28 +189,13 @@ def _mask_files(capture: Capture, folder: Path, train_ids: Sequence[int]) -> tup
     declared = capture.outputs.mask_filenames
     if declared is not None:
         return tuple(declared[i] for i in train_ids)
-    beside = sorted(path for path in (folder / _FOLDER).rglob("*") if path.is_file())
-    if not beside:
-        raise MaskError(
-            f"--pipeline.datamanager.masking.source is masks, but {folder} names no mask_path and has no folder "
-            f"{_FOLDER} beside the photos"
-        )
-    names = [path.relative_to(folder / _FOLDER).as_posix() for path in beside]
-    # Both "photo.png" and "photo.jpg.png" are usual names for the mask of photo.jpg.
-    exact, loose = {name.rsplit(".", 1)[0]: i for i, name in enumerate(names)}, NameIndex(names)
-    found: list[Path] = []
-    missing: list[str] = []
-    for i in train_ids:
-        name = capture.names[i]
-        matches = [exact[name]] if name in exact else loose.find(name)
-        found += [beside[match] for match in matches[:1]]
-        missing += [name] if len(matches) != 1 else []
-    if missing:
-        raise MaskError(
-            f"{folder / _FOLDER} has no mask, or more than one, for {len(missing)} train photo(s), such as "
-            f"{missing[0]}; it holds {names[0]} .. {names[-1]}. A mask is named like its photo, with any extension"
-        )
-    return tuple(found)
+    return masks_beside(folder, [capture.names[i] for i in train_ids])
+
+
+def _as_type(colour: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """A colour in 0..1 as pixels of this type have it. [3]"""
+    channels = torch.tensor(colour)
+    return (255 * channels).round().to(dtype) if dtype == torch.uint8 else channels.to(dtype)
 
 
 def _undistorted(
