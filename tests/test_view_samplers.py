@@ -109,6 +109,35 @@ def test_uncovered_pixels_are_no_evidence():
     assert not free_space_test(point, nothing, radius=0.1).item()
 
 
+def test_what_views_see_is_worked_out_once_for_all_tests_of_places():
+    surfaces = seen(three_views(), room())
+    covered = torch.rand(surfaces.alphas.shape, generator=torch.Generator().manual_seed(0)) > 0.1
+    surfaces = replace(surfaces, alphas=covered.double())
+    around = torch.nn.functional.pad((surfaces.depths * covered)[..., 0], (1, 1, 1, 1), value=torch.inf)
+    expected = around.unfold(1, 3, 1).unfold(2, 3, 1).amin((-1, -2))
+    assert torch.equal(surfaces.nearest, expected)
+    assert surfaces.nearest is surfaces.nearest and surfaces.walks[0] is surfaces.walks[0]
+
+
+def test_only_frames_that_may_move_are_tested():
+    """The frames near a blocked one are asked about again and again; those far from it once."""
+    path = torch.eye(4, dtype=torch.float64).repeat(60, 1, 1)
+    path[:, 0, 3] = torch.linspace(0, 6, 60)
+    asked: list[int] = []
+
+    def is_clear(poses: torch.Tensor) -> torch.Tensor:
+        asked.append(len(poses))
+        return (poses[:, :3, 3] - torch.tensor([3.0, 0.0, 0.0])).norm(dim=-1) > 0.25
+
+    observed = torch.eye(4, dtype=torch.float64)[None].clone()
+    observed[0, :3, 3] = torch.tensor([3.0, 1.0, 0.0])
+    pulled = pull_to_clear(path, observed, is_clear, reach=8)
+    blocked = int((pulled.pull > 0).sum())
+    assert asked[0] == 60 and set(asked[1:8]) == {blocked} and set(asked[8:]) == {blocked + 16}
+    still = torch.arange(60)[((path[:, 0, 3] - 3).abs() > 1.2)]
+    assert torch.equal(pulled.c2w[still], path[still]) and bool(is_clear(pulled.c2w).all())
+
+
 def test_clearings_hold_cameras_and_no_surface_that_is_seen():
     scene, observed = room(), three_views()
     surfaces = seen(observed, scene)

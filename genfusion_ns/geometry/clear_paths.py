@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +14,8 @@ from genfusion_ns.geometry.free_space import ClearTest
 
 _RELAXATIONS = 40
 """Steps of the elastic band; a disturbance spreads over about 5 frames."""
+_BISECTIONS = 7
+"""Halvings of the way to an observed camera; 1 % of it is close enough."""
 _JUMP = 3.0
 """A step this many times longer than any of the unobstructed path is a jump."""
 
@@ -86,19 +88,36 @@ def pull_to_clear(
     clear = is_clear(c2w)
     if bool(clear.all()):
         return PulledPath(c2w, c2w.new_zeros(len(c2w)))
-    target = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)].to(c2w)
-    low, high = c2w.new_zeros(len(c2w)), torch.where(clear, 0.0, 1.0).to(c2w)
-    for _ in range(7):
+    blocked = (~clear).nonzero()[:, 0]
+    pull, path = c2w.new_zeros(len(c2w)), c2w.clone()
+    pull[blocked], path[blocked] = _pull_back(c2w[blocked], observed.to(c2w), is_clear)
+    yielding = F.max_pool1d(pull[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    return PulledPath(_relaxed(path, yielding.nonzero()[:, 0], is_clear), pull)
+
+
+def _pull_back(
+    c2w: Float[Tensor, "B 4 4"], observed: Float[Tensor, "N 4 4"], is_clear: ClearTest
+) -> tuple[Float[Tensor, " B"], Float[Tensor, "B 4 4"]]:
+    """How far each of these poses has to go towards its nearest observed one to be clear, and where it is then."""
+    target = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)]
+    low, high = c2w.new_zeros(len(c2w)), c2w.new_ones(len(c2w))
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         passed = is_clear(_blend(c2w, target, middle))
         high, low = torch.where(passed, middle, high), torch.where(passed, low, middle)
-    path = torch.where((high == 1.0)[:, None, None], target, _blend(c2w, target, high))
-    path = torch.where(clear[:, None, None], c2w, path)
-    yielding = F.max_pool1d(high[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    return high, torch.where((high == 1.0)[:, None, None], target, _blend(c2w, target, high))
+
+
+def _relaxed(path: Float[Tensor, "M 4 4"], frames: Int[Tensor, " Y"], is_clear: ClearTest) -> Float[Tensor, "M 4 4"]:
+    """The path after its `frames` have given way like an elastic band, step by step and only to clear places."""
+    path = path.clone()
     for _ in range(_RELAXATIONS):
-        smooth = _smooth_poses(path)
-        path = torch.where((yielding & is_clear(smooth))[:, None, None], smooth, path)
-    return PulledPath(path, high)
+        smooth = _smooth_poses(path, frames)
+        passed = is_clear(smooth)
+        if not bool(passed.any()):
+            break
+        path[frames[passed]] = smooth[passed]
+    return path
 
 
 def move_jumps(
@@ -140,10 +159,11 @@ def _blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return _with_rotations(mixed)
 
 
-def _smooth_poses(c2w: Tensor) -> Tensor:
-    """Each pose between its two neighbours; the ends stay."""
-    mixed = c2w.clone()
-    mixed[1:-1] = 0.25 * c2w[:-2] + 0.5 * c2w[1:-1] + 0.25 * c2w[2:]
+def _smooth_poses(c2w: Tensor, frames: Tensor) -> Tensor:
+    """The poses of `frames` between their two neighbours; the ends of the path stay."""
+    before, after = c2w[(frames - 1).clamp(min=0)], c2w[(frames + 1).clamp(max=len(c2w) - 1)]
+    inner = ((frames > 0) & (frames < len(c2w) - 1))[:, None, None]
+    mixed = torch.where(inner, 0.25 * before + 0.5 * c2w[frames] + 0.25 * after, c2w[frames])
     return _with_rotations(mixed)
 
 

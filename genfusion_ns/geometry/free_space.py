@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,6 +46,31 @@ class SeenSurfaces:
     alphas: Float[Tensor, "N H W 1"]
     """Rendered coverage, 0..1; below 0.5 a pixel is no evidence."""
 
+    @cached_property
+    def surface(self) -> Float[Tensor, "N H W"]:
+        """Depth of the pixels that are evidence, 0 elsewhere."""
+        return torch.where(self.alphas > 0.5, self.depths, 0.0)[..., 0]
+
+    @cached_property
+    def nearest(self) -> Float[Tensor, "N H W"]:
+        """Smallest `surface` in the 3 x 3 pixels around each, 0 where one of them is no evidence."""
+        return -F.max_pool2d(-self.surface[:, None], 3, stride=1, padding=1)[:, 0]
+
+    @cached_property
+    def centers(self) -> Float[Tensor, "N 3"]:
+        """Places of the cameras."""
+        return camera_centers(self.viewmats)
+
+    @cached_property
+    def walks(self) -> tuple[Float[Tensor, "L 3"], Float[Tensor, "L 3"]]:
+        """Beginnings and extents of the lines between neighbouring cameras."""
+        distances = torch.cdist(self.centers, self.centers).fill_diagonal_(torch.inf)
+        neighbours = distances.topk(min(_NEIGHBOURS, len(distances) - 1), largest=False).indices
+        # A camera is also its own neighbour: a line of no length, so that a single camera needs no case of its own.
+        ends = torch.cat([torch.arange(len(distances), device=distances.device)[:, None], neighbours], dim=1)
+        first = self.centers[:, None].expand(*ends.shape, 3).reshape(-1, 3)
+        return first, self.centers[ends.flatten()] - first
+
     def cpu(self) -> SeenSurfaces:
         """The same on the CPU."""
         return SeenSurfaces(self.viewmats.cpu(), self.Ks.cpu(), self.depths.cpu(), self.alphas.cpu())
@@ -72,9 +98,8 @@ def clearings(seen: SeenSurfaces, share: float) -> Clearings:
         seen: all observed views.
         share: radius of each ball, in units of the distance from its camera to the nearest surface that any view sees.
     """
-    covered = seen.alphas[..., 0] > 0.5
-    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[covered]
-    centers = camera_centers(seen.viewmats)
+    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[seen.alphas[..., 0] > 0.5]
+    centers = seen.centers
     if len(points) == 0:
         return Clearings(centers, centers.new_zeros(len(centers)))
     points = points[:: max(1, -(-len(points) // _SURFACE_POINTS))]
@@ -112,12 +137,12 @@ def free_space_test(
         radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(viewmats))
     sight = _look(points, seen)
     on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
-    centers = camera_centers(viewmats)
+    centers = seen.centers
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - margin) * sight.depth)
     if focus is None:
         empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
-        clear = empty.any(0) | (_near_a_walk(points, centers, radius) & ~behind.any(0))
+        clear = empty.any(0) | (_near_a_walk(points, seen, radius) & ~behind.any(0))
     else:
         focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
         clear = ~(behind & (sight.depth > focus_z[:, None])).any(0)
@@ -134,10 +159,11 @@ def clearance_test(seen: SeenSurfaces) -> ClearTest:
     """A test of poses against what all observed views see, strict or lenient by the shape of the capture."""
     shape = capture_shape(viewmat_to_c2w(seen.viewmats))
     focus = shape.focus if shape.surrounds_focus else None
+    radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(seen.viewmats))
 
     def is_clear(poses: Tensor) -> Tensor:
         points = poses[:, :3, 3].to(seen.viewmats)
-        return free_space_test(points, seen, focus=focus).to(poses.device)
+        return free_space_test(points, seen, radius, focus).to(poses.device)
 
     return is_clear
 
@@ -157,8 +183,8 @@ class _Sight:
 
 
 def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
-    viewmats, Ks, depths = seen.viewmats, seen.Ks, seen.depths
-    height, width = depths.shape[1:3]
+    viewmats, Ks, surface = seen.viewmats, seen.Ks, seen.surface
+    height, width = surface.shape[1:]
     camera = points @ viewmats[:, :3, :3].transpose(-1, -2) + viewmats[:, None, :3, 3]
     z = camera[..., 2]
     pixel = (camera @ Ks.transpose(-1, -2))[..., :2] / z.clamp(min=1e-12)[..., None]
@@ -166,20 +192,13 @@ def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
     column = pixel[..., 0].clamp(0, width - 1).long()
     row = pixel[..., 1].clamp(0, height - 1).long()
     view = torch.arange(len(viewmats), device=points.device)[:, None]
-    covered = seen.alphas[..., 0] > 0.5
-    surface = torch.where(covered, depths[..., 0], 0.0)
-    nearest = -F.max_pool2d(-surface[:, None], 3, stride=1, padding=1)[:, 0]
-    return _Sight(inside & covered[view, row, column], z, surface[view, row, column], nearest[view, row, column])
+    covered = seen.alphas[view, row, column, 0] > 0.5
+    return _Sight(inside & covered, z, surface[view, row, column], seen.nearest[view, row, column])
 
 
-def _near_a_walk(points: Tensor, centers: Tensor, radius: float) -> Tensor:
+def _near_a_walk(points: Tensor, seen: SeenSurfaces, radius: float) -> Tensor:
     """Points within `radius` of a camera or of a line between neighbouring cameras. [M]"""
-    distances = torch.cdist(centers, centers).fill_diagonal_(torch.inf)
-    neighbours = distances.topk(min(_NEIGHBOURS, len(centers) - 1), largest=False).indices
-    # A camera is also its own neighbour: a line of no length, so that a single camera needs no case of its own.
-    ends = torch.cat([torch.arange(len(centers), device=points.device)[:, None], neighbours], dim=1)
-    first = centers[:, None].expand(*ends.shape, 3).reshape(-1, 3)
-    line = centers[ends.flatten()] - first
+    first, line = seen.walks
     along = ((points[:, None] - first) * line).sum(-1) / line.square().sum(-1).clamp(min=1e-20)
     foot = first + along.clamp(0, 1)[..., None] * line
     return ((points[:, None] - foot).norm(dim=-1) <= radius).any(1)
