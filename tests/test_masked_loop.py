@@ -11,6 +11,7 @@ import pytest
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from PIL import Image
+from test_surfel_model import make_model
 from tiny_capture import HEIGHT, WIDTH, make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
@@ -89,6 +90,30 @@ def test_photos_in_wider_frames_of_the_same_place() -> None:
     assert not shown.seen[1].any()
     over = shown.over(torch.full((2, 24, 32, 3), 9.0))
     assert (over[1] == 9).all() and (over[0][~expected] == 9).all()
+
+
+@pytest.mark.parametrize("size", [(320, 240), (60, 40)])
+def test_surfaces_are_seen_at_a_small_size_one_photo_at_a_time(size: tuple[int, int]) -> None:
+    model = make_model().eval()
+    rendered: list[int] = []
+    c2w = torch.eye(4).repeat(3, 1, 1)
+    c2w[:, :3, 3] = torch.tensor([[0.0, 0, 2], [0.2, 0, 2], [0, 0.2, 2]])
+    K = torch.tensor([[size[0], 0, size[0] / 2], [0, size[0], size[1] / 2], [0, 0, 1]])
+    photos = ObservedPhotos(
+        torch.zeros(3, size[1], size[0], 3),
+        None,
+        c2w,
+        K.expand(3, 3, 3),
+        ObservedViews(c2w, K.expand(3, 3, 3), [size] * 3),
+    )
+    render = model.render
+    model.render = lambda viewmats, *rest: rendered.append(len(viewmats)) or render(viewmats, *rest)
+    seen = photos.surfaces(model)
+    assert rendered == [1, 1, 1]
+    small = (128, 96) if size[0] > 128 else size
+    together = render(c2w_to_viewmat(c2w), seen.Ks, *small)
+    assert torch.equal(seen.depths, together.median_depth) and torch.equal(seen.alphas, together.alpha)
+    torch.testing.assert_close(seen.Ks[0, :2] / small[0], K[:2] / size[0])
 
 
 def test_repaired_frames_supervise_what_the_photos_do_not_show(capture_folder, generator_folder, tmp_path):

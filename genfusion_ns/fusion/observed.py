@@ -22,6 +22,8 @@ from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8
 """Photos that a round is judged by; more cost time and say the same."""
+_SURFACE_SIDE = 128
+"""Longer side in pixels of the depth maps that tell where a camera may stand."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,17 @@ class ObservedPhotos:
 
     @torch.no_grad()
     def surfaces(self, model: GenFusionModel) -> SeenSurfaces:
-        """What the photos see, by the scene as it is now."""
-        viewmats = c2w_to_viewmat(self.c2w)
-        render = model.render(viewmats, self.Ks, *self.size)
-        return SeenSurfaces(viewmats, self.Ks, render.median_depth, render.alpha)
+        """What the photos see, by the scene as it is now; rendered one by one, small."""
+        width, height = self.size
+        shrunk = min(1.0, _SURFACE_SIDE / max(width, height))
+        size = (max(1, round(width * shrunk)), max(1, round(height * shrunk)))
+        viewmats, Ks = c2w_to_viewmat(self.c2w), torch.stack([resize_intrinsics(K, self.size, size) for K in self.Ks])
+        depths, alphas = [], []
+        for viewmat, K in zip(viewmats, Ks, strict=True):
+            render = model.render(viewmat[None], K[None], *size)
+            depths.append(render.median_depth)
+            alphas.append(render.alpha)
+        return SeenSurfaces(viewmats, Ks, torch.cat(depths), torch.cat(alphas))
 
 
 def _composed(image: Tensor) -> Tensor:
