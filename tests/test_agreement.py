@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from genfusion_ns.fusion.agreement import photo_agreement
+from genfusion_ns.fusion.agreement import _nearest_photo_errors, photo_agreement
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 
 
@@ -71,3 +71,22 @@ def test_pixels_that_no_photo_sees_keep_the_confidence_of_the_repairer():
     assert agreement.verdict(0.0) is None
     assert agreement.artifact_psnr != agreement.artifact_psnr
     assert agreement.confidence.min() == pytest.approx(1.0)
+
+
+def test_errors_are_means_over_the_visible_pixels_of_a_window():
+    """Against the definition, pixel by pixel: two clips, two frames, three photos, odd visible parts and borders."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.rand(2, 2, 9, 7, 3, generator=generator)
+    photos = torch.rand(3, 2, 9, 7, 3, generator=generator)
+    visible = torch.rand(3, 2, 9, 7, 1, generator=generator) < 0.6
+    visible[:, :, 0, :2] = False
+    expected = torch.zeros(2, 2, 9, 7, 1)
+    for c, t, y, x in torch.cartesian_prod(*(torch.arange(n) for n in (2, 2, 9, 7))).tolist():
+        window = slice(max(0, y - 2), y + 3), slice(max(0, x - 2), x + 3)
+        found = [
+            (clips[c, t][window] - photos[r, t][window])[visible[r, t][window][..., 0]].mean(0).square().mean().sqrt()
+            for r in range(3)
+            if visible[r, t, y, x]
+        ]
+        expected[c, t, y, x] = min(found, default=torch.tensor(0.0))
+    torch.testing.assert_close(_nearest_photo_errors(clips, photos, visible), expected, atol=1e-6, rtol=1e-5)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +21,14 @@ class VideoWriter:
     The file appears when the context ends without an error; otherwise nothing is left behind.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], frames_per_second: float, quality: int = 7) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        frames_per_second: float,
+        quality: int = 7,
+        preset: Literal["medium", "veryfast"] = "medium",
+    ) -> None:
         """
         Args:
             path: ends in .mp4.
@@ -29,11 +36,13 @@ class VideoWriter:
                 even ones.
             frames_per_second: playing speed.
             quality: 0..10, the scale of imageio-ffmpeg; 10 keeps everything but the chroma resolution.
+            preset: of x264, how long it looks for a smaller file of this quality.
         """
         self.path = path
         self.size = size
         self.frames_per_second = frames_per_second
         self.quality = quality
+        self.preset = preset
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
         self._writer: Generator[None, Any, None] | None = None
 
@@ -50,7 +59,7 @@ class VideoWriter:
             quality=self.quality,
             macro_block_size=1,
             ffmpeg_log_level="error",
-            output_params=["-movflags", "+faststart"],
+            output_params=["-movflags", "+faststart", "-preset", self.preset],
         )
         writer.send(None)
         self._writer = writer
@@ -65,9 +74,10 @@ class VideoWriter:
         writer = self._writer
         if writer is None:
             raise RuntimeError(f"the writer of {self.path} takes frames only inside its with statement")
-        planes = to_bytes(frames).permute(0, 3, 1, 2).float()
-        border = (0, self.size[0] % 2, 0, self.size[1] % 2)
-        even = functional.pad(planes, border, mode="replicate").permute(0, 2, 3, 1).byte()
+        even = to_bytes(frames)
+        if self.size[0] % 2 or self.size[1] % 2:
+            border = (0, self.size[0] % 2, 0, self.size[1] % 2)
+            even = functional.pad(even.permute(0, 3, 1, 2).float(), border, mode="replicate").permute(0, 2, 3, 1).byte()
         try:
             for frame in even:
                 writer.send(frame.contiguous().numpy().tobytes())

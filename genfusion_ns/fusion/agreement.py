@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.warping import warp_references
@@ -77,22 +76,34 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
 def _nearest_photo_errors(clips: Tensor, photos: Tensor, visible: Tensor) -> Tensor:
     """Root mean square colour difference of each clip to the photo that agrees best; 0 where none sees the pixel.
 
-    [C, T, H, W, 3] -> [C, T, H, W, 1]
+    One frame at a time, as planes, which stay in the processor's cache. [C, T, H, W, 3] -> [C, T, H, W, 1]
     """
-    best = torch.full_like(clips[..., :1], torch.inf)
-    for photo, mask in zip(photos, visible, strict=True):
-        difference = _blur((clips - photo) * mask) / _blur(mask.to(clips.dtype)).clamp_min(1e-6)
-        error = difference.square().mean(dim=-1, keepdim=True).sqrt()
-        best = torch.where(mask, torch.minimum(best, error), best)
-    return torch.where(best.isinf(), torch.zeros_like(best), best)
+    frames = [_frame_errors(*frame) for frame in zip(clips.unbind(1), photos.unbind(1), visible.unbind(1), strict=True)]
+    return torch.stack(frames, dim=1)[..., None]
 
 
-def _blur(images: Tensor) -> Tensor:
-    planes = images.flatten(0, -4).permute(0, 3, 1, 2)
-    for size in ((1, _BLUR), (_BLUR, 1)):  # one axis after the other takes less than half of the time
-        border = (size[0] // 2, size[1] // 2)
-        planes = F.avg_pool2d(planes, size, stride=1, padding=border, count_include_pad=False)
-    return planes.permute(0, 2, 3, 1).reshape(images.shape)
+def _frame_errors(clips: Tensor, photos: Tensor, visible: Tensor) -> Tensor:
+    """[C, H, W, 3] -> [C, H, W]"""
+    planes, best = clips.movedim(-1, 1), clips.new_full(clips.shape[:3], torch.inf)
+    for photo, mask in zip(photos, visible[..., 0], strict=True):
+        # The mean over the visible pixels of a window: the pixels of the window itself cancel.
+        shown = mask.to(clips.dtype)
+        red, green, blue = _window_sums((planes - photo.movedim(-1, 0)) * shown).square_().unbind(1)
+        squares = (red + green + blue) / (3 * _window_sums(shown).square_()).clamp_min_(1e-6)
+        best = torch.where(mask, torch.minimum(best, squares), best)
+    return torch.where(best.isinf(), torch.zeros_like(best), best.sqrt())
+
+
+def _window_sums(planes: Tensor) -> Tensor:
+    """Sums over the pixels within `_BLUR` x `_BLUR` around each, nothing beyond the border. [..., H, W]"""
+    for dim in (-1, -2):
+        size = planes.shape[dim]
+        sums = planes.clone()
+        for shift in range(1, min(_BLUR // 2, size - 1) + 1):
+            sums.narrow(dim, shift, size - shift).add_(planes.narrow(dim, 0, size - shift))
+            sums.narrow(dim, 0, size - shift).add_(planes.narrow(dim, shift, size - shift))
+        planes = sums
+    return planes
 
 
 def _psnr(error: Tensor, seen: Tensor) -> float:

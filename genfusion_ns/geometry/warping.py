@@ -8,6 +8,7 @@ own surfaces stand between the photo and the point, but it cannot know that the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,9 +33,25 @@ class WarpedReferences:
     """True where the point lies in front of the photo's camera and inside the seen part of the photo."""
     visible: Bool[Tensor, "R T H W 1"]
     """True where it is valid and no surface of the clip hides the point from the photo's camera."""
-    alignment: Float[Tensor, "R T H W 1"]
-    """Cosine of the angle at the point between the directions to the frame and to the photo, 0 where not valid: a
-    surface fitted to a photo is to be believed from about where that photo stood."""
+    points: Float[Tensor, "T H W 3"]
+    """World points of the clip's pixels."""
+    centers: Float[Tensor, "T 3"]
+    """Places of the clip's cameras."""
+    photo_centers: Float[Tensor, "R 3"]
+    """Places of the photos' cameras."""
+
+    @cached_property
+    def alignment(self) -> Float[Tensor, "R T H W 1"]:
+        """Cosine of the angle at the point between the directions to the frame and to the photo, 0 where not valid.
+
+        A surface fitted to a photo is to be believed from about where that photo stood.
+        """
+        to_frame = functional.normalize(self.points - self.centers[:, None, None], dim=-1)
+        cosines = [
+            (to_frame * functional.normalize(self.points - center, dim=-1)).sum(-1, keepdim=True)
+            for center in self.photo_centers
+        ]
+        return torch.stack(cosines) * self.valid
 
 
 def project(
@@ -71,19 +88,18 @@ def warp_references(
         Colours, validity and visibility per photo and frame.
     """
     points = depth_to_points(depth, Ks, viewmats)
-    directions = functional.normalize(points - camera_centers(viewmats)[:, None, None], dim=-1)
     solid = depth > 0 if solid is None else solid & (depth > 0)
     seen = references.seen if references.seen is not None else [None] * len(references)
     warped = [
-        _warp_one(points, directions, depth > 0, solid, photo, mask, viewmat, K, tolerance)
+        _warp_one(points, depth > 0, solid, photo, mask, viewmat, K, tolerance)
         for photo, mask, viewmat, K in zip(references.rgb, seen, references.viewmats, references.Ks, strict=True)
     ]
-    return WarpedReferences(*(torch.stack(parts) for parts in zip(*warped, strict=True)))
+    rgb, valid, visible = (torch.stack(parts) for parts in zip(*warped, strict=True))
+    return WarpedReferences(rgb, valid, visible, points, camera_centers(viewmats), camera_centers(references.viewmats))
 
 
 def _warp_one(
     points: Tensor,
-    directions: Tensor,
     known: Tensor,
     solid: Tensor,
     photo: Tensor,
@@ -91,19 +107,16 @@ def _warp_one(
     viewmat: Tensor,
     K: Tensor,
     tolerance: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     height, width = photo.shape[:2]
     pixels, z = project(points, viewmat, K)
-    size = pixels.new_tensor([width, height])
-    inside = ((pixels >= 0) & (pixels <= size)).all(dim=-1, keepdim=True)
-    valid = known & inside & (z > _NEAR)
+    x, y = pixels[..., :1], pixels[..., 1:]
+    valid = known & (x >= 0) & (x <= width) & (y >= 0) & (y <= height) & (z > _NEAR)
     colours = sample_pixels(photo, pixels)
     if mask is not None:
         valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
-    nearest = _zbuffer_lookup(pixels, z, valid, valid & solid, (width, height))
-    from_photo = functional.normalize(points - camera_centers(viewmat[None]), dim=-1)
-    alignment = (directions * from_photo).sum(-1, keepdim=True) * valid
-    return colours * valid, valid, valid & (z <= nearest * (1 + tolerance)), alignment
+    nearest = _zbuffer_lookup(pixels, z, valid & solid, (width, height))
+    return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
 
 
 def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
@@ -115,16 +128,18 @@ def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"
     return functional.grid_sample(planes, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
 
 
-def _zbuffer_lookup(pixels: Tensor, z: Tensor, valid: Tensor, solid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Smallest z of the solid points in the raster cell of each point; infinite where there is none."""
+def _zbuffer_lookup(pixels: Tensor, z: Tensor, solid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Smallest z of the solid points in the raster cell of each point; infinite where there is none.
+
+    Points outside the raster count as in its outermost cells.
+    """
     columns, rows = -(-size[0] // _ZBUFFER_CELL), -(-size[1] // _ZBUFFER_CELL)
     column = (pixels[..., 0].nan_to_num() / _ZBUFFER_CELL).clamp(0, columns - 1).long()
     row = (pixels[..., 1].nan_to_num() / _ZBUFFER_CELL).clamp(0, rows - 1).long()
     cell = (row * columns + column).flatten()
     buffer = z.new_full((rows * columns,), torch.inf)
-    chosen = solid.flatten()
-    buffer.scatter_reduce_(0, cell[chosen], z.flatten()[chosen], reduce="amin")
-    return torch.where(valid, buffer[cell].view_as(z), z.new_full((), torch.inf))
+    buffer.scatter_reduce_(0, cell, torch.where(solid, z, torch.inf).flatten(), reduce="amin")
+    return buffer[cell].view_as(z)
 
 
 def fill_depth(
