@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from genfusion_ns.rendering import cpu_backend, cpu_kernels
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PER_CAMERA = ("viewmats", "Ks", "background")
 ORACLE = REPOSITORY.parent / "shared" / "fixtures" / "raster" / "oracle_small.npz"
 
 
@@ -265,18 +264,45 @@ def test_lane_loops_are_vector_code(name: str) -> None:
     assert scalars < vectors / 2
 
 
-def test_works_where_no_cache_can_be_written(tmp_path: Path) -> None:
-    code = (
-        "import numba.core.caching as caching\n"
-        "caching.CacheImpl._locator_classes = []\n"
-        "from genfusion_ns.rendering import cpu_kernels\n"
-        "import numpy as np\n"
-        "assert cpu_kernels.project.stats.cache_path is None\n"
-        "ranks = np.array([0, -1, 0], np.int32)\n"
-        "records = np.zeros((3, cpu_kernels.RECORD), np.float32)\n"
-        "records[:, 8] = [2, 1, 1]\n"
-        "print(cpu_kernels.sort_by_depth(records, ranks).tolist(), ranks.tolist())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NUMBA_CACHE_DIR": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert result.stdout.strip() == "[2, 0] [1, -1, 0]", result.stderr
+def traced_peak(cameras: int, gradients: bool) -> int:
+    """Bytes of working memory at the peak of a render, its images apart."""
+    scene = random_scene(25, count=2000, size=(64, 48), cameras=1)
+    many = {name: getattr(scene, name).expand(cameras, *getattr(scene, name).shape[1:]) for name in ("viewmats", "Ks")}
+    scene = replace(scene, **many, background=scene.background.expand(cameras, 3))
+    if gradients:
+        scene.surfels.means.requires_grad_()
+    tracemalloc.start()
+    result = render(scene, "cpu")
+    if gradients:
+        result.rgb.sum().backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_working_memory_does_not_grow_with_the_cameras(gradients: bool) -> None:
+    traced_peak(1, gradients)
+    # what is asked for beyond the images, per camera and surfel: gradient_2dgs, and its gradient
+    asked = 11 * 2000 * 2 * 4 * (2 if gradients else 1)
+    assert traced_peak(12, gradients) < 1.2 * traced_peak(1, gradients) + asked
+
+
+def test_several_cameras_have_the_gradients_of_each() -> None:
+    scene = random_scene(26, count=300, cameras=3, sh_degree=1)
+
+    def gradients(which: slice) -> dict[str, Tensor]:
+        part = replace(scene, **{name: getattr(scene, name)[which] for name in PER_CAMERA})
+        part = part.to(torch.float32).requiring_grad()
+        result = render(part, "cpu", sh_degree=1)
+        one = render(replace(part, **{name: getattr(part, name)[:1] for name in PER_CAMERA}), "cpu", sh_degree=1)
+        weights = cotangents(one)  # the same for every camera
+        torch.autograd.backward([(getattr(result, name) * weights[name]).sum() for name in IMAGES])
+        named = {name: tensor.grad for name, tensor in part.parameters().items()}
+        return {**named, "gradient_2dgs": result.info["gradient_2dgs"].grad}
+
+    together, alone = gradients(slice(0, 3)), [gradients(slice(k, k + 1)) for k in range(3)]
+    for name, value in together.items():
+        parts = [one[name] for one in alone]
+        expected = torch.cat(parts) if len(value) == 3 else parts[0] + parts[1] + parts[2]
+        assert torch.equal(value, expected) or relative_error(value, expected) < 1e-6, name

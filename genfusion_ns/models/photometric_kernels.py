@@ -17,14 +17,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor
 
+from genfusion_ns.rendering.compiled import vector_helper, vector_kernel
 from genfusion_ns.rendering.thread_pool import run_on_all
 
 _STRIP = 16
 """Rows per unit of work; with the halo of the window its buffers fit the second-level cache."""
-_FAST = {"contract", "reassoc", "nsz"}
 _f = np.float32
 _C1, _C2 = _f(0.01**2), _f(0.03**2)
 _ZERO, _ONE, _TWO = _f(0.0), _f(1.0), _f(2.0)
@@ -103,7 +102,7 @@ def _share_out(work: Callable[[int], None], count: int) -> None:
     run_on_all(take)
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@vector_helper
 def _blur_row(source: np.ndarray, out: np.ndarray) -> None:
     """Window along a row of interleaved rgb; `source` carries _PAD zeros on either side.
 
@@ -120,7 +119,7 @@ def _blur_row(source: np.ndarray, out: np.ndarray) -> None:
         )
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@vector_helper
 def _blur_column(rows: np.ndarray, k: int, out: np.ndarray) -> None:
     """Window down the columns, centred on row k + 5 of `rows`."""
     a, b, c, d, e, m = rows[k], rows[k + 1], rows[k + 2], rows[k + 3], rows[k + 4], rows[k + 5]
@@ -136,7 +135,7 @@ def _blur_column(rows: np.ndarray, k: int, out: np.ndarray) -> None:
         )
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@vector_kernel
 def _moments(
     x: np.ndarray,
     y: np.ndarray,
@@ -175,7 +174,7 @@ def _moments(
         sums[1] += dissimilar
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@vector_helper
 def _structure(
     xr: np.ndarray,
     yr: np.ndarray,
@@ -204,7 +203,7 @@ def _structure(
     return absolute, dissimilar
 
 
-@njit(nogil=True, cache=True, fastmath=_FAST)
+@vector_kernel
 def _gradient(
     x: np.ndarray,
     y: np.ndarray,

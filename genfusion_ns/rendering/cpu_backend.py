@@ -3,19 +3,22 @@
 Per camera: project -> sort by depth -> list the tiles (and 4x4-pixel blocks) each surfel may touch -> blend tile by
 tile. Backward repeats the blending front to back, writes the gradients of every (tile, surfel) entry to a slot of its
 own and adds the slots surfel by surfel, so results are the same bits for any number of threads.
+
+What backward needs of a camera is 150 bytes per surfel and more. One camera keeps it; of several none does: backward
+makes it anew, camera by camera, so that only the images grow with their number (200,000 surfels, 32 cameras of
+480 x 270: 225 MiB, 182 of them images, instead of 822).
 """
 
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba.core import event
 from torch import Tensor
 
 from genfusion_ns.rendering import cpu_kernels as kernels
@@ -29,6 +32,8 @@ _TILE_BATCH = 4
 _LIST_BLOCK = 2048
 _MAX_SURFELS = 2**24
 """Surfel ids are kept per pixel as float32."""
+_CHANNELS = (3, 1, 1, 1, 3, 1)
+"""Of rgb, alpha, depth, median depth, normals and distortion."""
 
 
 def render(
@@ -66,38 +71,16 @@ def count_pairs(
     surfels: Surfels, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], settings: RasterSettings
 ) -> int:
     """Surfel-pixel pairs that contribute to the image of one camera: the work that any rasteriser has to do."""
-    pixels = settings.width * settings.height
     tensors = (surfels.means, surfels.quats, surfels.scales, surfels.opacities, surfels.features_dc)
     scene = (*(_array(tensor) for tensor in tensors), np.empty((len(surfels), 0, 3), np.float32))
-    images = tuple(np.empty((pixels, 3) if k in (0, 4) else pixels, np.float32) for k in range(6))
     camera = (_view_rows(viewmat), _pinhole(K), np.zeros(3, np.float32))
-    plain = replace(settings, sh_degree=None)
-    view = _forward(scene, camera, plain, images, np.empty(len(surfels), np.int32))
+    view = _prepare(scene, camera, replace(settings, sh_degree=None), np.empty(len(surfels), np.int32))
     return int(kernels.count_pairs(view.size, *view.lists, view.records, view.near, view.at_hit))
-
-
-class _SayOnce(event.Listener):
-    """Tells the user why the first render takes a while; numba's events fire only where its cache has no answer."""
-
-    def on_start(self, event: Any) -> None:
-        """Print one line before the first of the rasteriser's kernels is compiled."""
-        global _announced
-        dispatcher = (event.data or {}).get("dispatcher")
-        if not _announced and getattr(dispatcher, "__module__", None) == kernels.__name__:
-            _announced = True
-            print("Compiling the CPU rasteriser: some seconds, then it is kept on disk.", file=sys.stderr, flush=True)
-
-    def on_end(self, event: Any) -> None:
-        """Nothing to say."""
-
-
-_announced = False
-event.register("numba:compile", _SayOnce())
 
 
 @dataclass(frozen=True)
 class _View:
-    """One camera, as the kernels want it, and what its forward pass leaves for backward."""
+    """One camera, as the kernels want it, and what it sees of the scene."""
 
     viewmat: tuple[float, ...]
     K: tuple[float, ...]
@@ -110,7 +93,6 @@ class _View:
     ranks: np.ndarray
     starts: np.ndarray
     lists: tuple[np.ndarray, np.ndarray, np.ndarray]
-    images: tuple[np.ndarray, ...]
 
 
 class _Rasterize(torch.autograd.Function):
@@ -132,54 +114,57 @@ class _Rasterize(torch.autograd.Function):
         tensors = (means, quats, scales, opacities, features_dc, features_rest)
         scene = tuple(_array(tensor) for tensor in tensors)
         c, h, w = viewmats.shape[0], settings.height, settings.width
-        shapes = {"rgb": 3, "alpha": 1, "depth": 1, "median": 1, "normals": 3, "distortion": 1}
-        images = {name: torch.empty(c, h, w, channels) for name, channels in shapes.items()}
+        images = [torch.empty(c, h, w, channels) for channels in _CHANNELS]
+        kept = any(ctx.needs_input_grad)
+        median_ids = torch.empty(c if kept else 1, h, w, 1)
         radii = torch.empty(c, len(means), dtype=torch.int32)
-        views = []
-        for k in range(c):
-            flat = tuple(
-                image[k].numpy().reshape((h * w, 3) if shapes[name] == 3 else h * w) for name, image in images.items()
-            )
-            camera = (_view_rows(viewmats[k]), _pinhole(Ks[k]), _array(background[k]))
-            views.append(_forward(scene, camera, settings, flat, radii[k].numpy()))
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(*tensors, *images.values())
-            ctx.views, ctx.shape = views, (c, h, w)
+        cameras = [(_view_rows(viewmats[k]), _pinhole(Ks[k]), _array(background[k])) for k in range(c)]
+        view = None
+        for k, camera in enumerate(cameras):
+            view = None  # the memory of the camera before
+            view = _prepare(scene, camera, settings, radii[k].numpy())
+            _blend(view, (*_flat(images, k), *_flat([median_ids], k if kept else 0)))
+        if kept:
+            ctx.save_for_backward(*tensors, *images, median_ids)
+            ctx.cameras, ctx.settings = cameras, settings
+            ctx.view = view if c == 1 else None
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
-        return (*images.values(), radii)
+        return (*images, radii)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        c, h, w = ctx.shape
+        images = saved[6:]
+        c, h, w = images[0].shape[:3]
         scene = tuple(_array(tensor) for tensor in saved[:6])
         gradients = [_zeros(*tensor.shape) for tensor in saved[:5]]
         rest = saved[5] if ctx.needs_input_grad[5] else saved[5][:0]
         gradients += [_zeros(*rest.shape), _zeros(c, len(saved[0]), 2)]
         viewmats = _zeros(c, 4, 4)
         filled = [
-            _zeros(c, h, w, 3 if k in (0, 4) else 1) if cotangent is None else cotangent.contiguous()
-            for k, cotangent in enumerate(cotangents[:6])
+            _zeros(1, h, w, channels).expand(c, -1, -1, -1) if cotangent is None else cotangent.contiguous()
+            for channels, cotangent in zip(_CHANNELS, cotangents, strict=False)
         ]
-        for k, view in enumerate(ctx.views):
-            upstream = tuple(
-                image[k].numpy().reshape((h * w, 3) if j in (0, 4) else h * w) for j, image in enumerate(filled)
-            )
+        for k, camera in enumerate(ctx.cameras):
+            view = ctx.view
+            if view is None:
+                view = _prepare(scene, camera, ctx.settings, np.empty(len(saved[0]), np.int32))
             out = (*(gradient.numpy() for gradient in gradients[:6]), gradients[6][k].numpy())
-            viewmats[k, :3] = torch.from_numpy(_backward(scene, view, upstream, out)).float()
-        background = (filled[0] * (1 - saved[7])).sum((1, 2)) if ctx.needs_input_grad[7] else None
+            pose = _backward(scene, view, _flat(images, k), _flat(filled, k), out)
+            viewmats[k, :3] = torch.from_numpy(pose).float()
+        background = (filled[0] * (1 - images[1])).sum((1, 2)) if ctx.needs_input_grad[7] else None
         results = [*gradients[:6], viewmats, background, gradients[6], None, None]
         return tuple(result if needed else None for result, needed in zip(results, ctx.needs_input_grad, strict=True))
 
 
-def _forward(
+def _prepare(
     scene: tuple[np.ndarray, ...],
     camera: tuple[tuple[float, ...], tuple[float, ...], np.ndarray],
     settings: RasterSettings,
-    images: tuple[np.ndarray, ...],
     radii: np.ndarray,
 ) -> _View:
+    """Project the scene into one camera, filling its radii, and list what each tile has to blend."""
     viewmat, K, background = camera
     n, width, height = len(scene[0]), settings.width, settings.height
     size = (width, height, math.ceil(width / kernels.TILE), math.ceil(height / kernels.TILE))
@@ -195,7 +180,7 @@ def _forward(
     ids = kernels.sort_by_depth(records, ranks)
     at_hit = settings.depth_at == "intersection"
     starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size)
-    view = _View(
+    return _View(
         viewmat=viewmat,
         K=K,
         background=background,
@@ -207,15 +192,17 @@ def _forward(
         ranks=ranks,
         starts=starts,
         lists=lists,
-        images=(*images, np.empty(width * height, np.float32)),
     )
+
+
+def _blend(view: _View, images: tuple[np.ndarray, ...]) -> None:
+    """Fill the images of one camera: the six of a render and the ids of the median surfels."""
     tiles = np.zeros(1, np.int64)
     run_on_all(
         lambda: kernels.forward(
-            tiles, _TILE_BATCH, size, *lists, records, view.near, view.at_hit, background, view.images
+            tiles, _TILE_BATCH, view.size, *view.lists, view.records, view.near, view.at_hit, view.background, images
         )
     )
-    return view
 
 
 def _list_tiles(
@@ -246,6 +233,7 @@ def _list_tiles(
 def _backward(
     scene: tuple[np.ndarray, ...],
     view: _View,
+    images: tuple[np.ndarray, ...],
     cotangents: tuple[np.ndarray, ...],
     out: tuple[np.ndarray, ...],
 ) -> np.ndarray:
@@ -262,7 +250,7 @@ def _backward(
             view.near,
             view.at_hit,
             view.background,
-            view.images,
+            images,
             cotangents,
             slots,
         )
@@ -284,6 +272,11 @@ def _backward(
         )
     )
     return pose_sums.sum(0).reshape(3, 4)
+
+
+def _flat(images: Sequence[Tensor], camera: int) -> tuple[np.ndarray, ...]:
+    """The images of one camera, pixel after pixel."""
+    return tuple(image[camera].numpy().reshape((-1, 3) if image.shape[-1] == 3 else -1) for image in images)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -26,18 +26,18 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from genfusion_ns.rendering import spherical_harmonics as sh
+from genfusion_ns.rendering.compiled import inlined, kernel, vector_helper
 
 TILE = 16
 RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 _f = np.float32
 _ZERO, _ONE, _TWO, _HALF = _f(0.0), _f(1.0), _f(2.0), _f(0.5)
@@ -98,26 +98,7 @@ def _count_trailing_zeros(typingctx, value) -> tuple[Any, Callable[..., Any]]:
 _lowest_bit: Any = _count_trailing_zeros
 
 
-def _kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """njit without the GIL, kept on disk where some cache directory can be written, else compiled once per process."""
-
-    def compile_lazily(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(nogil=True, error_model="numpy", cache=True, **options)(function)
-        except RuntimeError as error:
-            if "no locator available" not in str(error):
-                raise
-            return njit(nogil=True, error_model="numpy", **options)(function)
-
-    return compile_lazily
-
-
-_call = _kernel()
-_scalar = _kernel(inline="always")
-_vector = _kernel(fastmath=_FAST)
-
-
-@_call
+@kernel
 def _rotation(quats, n) -> tuple[tuple[float, ...], float]:
     """Rotation matrix of quaternion n (nine numbers, row-major) and 1 / |q|."""
     w, x, y, z = float(quats[n, 0]), float(quats[n, 1]), float(quats[n, 2]), float(quats[n, 3])
@@ -130,7 +111,7 @@ def _rotation(quats, n) -> tuple[tuple[float, ...], float]:
     return first + second + third, scale
 
 
-@_call
+@kernel
 def _rotation_backward(quats, n, scale, d0, d1, d2, grad) -> None:
     """Add the gradient of rotation columns d0, d1, d2 to that of the unnormalised quaternion, grad[n]."""
     w, x, y, z = quats[n, 0] * scale, quats[n, 1] * scale, quats[n, 2] * scale, quats[n, 3] * scale
@@ -147,7 +128,7 @@ def _rotation_backward(quats, n, scale, d0, d1, d2, grad) -> None:
     grad[n, 3] += scale * (gz - along * z)
 
 
-@_scalar
+@inlined
 def _turn(view, x, y, z) -> tuple[float, float, float]:
     """World direction -> camera frame. `view` is a viewmat, its first three rows one after the other."""
     return (
@@ -157,7 +138,7 @@ def _turn(view, x, y, z) -> tuple[float, float, float]:
     )
 
 
-@_scalar
+@inlined
 def _turn_back(view, x, y, z) -> tuple[float, float, float]:
     """Camera direction -> world frame."""
     return (
@@ -167,7 +148,7 @@ def _turn_back(view, x, y, z) -> tuple[float, float, float]:
     )
 
 
-@_call
+@kernel
 def _homography(mean, axis_u, axis_v, s, t, K) -> tuple[float, ...]:
     """Rows u, v, w of the homography of camera-frame mean and axes with deviations s, t; K is (fx, fy, cx, cy)."""
     fx, fy, cx, cy = K
@@ -179,7 +160,7 @@ def _homography(mean, axis_u, axis_v, s, t, K) -> tuple[float, ...]:
     )
 
 
-@_call
+@kernel
 def _hit_coefficients(m) -> tuple[tuple[float, ...], float, float]:
     """A B C D a b of the module docstring, c; an edge-on surfel gets huge ones, so that only its disc remains."""
     u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
@@ -194,7 +175,7 @@ def _hit_coefficients(m) -> tuple[tuple[float, ...], float, float]:
     return (-b1 * d, a1 * d, b0 * d, -a0 * d, (w0 * b1 - w1 * b0) * f, (a0 * w1 - a1 * w0) * f), cx, cy
 
 
-@_call
+@kernel
 def _level_box(m, level) -> tuple[float, float, float, float, bool]:
     """Box around the ellipse s^2 + t^2 = level: centre x y, squared half-extents x y; whether all of it is in front."""
     u0, u1, u2, v0, v1, v2, w0, w1, w2 = m
@@ -205,13 +186,13 @@ def _level_box(m, level) -> tuple[float, float, float, float, bool]:
     return x, y, hx, hy, d < 0.0
 
 
-@_call
+@kernel
 def _tile_range(low, high, tiles) -> tuple[int, int]:
     """Tiles from `low` to `high`, both in tiles, clamped to 0..tiles."""
     return int(min(max(np.floor(low), 0.0), float(tiles))), int(min(max(np.ceil(high), 0.0), float(tiles)))
 
 
-@_scalar
+@inlined
 def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n) -> bool:
     """Tiles the surfel may touch: those of the 3-sigma square (part of the definition) that reach alpha = 1/255."""
     x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
@@ -228,7 +209,7 @@ def _tile_box(m, mx, my, radius, level, tiles_x, tiles_y, rect, n) -> bool:
     return x1 > x0 and y1 > y0
 
 
-@_call
+@kernel
 def _basis(x, y, z, degree, b) -> None:
     """Spherical harmonics of degrees 1.. into b[1:], see `spherical_harmonics.sh_basis`."""
     b[1], b[2], b[3] = -_C1 * y, _C1 * z, -_C1 * x
@@ -246,7 +227,7 @@ def _basis(x, y, z, degree, b) -> None:
             b[15] = -_C3XXX * x * (xx - 3.0 * yy)
 
 
-@_call
+@kernel
 def _basis_backward(x, y, z, degree, g) -> tuple[float, float, float]:
     """Gradient to the direction of sum_k g[k] basis_k, for k >= 1."""
     dx, dy, dz = -_C1 * g[3], -_C1 * g[1], _C1 * g[2]
@@ -267,7 +248,7 @@ def _basis_backward(x, y, z, degree, g) -> tuple[float, float, float]:
     return dx, dy, dz
 
 
-@_call
+@kernel
 def _view_direction(means, n, view) -> tuple[float, float, float, float]:
     """Unit direction from the camera centre -R^T t to mean n, and the distance."""
     back = _turn_back(view, view[3], view[7], view[11])
@@ -276,7 +257,7 @@ def _view_direction(means, n, view) -> tuple[float, float, float, float]:
     return x / distance, y / distance, z / distance, distance
 
 
-@_call
+@kernel
 def _color(means, dc, rest, n, view, degree, b) -> tuple[float, float, float]:
     """Colour of surfel n before the cut at 0; degree -1 takes dc as it is. Leaves the basis in b."""
     if degree < 0:
@@ -292,7 +273,7 @@ def _color(means, dc, rest, n, view, degree, b) -> tuple[float, float, float]:
     return red, green, blue
 
 
-@_scalar
+@inlined
 def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii) -> bool:
     """Everything about surfel n that pixels need, but for its colour; whether it can show."""
     width, height, tiles_x, tiles_y = size
@@ -330,7 +311,7 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
     return True
 
 
-@_call
+@kernel
 def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, ranks) -> None:
     """Project surfels, `block` at a time, until the counter runs out; ranks[n] is 0 if surfel n can show, else -1."""
     means, quats, scales, opacities, dc, rest = scene
@@ -351,7 +332,7 @@ def project(counter, block, scene, view, K, size, limits, degree, rec, rect, rad
                 rec[n, 12], rec[n, 13], rec[n, 14] = red, green, blue
 
 
-@_call
+@kernel
 def sort_by_depth(rec, ranks) -> np.ndarray:
     """Indices of the visible surfels (rank 0), nearest first, ties by index; their ranks into `ranks`.
 
@@ -385,7 +366,7 @@ def sort_by_depth(rec, ranks) -> np.ndarray:
     return ids
 
 
-@_scalar
+@inlined
 def _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> bool:
     """Whether any pixel within (x +- hx, y +- hy), relative to the centre, can reach alpha = 1/255 (interval bound)."""
     sx = max(abs(A * x + B * y) - (abs(A) * hx + abs(B) * hy), _ZERO)
@@ -398,7 +379,7 @@ def _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
     return on_plane | (dx * dx + dy * dy <= disc)
 
 
-@_vector
+@vector_helper
 def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> int:
     """The 4x4-pixel blocks, as bits, of the tile with corner (x, y) that the surfel may touch."""
     ex, ey = (abs(A) + abs(B)) * _BLOCK_REACH, (abs(C) + abs(D)) * _BLOCK_REACH
@@ -417,14 +398,14 @@ def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
     return int(mask)
 
 
-@_call
+@kernel
 def _grown(array) -> np.ndarray:
     bigger = np.empty(2 * array.shape[0], array.dtype)
     bigger[: array.shape[0]] = array
     return bigger
 
 
-@_call
+@kernel
 def _lane_table() -> np.ndarray:
     lanes = np.empty(48, np.float32)
     for l in range(16):
@@ -432,7 +413,7 @@ def _lane_table() -> np.ndarray:
     return lanes
 
 
-@_call
+@kernel
 def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.ndarray, np.ndarray]:
     """Entries (tile id, block mask) of surfels ids[first:last], surfel by surfel; their number into counts.
 
@@ -490,7 +471,7 @@ def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.n
     return tiles[:used].copy(), masks[:used].copy()
 
 
-@_call
+@kernel
 def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks) -> None:
     """Counting sort of the entries into their tiles; within a tile they stay in depth order.
 
@@ -509,7 +490,7 @@ def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks) -> None
             listed[to, 0], listed[to, 1], listed_masks[to] = ids[k], e, masks[e]
 
 
-@_scalar
+@inlined
 def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit) -> tuple[Any, ...]:
     """Where the ray of pixel c + (x, y) meets a surfel: depth, falloff, whether the surfel wins over the low-pass disc,
     1 / hit_2, s, t, s^2 + t^2, offset from the disc's centre."""
@@ -528,7 +509,7 @@ def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit) -> tuple[Any, ...]:
     return z, p * p, wins, inv, s, t, squared, dx, dy
 
 
-@_vector
+@vector_helper
 def _shade(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     """Blend surfel n into a block of the tile with corner (x0, y0); the number of pixels still open."""
     first = (block & 15) * 16
@@ -569,7 +550,7 @@ def _shade(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     return open_lanes
 
 
-@_call
+@kernel
 def _start_tile(S, lanes_x, lanes_y, tile, size) -> tuple[int, int, int]:
     """Transmittance 1 for the tile's pixels inside the image, closed outside; bits of the blocks with open pixels."""
     width, height, tiles_x, _ = size
@@ -586,7 +567,7 @@ def _start_tile(S, lanes_x, lanes_y, tile, size) -> tuple[int, int, int]:
     return x0, y0, live
 
 
-@_call
+@kernel
 def _write_tile(S, x0, y0, size, background, images) -> None:
     width, height = size[0], size[1]
     rgb, alpha, depth, median, normals, distortion, median_id = images
@@ -605,7 +586,7 @@ def _write_tile(S, x0, y0, size, background, images) -> None:
             median[p], distortion[p], median_id[p] = S[_ME + i], S[_DI + i], S[_MI + i]
 
 
-@_call
+@kernel
 def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images) -> None:
     """Blend tiles, `batch` at a time, until the shared counter runs out."""
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
@@ -635,7 +616,7 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
             _write_tile(S, x0, y0, size, background, images)
 
 
-@_call
+@kernel
 def count_pairs(size, offsets, listed, masks, rec, near, at_hit) -> int:
     """Surfel-pixel pairs that contribute to an image: the unit in which renderings can be compared for work."""
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
@@ -656,7 +637,7 @@ def count_pairs(size, offsets, listed, masks, rec, near, at_hit) -> int:
     return int(pairs)
 
 
-@_vector
+@vector_helper
 def _shade_backward(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     """Repeat `_shade` and add the gradients of surfel n, per lane, to the accumulators."""
     first = (block & 15) * 16
@@ -719,7 +700,7 @@ def _shade_backward(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     return open_lanes
 
 
-@_call
+@kernel
 def _read_tile(S, x0, y0, size, background, images, cotangents) -> None:
     """Upstream gradients and the forward totals of a tile's pixels; sum_k w_k dL/dw_k from the images alone."""
     width, height = size[0], size[1]
@@ -748,7 +729,7 @@ def _read_tile(S, x0, y0, size, background, images, cotangents) -> None:
                 S[_QT + i] = q + sum_z * vz + total * va + _TWO * distortion[p] * v_distortion[p]
 
 
-@_vector
+@vector_helper
 def _fold(S, slots, slot) -> None:
     """Sum the accumulators over lanes into the entry's slot."""
     for k in range(SLOT):
@@ -761,7 +742,7 @@ def _fold(S, slots, slot) -> None:
         slots[slot, k] = S[_SUM + k]
 
 
-@_call
+@kernel
 def backward(
     counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots
 ) -> None:
@@ -793,7 +774,7 @@ def backward(
                 _fold(S, slots, slot)
 
 
-@_call
+@kernel
 def _homography_backward(
     m, h, cx, cy, g
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, float]:
@@ -821,7 +802,7 @@ def _homography_backward(
     return (u0, u1, u2), (v0, v1, v2), (w0, w1, w2), raster_u, raster_v
 
 
-@_scalar
+@inlined
 def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view) -> None:
     """Gradient of the colour to features, mean (through the view direction) and pose."""
     if degree < 0:
@@ -857,7 +838,7 @@ def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc,
             d_view[4 * c + j] += view[4 * c + 3] * moved[j]
 
 
-@_scalar
+@inlined
 def _add_outer(d_view, camera, world) -> None:
     """Gradient of a rotation that turned `world`, given that of the result, `camera`."""
     for i in range(3):
@@ -865,7 +846,7 @@ def _add_outer(d_view, camera, world) -> None:
             d_view[4 * i + j] += camera[i] * world[j]
 
 
-@_scalar
+@inlined
 def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view) -> tuple[float, float]:
     """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
     fx, fy, cx, cy = K
@@ -908,7 +889,7 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
     return raster_u * m[8], raster_v * m[8]
 
 
-@_call
+@kernel
 def unproject(counter, block, ranks, starts, slots, scene, view, K, degree, out, pose_sums) -> None:
     """Slots -> gradients of the surfels (out: means, quats, scales, opacities, dc, rest, gradient_2dgs).
 
