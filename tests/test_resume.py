@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,7 +87,7 @@ def uninterrupted(capture_folder, generator_folder, tmp_path_factory) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("moment", "step"), [("step", 7), ("step", 13), ("step", 22), ("checkpoint", 10), ("checkpoint", 15), ("round", 12)]
+    ("moment", "step"), [("step", 7), ("step", 13), ("checkpoint", 10), ("checkpoint", 15), ("round", 12)]
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(
     uninterrupted, capture_folder, generator_folder, tmp_path, moment, step
@@ -101,6 +104,40 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     assert torch.equal(ours["clearings"], uninterrupted["clearings"]) and (ours["clearings"] > 0).all()
     for name, value in uninterrupted["parameters"].items():
         torch.testing.assert_close(ours["parameters"][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+RESUME = """
+import sys
+from pathlib import Path
+import torch
+from test_resume import final_state, trainer_of
+trainer = trainer_of(*map(Path, sys.argv[1:5]))
+trainer.train()
+torch.save(final_state(trainer)["parameters"], sys.argv[5])
+"""
+
+
+def test_a_process_that_compiles_its_kernels_resumes_to_the_same_bits(
+    uninterrupted, capture_folder, generator_folder, tmp_path
+):
+    checkpoints = killed_at(trainer_of(capture_folder, tmp_path / "first", generator_folder), "step", 22)
+    arguments = (capture_folder, tmp_path / "second", generator_folder, checkpoints, tmp_path / "parameters.pt")
+    result = subprocess.run(
+        [sys.executable, "-c", RESUME, *map(str, arguments)],
+        env={
+            **os.environ,
+            "NUMBA_CACHE_DIR": str(tmp_path / "empty"),
+            "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1]))),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Compiling the CPU kernels" in result.stderr
+    ours = torch.load(tmp_path / "parameters.pt", weights_only=True)
+    for name, value in uninterrupted["parameters"].items():
+        assert torch.equal(ours[name], value), name
 
 
 def test_lost_views_are_made_anew(capture_folder, generator_folder, tmp_path, capsys):

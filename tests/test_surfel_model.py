@@ -8,6 +8,7 @@ from nerfstudio.data.scene_box import SceneBox
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
+from genfusion_ns.rendering.thread_pool import num_threads, set_num_threads
 
 
 def make_model(**changes):
@@ -175,3 +176,17 @@ def test_either_kind_of_view_makes_surfels_grow(camera, observed, generated):
     model.step_post_backward(200)
     assert model.num_points > before
     assert model.strategy_state["grad2d"].max() == 0 and "generated_grad2d" not in model.strategy_state
+
+
+def test_threads_by_flag():
+    threads = torch.get_num_threads()
+    try:
+        make_model(cpu_threads=3)
+        assert (num_threads(), torch.get_num_threads()) == (3, 3)
+        make_model()  # a run that does not ask changes nothing
+        assert (num_threads(), torch.get_num_threads()) == (3, 3)
+        with pytest.raises(ValueError, match=r"--pipeline\.model\.cpu-threads is 0; give 1 or more"):
+            make_model(cpu_threads=0)
+    finally:
+        set_num_threads(None)
+        torch.set_num_threads(threads)

@@ -36,6 +36,7 @@ from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.models.views import View
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
+from genfusion_ns.rendering.thread_pool import set_num_threads
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
@@ -48,6 +49,8 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     _target: type = field(default_factory=lambda: GenFusionModel)
     backend: Literal["auto", "gsplat", "cpu", "reference"] = "auto"
     """Surfel rasteriser: gsplat on CUDA devices, the multi-threaded kernel on CPUs; 'reference' is slow, for checks."""
+    cpu_threads: int | None = None
+    """Threads of the CPU rasteriser, the loss and torch; by default OMP_NUM_THREADS, or as many as there are cores."""
     depth_at: Literal["intersection", "centre"] = "intersection"
     """Which depth a surfel has in a pixel: where the ray meets it, or that of its centre as gsplat has it."""
     background_color: Literal["random", "black", "white"] = "random"
@@ -164,6 +167,7 @@ class GenFusionModel(SurfelDoors):
         import genfusion_ns.models.photometric_kernels
         import genfusion_ns.rendering.cpu_backend  # noqa: F401
 
+        _use_threads(self.config.cpu_threads)
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.image_metrics = ImageMetrics(self.config.lpips_net)
@@ -491,3 +495,12 @@ def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
     spacing = np.sqrt(np.square(distances).mean(axis=-1)) if neighbours > 1 else np.full(len(points), 0.1)
     spacing = np.clip(spacing, 1e-5, max(np.quantile(spacing, 0.98), 1e-5))
     return torch.from_numpy(spacing.astype(np.float32))
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"--pipeline.model.cpu-threads is {threads}; give 1 or more, or leave it out")
+    set_num_threads(threads)
+    torch.set_num_threads(threads)

@@ -42,7 +42,7 @@ class BenchRaster:
     height: int = 270
     """Height of the image in pixels."""
     threads: int | None = None
-    """Threads of the rasteriser; all cores if not given."""
+    """Threads of the rasteriser; OMP_NUM_THREADS or all cores if not given."""
     repeats: int = 10
     """Renders per figure; the fastest counts."""
     window: tuple[int, int] = (64, 36)
