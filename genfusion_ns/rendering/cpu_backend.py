@@ -90,7 +90,6 @@ class _View:
     at_hit: np.float32
     degree: int
     records: np.ndarray
-    ranks: np.ndarray
     starts: np.ndarray
     lists: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -170,14 +169,14 @@ def _prepare(
     size = (width, height, math.ceil(width / kernels.TILE), math.ceil(height / kernels.TILE))
     degree = -1 if settings.sh_degree is None else settings.sh_degree
     records, rect = np.empty((n, kernels.RECORD), np.float32), np.empty((n, 4), np.int32)
-    ranks = np.empty(n, np.int32)
+    shown = np.empty(n, np.bool_)
     counter, limits = np.zeros(1, np.int64), (settings.near, settings.far)
     run_on_all(
         lambda: kernels.project(
-            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, ranks
+            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, shown
         )
     )
-    ids = kernels.sort_by_depth(records, ranks)
+    ids = kernels.sort_by_depth(records, shown)
     at_hit = settings.depth_at == "intersection"
     starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size)
     return _View(
@@ -189,7 +188,6 @@ def _prepare(
         at_hit=np.float32(at_hit),
         degree=degree,
         records=records,
-        ranks=ranks,
         starts=starts,
         lists=lists,
     )
@@ -209,7 +207,7 @@ def _list_tiles(
     ids: np.ndarray, records: np.ndarray, rect: np.ndarray, near: float, size: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     count = len(ids)
-    counts = np.zeros(count, np.int64)
+    counts = np.zeros(len(records), np.int64)
     firsts = range(0, count, _LIST_BLOCK)
     parts: list[tuple[np.ndarray, np.ndarray] | None] = [None] * len(firsts)
     queue = iter(enumerate(firsts))
@@ -255,12 +253,11 @@ def _backward(
             slots,
         )
     )
-    pose_sums = np.zeros((math.ceil(len(view.ranks) / _SURFEL_BLOCK), 12))
+    pose_sums = np.zeros((math.ceil(len(scene[0]) / _SURFEL_BLOCK), 12))
     run_on_all(
         lambda: kernels.unproject(
             blocks,
             _SURFEL_BLOCK,
-            view.ranks,
             view.starts,
             slots,
             scene,
