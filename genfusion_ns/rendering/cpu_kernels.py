@@ -15,6 +15,11 @@ Style. Pixels are 4x4 blocks of 16 lanes in a flat float32 scratch; the lane loo
 offsets, selects instead of branches and only + reductions, because that is what LLVM turns into vector code. A Python
 float literal would silently promote such a loop to float64, hence the float32 constants. No kernel uses numba's
 ``parallel=True``, whose default layer aborts the process when two Python threads render at once.
+
+What paid, as shares of the 110 ms of CPU time that forward + backward of 50,000 surfels at 480 x 270 once took on a Xeon
+with AVX-512: vectors of 16 floats instead of 8, a tenth; leaving out in backward the blocks that forward hit nothing
+in, 6 %; slots in the order of the scene, and the pose's gradient in one sum, 5 %. Of today's 86 ms, backward takes 40 %,
+forward 24 %, the lists 10 %. What did not: reciprocal estimates, which LLVM makes only where infinity may be ignored.
 """
 
 # ruff: noqa: E741
@@ -102,7 +107,8 @@ _lowest_bit: Any = _count_trailing_zeros
 def _prefer_wide_vectors(typingctx) -> tuple[Any, Callable[..., Any]]:
     """Let the kernel that calls this use vectors of 16 floats where the CPU has them.
 
-    LLVM keeps to 8 on most CPUs with AVX-512, for fear of lower clocks; loops of 16 lanes gain a third from the 16.
+    LLVM keeps to 8 on most CPUs with AVX-512, for fear of lower clocks. Both the helper with the loop, which is
+    vectorised before it is inlined, and the kernel that it ends up in have to ask.
     """
 
     def codegen(context, builder, sig, args) -> Any:
@@ -614,6 +620,7 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
 
     The masks shrink to the blocks with a pixel that the surfel hits: backward need not look at the others again.
     """
+    _wide()
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
     tile_count = offsets.shape[0] - 1
     while True:
@@ -777,6 +784,7 @@ def backward(
     counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots
 ) -> None:
     """Gradients of all entries of the tiles, `batch` at a time, each into its own slot."""
+    _wide()
     S = np.zeros(_BACKWARD_SCRATCH, np.float32)
     tile_count = offsets.shape[0] - 1
     while True:
