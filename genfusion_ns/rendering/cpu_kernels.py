@@ -16,10 +16,11 @@ offsets, selects instead of branches and only + reductions, because that is what
 float literal would silently promote such a loop to float64, hence the float32 constants. No kernel uses numba's
 ``parallel=True``, whose default layer aborts the process when two Python threads render at once.
 
-What paid, as shares of the 110 ms of CPU time that forward + backward of 50,000 surfels at 480 x 270 once took on a Xeon
-with AVX-512: vectors of 16 floats instead of 8, a tenth; leaving out in backward the blocks that forward hit nothing
-in, 6 %; slots in the order of the scene, and the pose's gradient in one sum, 5 %. Of today's 86 ms, backward takes 40 %,
-forward 24 %, the lists 10 %. What did not: reciprocal estimates, which LLVM makes only where infinity may be ignored.
+What paid, as shares of the 110 ms of CPU time that forward + backward of 50,000 surfels at 480 x 270 once took on a
+Xeon with AVX-512: vectors of 16 floats instead of 8, a tenth; leaving out in backward the blocks in which forward hit
+nothing, 6 %; slots in the order of the scene, and the pose's gradient in one sum, 5 %. Of today's 86 ms, backward takes
+40 %, forward 24 %, the lists 10 %. What did not: reciprocal estimates, which LLVM makes only where infinity may be
+ignored.
 """
 
 # ruff: noqa: E741
