@@ -53,6 +53,22 @@ def test_disparity_loss_ignores_scale_shift_and_invalid_pixels():
     assert disparity_loss(depth.flip(0), target, valid) > 1e-3
 
 
+@pytest.mark.parametrize("unit", [1e-7, 1e-4, 1e4, 1e7])
+def test_disparity_loss_and_its_relative_gradient_are_the_same_in_any_unit(unit):
+    generator = torch.Generator().manual_seed(4)
+    depth = 1 + 0.1 * torch.rand(24, 30, 1, generator=generator)
+    target = 0.5 / depth + 0.1 * torch.rand(24, 30, 1, generator=generator)
+    valid = torch.rand(24, 30, 1, generator=generator) > 0.2
+    results = []
+    for length in (1.0, unit):
+        scaled = (length * depth).requires_grad_()
+        loss = disparity_loss(scaled, target, valid)
+        (gradient,) = torch.autograd.grad(loss, scaled)
+        results.append((loss.detach(), length * gradient))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-2, atol=1e-3 * float(results[0][1].abs().max()))
+
+
 def test_one_uncovered_pixel_does_not_cancel_the_depth_gradient():
     # Upstream passes no validity mask: a single pixel of depth 0 makes the fitted scale vanish.
     generator = torch.Generator().manual_seed(2)

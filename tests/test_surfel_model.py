@@ -115,6 +115,21 @@ def test_regularizers_start_when_the_schedule_says(camera):
     assert torch.isfinite(losses["normal"]) and losses["distortion"] >= 0
 
 
+def test_a_scene_without_surfels_is_background_and_outlives_training_steps(camera):
+    model = make_model(num_downscales=0, refine_every=10, reset_alpha_every=2, background_color="white").train()
+    model.load_state_dict({n: v[:0] if n.startswith("gauss_params") else v for n, v in model.state_dict().items()})
+    model.strategy.pause_refine_after_reset = 0
+    model.optimizers = {name: torch.optim.Adam([parameter], lr=1e-3) for name, parameter in model.gauss_params.items()}
+    for step in (1, 10, 20):
+        model.step = step
+        backward_of_a_render(model, camera, False, 1.0)
+        backward_of_a_render(model, camera, True, 1.0)
+        model.step_post_backward(step)
+    outputs = model.eval().get_outputs_for_camera(camera)
+    assert model.num_points == 0
+    assert (outputs["rgb"] == 1).all() and (outputs["accumulation"] == 0).all() and (outputs["depth"] == 0).all()
+
+
 def test_mask_silences_the_pixels_outside(camera):
     model = make_model(num_downscales=0, background_color="black").train()
     mask = torch.zeros(24, 32, 1)
@@ -128,9 +143,7 @@ def test_mixed_precision_changes_neither_poses_nor_renders_nor_losses(camera, tr
     model.train(training).step = 90
     model.config.background_color = "black"
     with torch.no_grad():
-        model.camera_optimizer.pose_adjustment.copy_(
-            0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-        )
+        model.camera_optimizer.pose_adjustment.copy_(torch.linspace(-0.1, 0.1, 18).view(3, 6))
     camera.metadata = {"cam_idx": 1}
     batch = {"image": torch.full((24, 32, 3), 0.7)}
     everything = []

@@ -84,7 +84,7 @@ def disparity_loss(
     Args:
         depth: rendered depth in scene units, gradients flow through it.
         target: relative disparity, any affine range.
-        valid: pixels with finite rendered depth and enough coverage.
+        valid: pixels with finite rendered depth above 0 and enough coverage.
         weight: trust per pixel in 0..1.
         gradient_weight: share of the neighbour term.
 
@@ -92,7 +92,7 @@ def disparity_loss(
         0 when fewer than 16 pixels are valid, which leaves no meaningful fit.
     """
     trust = valid.to(depth.dtype) if weight is None else weight * valid
-    disparity = torch.where(valid, 1.0 / depth.clamp_min(1e-6), torch.zeros_like(depth))
+    disparity = torch.where(valid, 1.0 / torch.where(valid, depth, 1.0), 0.0)
     scale, shift = _affine_fit(disparity.detach(), target, trust)
     residual = (scale * disparity + shift - target) * valid
     total = trust.sum().clamp_min(1e-6)
@@ -126,7 +126,8 @@ def _affine_fit(source: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor,
     centred = source - mean_source
     variance = (weight * centred.square()).sum() / total
     covariance = (weight * centred * (target - mean_target)).sum() / total
-    scale = covariance / variance.clamp_min(1e-12)
+    # As a share of the mean, so that a scene in metres and one in kilometres have the same fit.
+    scale = covariance / torch.maximum(variance, 1e-12 * mean_source.square()).clamp_min(1e-30)
     return scale, mean_target - scale * mean_source
 
 
