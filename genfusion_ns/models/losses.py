@@ -18,6 +18,8 @@ _SSIM_SIGMA = 1.5
 _FEWEST_FOR_A_FIT = 16
 _C1 = 0.01**2
 _C2 = 0.03**2
+_FLAT = 1e-10
+"""Variance of disparities over their squared mean below which they are one, up to rounding."""
 
 
 def ssim_map(image: Float[Tensor, "H W C"], target: Float[Tensor, "H W C"]) -> Float[Tensor, "H W C"]:
@@ -84,13 +86,14 @@ def disparity_loss(
     Args:
         depth: rendered depth in scene units, gradients flow through it.
         target: relative disparity, any affine range.
-        valid: pixels with finite rendered depth above 0 and enough coverage.
+        valid: pixels with finite rendered depth and enough coverage.
         weight: trust per pixel in 0..1.
         gradient_weight: share of the neighbour term.
 
     Returns:
         0 when fewer than 16 pixels are valid, which leaves no meaningful fit.
     """
+    valid = valid & (depth > 0)
     trust = valid.to(depth.dtype) if weight is None else weight * valid
     disparity = torch.where(valid, 1.0 / torch.where(valid, depth, 1.0), 0.0)
     scale, shift = _affine_fit(disparity.detach(), target, trust)
@@ -126,8 +129,9 @@ def _affine_fit(source: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor,
     centred = source - mean_source
     variance = (weight * centred.square()).sum() / total
     covariance = (weight * centred * (target - mean_target)).sum() / total
-    # As a share of the mean, so that a scene in metres and one in kilometres have the same fit.
-    scale = covariance / torch.maximum(variance, 1e-12 * mean_source.square()).clamp_min(1e-30)
+    # A flat source has nothing to fit; what counts as flat may not depend on the unit of length.
+    flat = variance <= _FLAT * mean_source.square()
+    scale = torch.where(flat, 0.0, covariance / torch.where(flat, 1.0, variance))
     return scale, mean_target - scale * mean_source
 
 
