@@ -347,7 +347,9 @@ def test_distorted_photos_are_undistorted(tiny: TinyCapture, model: str, lens: d
     views = [manager.next_train(0), manager.fixed_indices_eval_dataloader[0]]
     # What ns-render dataset compares its renders with, from a datamanager that has loaded nothing.
     views.append(set_up(tiny.folder, num_views=2).eval_dataloader.get_camera(0))
-    torch.testing.assert_close(views[1][1]["image"], views[2][1]["image"], atol=1 / 255, rtol=0)  # held as bytes
+    held, read = views[1][1]["image"], views[2][1]["image"]
+    assert held.dtype == torch.uint8
+    torch.testing.assert_close(held / 255, read, atol=1 / 255, rtol=0)
     for camera, batch in views:
         assert camera.camera_type.item() == CameraType.PERSPECTIVE.value
         image = batch["image"]
