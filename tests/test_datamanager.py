@@ -40,6 +40,7 @@ def tiny(tmp_path: Path) -> TinyCapture:
 def set_up(
     folder: Path, parser: DataParserConfig | None = None, test_mode: str = "val", **options: object
 ) -> GenFusionDataManager:
+    options = {"backdrop_points": False, **options}  # it alone reads the photos before the first step
     config = GenFusionDataManagerConfig(data=folder, dataparser=parser or NerfstudioDataParserConfig(), **options)
     return config.setup(device="cpu", test_mode=test_mode)
 

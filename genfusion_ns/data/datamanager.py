@@ -16,6 +16,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, Datapa
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.data.backdrop import find_backdrop
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.capture import (
     Capture,
@@ -36,6 +37,7 @@ from genfusion_ns.data.masking import (
     crop_views,
     cropped_cameras,
 )
+from genfusion_ns.data.scene_extent import SceneExtent
 from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
 
@@ -66,6 +68,9 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """With fewer sparse points than this, random points are added."""
     random_points_seed: int = 0
     """Seed of the random points."""
+    backdrop_points: bool = True
+    """Start from points on a far sphere as well, in the colours of the train photos, where these see no seed point:
+    a plain backdrop, the sky. A backdrop of one colour also shows where renders are empty."""
     train_every: int | None = None
     """Train on every n-th view (0, n, 2n, ... in name order) and hold out all others, as the masked protocol does.
     Gives way to split-file and num-views."""
@@ -106,6 +111,8 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         parser = whole_capture_config(parser, check_images=self._opens_images)
         config = replace(config, dataparser=parser, data=parser.data)
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        if test_mode == "val" and config.backdrop_points:  # only training starts from points
+            self._add_backdrop()
 
     @property
     def train_view_ids(self) -> tuple[int, ...]:
@@ -149,12 +156,22 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         self.parts: SeenParts | None = self._seen_parts() if self._opens_images else None
         self.seeds: SeedPoints = self._make_seeds()
         self.train_dataparser_outputs = self._select(self.split.train_ids)
+        self.extent = SceneExtent.of(
+            self.parts.cameras if self.parts else self.train_dataparser_outputs.cameras,
+            self.seeds.xyz,
+            self.parts.masks if self.parts else None,
+        )
         self.train_dataparser_outputs.metadata.update(
-            points3D_xyz=self.seeds.xyz, points3D_rgb=self.seeds.rgb.float(), seed_points_kind=self.seeds.kind
+            points3D_xyz=self.seeds.xyz,
+            points3D_rgb=self.seeds.rgb.float(),
+            seed_points_kind=self.seeds.kind,
+            scene_length=self.extent.length,
+            near_plane=self.extent.near_plane,
         )
         CONSOLE.log(
             f"Views: {len(self.split.train_ids)} train, {len(self.split.test_ids)} test of {len(self.capture.names)} "
-            f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source})."
+            f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source}). "
+            f"They lie about {self.extent.length:.3g} scene units deep; near plane {self.extent.near_plane:.3g}."
         )
         dataset = MaskedDataset(self.train_dataparser_outputs, self.config.camera_res_scale_factor)
         if self.parts is not None and self.parts.mask_files is not None:
@@ -298,6 +315,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             "windows": None if windows is None else dict(zip(self.train_names, map(astuple, windows), strict=True)),
             "seed_points": self.seeds.kind,
             "num_seed_points": len(self.seeds.xyz),
+            "num_backdrop_points": self.train_dataset.metadata.get("num_backdrop_points", 0),
         }
 
     def _seen_parts(self) -> SeenParts | None:
@@ -322,6 +340,19 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
     def _select(self, ids: tuple[int, ...]) -> DataparserOutputs:
         chosen = select_outputs(self.capture.outputs, ids)
         return replace(chosen, image_filenames=named_apart(chosen.image_filenames))
+
+    def _add_backdrop(self) -> None:
+        photos, metadata = self.cached_train, self.train_dataparser_outputs.metadata
+        found = find_backdrop(self.train_dataset.cameras, photos, self.seeds.xyz)
+        metadata.update(
+            points3D_xyz=torch.cat([metadata["points3D_xyz"], found.xyz]),
+            points3D_rgb=torch.cat([metadata["points3D_rgb"], found.rgb.float()]),
+        )
+        # The dataset's metadata are a copy, which the model gets.
+        self.train_dataset.metadata.update(num_backdrop_points=len(found.xyz), backdrop_color=found.plain)
+        if len(found.xyz):
+            kind = "" if found.plain is None else f" in about one colour, {(255 * found.plain).round().int().tolist()}"
+            CONSOLE.log(f"Where the photos show no seed point: {len(found.xyz)} points behind everything{kind}.")
 
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(

@@ -17,6 +17,9 @@ from genfusion_ns.geometry.cameras import Clip
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.geometry.depth import depth_to_points
 
+_NEAREST = 3e-3
+"""Depth of the nearest floater that is drawn, over the typical depth of the clip."""
+
 
 def degrade_clip(clean: Clip, generator: torch.Generator) -> Clip:
     """A clip as a weak reconstruction might render it.
@@ -98,12 +101,12 @@ def _add_floaters(clip: Clip, typical: Tensor, generator: torch.Generator) -> Cl
         center = rotation.T @ (ray * z - translation)
         camera = clip.viewmats[:, :3, :3] @ center + clip.viewmats[:, :3, 3]
         seen = (clip.Ks @ camera[..., None])[..., 0]
-        z_frames = camera[:, 2].clamp(min=1e-3)
+        z_frames = camera[:, 2].clamp(min=_NEAREST * float(typical))
         middle = seen[:, :2] / z_frames[:, None]
         extent = width * torch.empty(2).uniform_(0.015, 0.1, generator=generator)
         extent[1] = extent[0] * float(torch.empty(()).uniform_(0.08, 0.5, generator=generator))
         angle = torch.rand((), generator=generator) * torch.pi
-        weight = _splat(xs, ys, middle, extent, angle) * (camera[:, 2] > 1e-2)[:, None, None, None]
+        weight = _splat(xs, ys, middle, extent, angle) * (camera[:, 2] > _NEAREST * typical)[:, None, None, None]
         weight = weight * ((depth <= 0) | (z_frames[:, None, None, None] < depth))
         row, column = int(pixel[1].clamp(max=height - 1)), int(pixel[0].clamp(max=width - 1))
         colour = (clip.rgb[frame, row, column] + torch.randn(3, generator=generator) * 0.15).clamp(0, 1)

@@ -84,12 +84,13 @@ def random_points_in_view(
     return torch.cat(kept) if kept else torch.zeros(0, 3)
 
 
-def _scene_depth(cameras: Cameras, viewmats: Tensor, landmarks: Tensor | None) -> float:
-    if landmarks is not None and len(landmarks) >= _MIN_LANDMARKS:
-        z = landmarks @ viewmats[:, 2, :3].T + viewmats[:, 2, 3]
-        in_front = z[z > 0]
-        if len(in_front):
-            return float(in_front.median())
+def depth_by_axes(cameras: Cameras) -> float:
+    """Depth at which the cameras look, from where their axes meet; scene units, above 0. All that poses say about it.
+
+    Args:
+        cameras: at least one; of a single one, or of several in one place, nothing is known, and the depth is 1. [V]
+    """
+    viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
     centers, forwards = camera_centers(viewmats), camera_forwards(viewmats)
     spread = float((centers - centers.mean(0)).norm(dim=-1).median())
     if spread == 0.0:
@@ -100,3 +101,12 @@ def _scene_depth(cameras: Cameras, viewmats: Tensor, landmarks: Tensor | None) -
     depth = float(((focus - centers) * forwards).sum(-1).median())
     # Axes that diverge meet behind the cameras (a room seen from its middle): the walls are beyond the cameras.
     return min(max(depth, spread), 8 * spread) if depth > 0 else 2 * spread
+
+
+def _scene_depth(cameras: Cameras, viewmats: Tensor, landmarks: Tensor | None) -> float:
+    if landmarks is not None and len(landmarks) >= _MIN_LANDMARKS:
+        z = landmarks @ viewmats[:, 2, :3].T + viewmats[:, 2, 3]
+        in_front = z[z > 0]
+        if len(in_front):
+            return float(in_front.median())
+    return depth_by_axes(cameras)

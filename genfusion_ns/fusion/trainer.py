@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.models.optim import LogLinearDecayConfig
+from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
 
 _KEYS = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
 
@@ -44,6 +45,11 @@ class GenFusionTrainer(Trainer):
             if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
                 schedule.max_steps = config.max_num_iterations
         super().__init__(config, local_rank, world_size)
+
+    def setup_optimizers(self) -> Optimizers:
+        """Optimisers of all parameters; surfels move in scene lengths."""
+        pipeline: Any = self.pipeline
+        return Optimizers(in_scene_units(self.config.optimizers, pipeline.model.length), pipeline.get_param_groups())
 
     def train(self) -> None:
         """Train up to step ``max_num_iterations``, counting the steps of the run that is resumed."""

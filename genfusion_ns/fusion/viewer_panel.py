@@ -153,7 +153,7 @@ def attach_panel(trainer: Trainer, loop: FusionLoop) -> GenFusionPanel | None:
         loop,
         lambda: trainer.training_state,
         trainer._start_step,
-        viewer.config.camera_frustum_scale,
+        viewer.config.camera_frustum_scale * loop.model.length,
         above_tabs,
     )
     for button in (viewer.pause_train, viewer.resume_train):

@@ -18,7 +18,8 @@ from torch.nn import functional
 from genfusion_ns.geometry.cameras import References, camera_centers
 from genfusion_ns.geometry.depth import depth_to_points
 
-_NEAR = 1e-4
+_LEAST = 1e-20
+"""Keeps divisions by depths finite; no length of any scene."""
 _WHOLLY = 0.999  # a bilinear sample of a mask that no unseen pixel took part in
 _ZBUFFER_CELL = 4  # pixels: coarse enough that the points of one clip leave no gaps between neighbouring samples
 
@@ -63,7 +64,7 @@ def project(
     """
     camera_points = points @ viewmat[:3, :3].T + viewmat[:3, 3]
     z = camera_points[..., 2:3]
-    return (camera_points @ K.T)[..., :2] / z.clamp(min=_NEAR), z
+    return (camera_points @ K.T)[..., :2] / z.clamp(min=_LEAST), z
 
 
 def warp_references(
@@ -111,7 +112,7 @@ def _warp_one(
     height, width = photo.shape[:2]
     pixels, z = project(points, viewmat, K)
     x, y = pixels[..., :1], pixels[..., 1:]
-    valid = known & (x >= 0) & (x <= width) & (y >= 0) & (y <= height) & (z > _NEAR)
+    valid = known & (x >= 0) & (x <= width) & (y >= 0) & (y <= height) & (z > 0)
     colours = sample_pixels(photo, pixels)
     if mask is not None:
         valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
@@ -159,7 +160,7 @@ def fill_depth(
     """
     keep = (weight >= threshold) & (depth > 0)
     mass = torch.where(keep, weight, torch.zeros_like(weight)).permute(0, 3, 1, 2)
-    disparity = torch.where(keep, 1 / depth.clamp(min=_NEAR), torch.zeros_like(depth)).permute(0, 3, 1, 2)
+    disparity = torch.where(keep, 1 / depth.clamp(min=_LEAST), torch.zeros_like(depth)).permute(0, 3, 1, 2)
     filled = _push_pull(disparity * mass, mass).permute(0, 2, 3, 1)
     return torch.where(keep, depth, torch.where(filled > 0, 1 / filled.clamp(min=1e-12), torch.zeros_like(filled)))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter, ParameterDict
 
 FLAT_LOG_SCALE = -12.0
-"""Logarithm of the third scale of every surfel, far below a pixel."""
+"""Logarithm of the third scale of every surfel in scene lengths, far below a pixel."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def parameter_values(
     quats: Float[Tensor, "M 4"],
     opacity: float,
     sh_degree: int,
+    scene_length: float = 1.0,
 ) -> dict[str, Tensor]:
     """Raw parameters of round surfels under the names and shapes of splatfacto.
 
@@ -71,11 +72,13 @@ def parameter_values(
         quats: (w, x, y, z). [M, 4]
         opacity: of all of them, between 0 and 1.
         sh_degree: 0 stores colours as logits instead of harmonics, as splatfacto does.
+        scene_length: scene units; the third scale is a share of it.
     """
+    flat = FLAT_LOG_SCALE + math.log(scene_length)
     log_scale = torch.log(radius)[:, None]
     return {
         "means": means,
-        "scales": torch.cat([log_scale, log_scale, torch.full_like(log_scale, FLAT_LOG_SCALE)], dim=-1),
+        "scales": torch.cat([log_scale, log_scale, torch.full_like(log_scale, flat)], dim=-1),
         "quats": quats,
         "features_dc": RGB2SH(colours) if sh_degree > 0 else torch.logit(colours, eps=1e-3),
         "features_rest": means.new_zeros(len(means), (sh_degree + 1) ** 2 - 1, 3),
@@ -100,6 +103,7 @@ def insert_surfels(
     state: MutableMapping[str, Any],
     new: NewSurfels,
     sh_degree: int,
+    scene_length: float = 1.0,
 ) -> None:
     """Append surfels to a scene between two training steps, in place.
 
@@ -112,6 +116,7 @@ def insert_surfels(
         state: statistics of the densification strategy; every tensor in it with N entries grows as well.
         new: at least one surfel, in the frame of the scene; moved to its device.
         sh_degree: highest band of the scene's colours.
+        scene_length: see `parameter_values`.
 
     Raises:
         ValueError: tensors of other shapes, values that are not finite, radius or opacity out of range.
@@ -122,7 +127,9 @@ def insert_surfels(
     means, colours, radius, normals = (
         value.detach().to(device, reference.dtype) for value in (new.means, new.colours, new.radius, new.normals)
     )
-    values = parameter_values(means, colours.clamp(0, 1), radius, facing_quats(normals), new.opacity, sh_degree)
+    values = parameter_values(
+        means, colours.clamp(0, 1), radius, facing_quats(normals), new.opacity, sh_degree, scene_length
+    )
 
     def longer_parameter(name: str, parameter: Tensor) -> Tensor:
         return Parameter(torch.cat([parameter, values[name]]), requires_grad=parameter.requires_grad)

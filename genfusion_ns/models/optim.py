@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -31,7 +33,7 @@ class LogLinearDecayConfig(SchedulerConfig):
 
     _target: type = field(default_factory=lambda: LogLinearDecay)
     lr_final: float = 1.6e-6
-    """Learning rate at the end."""
+    """Learning rate at the end, in the unit of that at the start."""
     max_steps: int = -1
     """Steps until lr_final; -1: the length of the run."""
 
@@ -50,3 +52,21 @@ class LogLinearDecay(Scheduler):
             return math.exp(math.log(ratio) * min(step / horizon, 1.0))
 
         return LambdaLR(optimizer, lr_lambda=factor)
+
+
+def in_scene_units(optimizers: Mapping[str, Any], scene_length: float) -> dict[str, Any]:
+    """Settings of all optimisers with the steps of surfel centres in scene units; in the config they are shares.
+
+    Adam steps by its learning rate whatever the gradient, so this is what makes a scene of any size train alike. The
+    other parameters have no length: sizes are logarithms.
+
+    Args:
+        optimizers: `optimizers` of a trainer's config; stays as it is.
+        scene_length: scene units.
+    """
+    group = optimizers["means"]
+    schedule = group["scheduler"]
+    if schedule is not None:
+        schedule = replace(schedule, lr_final=schedule.lr_final * scene_length)
+    steps = replace(group["optimizer"], lr=group["optimizer"].lr * scene_length)
+    return {**optimizers, "means": {**group, "optimizer": steps, "scheduler": schedule}}

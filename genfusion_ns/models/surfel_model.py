@@ -40,6 +40,11 @@ from genfusion_ns.rendering.thread_pool import set_num_threads
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
+_UNMEASURED: dict[str, Any] = {"scene_length": 1.0, "near_plane": 0.2, "backdrop_color": _VIEWER_BACKGROUND}
+"""Lengths in scene units, and the colour behind renders, of models without a capture and of checkpoints from before
+they were measured."""
+_LEAST_SPACING, _ALONE = 1e-5, 0.1
+"""Size of surfels that start in one place, and of one that starts alone, in scene lengths."""
 
 
 @dataclass
@@ -54,9 +59,11 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     depth_at: Literal["intersection", "centre"] = "intersection"
     """Which depth a surfel has in a pixel: where the ray meets it, or that of its centre as gsplat has it."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background."""
-    near_plane: float = 0.2
-    """Surfels and intersections nearer than this to the camera are not drawn, scene units."""
+    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
+    them in the colour of the photos' backdrop where that has only one."""
+    near_plane: float = 0.0
+    """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
+    the nearest seed points, measured when training begins and kept with the checkpoints."""
     num_downscales: int = 1
     """Training starts at 1 / 2^d of the image size."""
     resolution_schedule: float = 1 / 10  # type: ignore[assignment]
@@ -75,8 +82,10 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     """Surfels whose mean screen-space gradient exceeds this are cloned or split."""
     cull_alpha_thresh: float = 0.05
     """Surfels with less opacity than this are removed at refinements."""
+    densify_size_thresh: float = 0.01
+    """Surfels that grow are cloned up to this size and split above, in scene lengths (the depth that photos show)."""
     cull_scale_thresh: float = 0.5
-    """Surfels larger than this, in scene units, are removed once opacities have been reset."""
+    """Surfels larger than this, in scene lengths, are removed once opacities have been reset."""
     max_surfels: int = 0
     """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
     with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""
@@ -86,11 +95,14 @@ class GenFusionModelConfig(SplatfactoModelConfig):
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss, 0..1."""
     distortion_weight: float = 0.0
-    """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together."""
+    """Weight of the depth distortion of each ray (2DGS eq. 13) in scene lengths, which pulls surfels of one ray
+    together."""
     normal_weight: float = 0.0
     """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
     regularize_from: float = 5 / 7
     """First step with the distortion and normal terms."""
+    random_scale: float = 10.0
+    """Side of the cube that --random-init fills, in scene lengths."""
     lpips_net: Literal["alex", "vgg"] = "alex"
     """Backbone of LPIPS at evaluation; its weights are fetched at the first evaluation and skipped when offline."""
 
@@ -151,6 +163,10 @@ class GenFusionModel(SurfelDoors):
     """
 
     config: GenFusionModelConfig  # type: ignore[assignment]
+    scene_length: Tensor
+    near_plane: Tensor
+    backdrop_color: Tensor
+    background_color: Tensor
 
     def populate_modules(self) -> None:
         """Create the surfels from seed points, or at random when there are none.
@@ -168,15 +184,20 @@ class GenFusionModel(SurfelDoors):
         import genfusion_ns.rendering.cpu_backend  # noqa: F401
 
         _use_threads(self.config.cpu_threads)
+        if not 0 <= self.config.near_plane < math.inf:
+            raise ValueError(
+                f"--pipeline.model.near-plane is {self.config.near_plane}; give a length in scene units, or 0 to have "
+                "it measured"
+            )
+        for name, value in self._measured().items():
+            self.register_buffer(name, value)
+        self._take_measures()
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+        self.camera_optimizer.register_forward_hook(self._in_scene_units)
         self.image_metrics = ImageMetrics(self.config.lpips_net)
         self.step = 0
         self.crop_box: OrientedBox | None = None
-        random = self.config.background_color == "random"
-        colour = torch.tensor(_VIEWER_BACKGROUND) if random else get_color(self.config.background_color)
-        # A buffer, so that it lies on the device and is not sent there in every step.
-        self.register_buffer("background_color", colour, persistent=False)
         self._observed_infos: list[dict[str, Any]] = []
         self._generated_infos: list[dict[str, Any]] = []
         self.set_total_steps(30000)
@@ -200,34 +221,70 @@ class GenFusionModel(SurfelDoors):
             sparsity_aware=config.sparsity_aware,
             total_steps=total_steps,
         )
-        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=self.length)
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        """What the datamanager says about the capture."""
+        return self.kwargs.get("metadata") or {}
+
+    def _measured(self) -> dict[str, Tensor]:
+        """What is measured once and kept with the checkpoints, under the names of its buffers."""
+        known = {name: value for name in _UNMEASURED if (value := self._metadata.get(name)) is not None}
+        if self.config.near_plane > 0:
+            known["near_plane"] = self.config.near_plane
+        return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in (_UNMEASURED | known).items()}
+
+    def _take_measures(self) -> None:
+        """The measured values as plain numbers: a look at a buffer would make a GPU wait at every render."""
+        self.length = float(self.scene_length)
+        """What sizes, steps and depths are shares of: the depth that photos show, scene units."""
+        self.near = self.config.near_plane if self.config.near_plane > 0 else float(self.near_plane)
+        """Near plane of every render, scene units."""
+        chosen = self.config.background_color
+        colour = self.backdrop_color.float() if chosen == "random" else get_color(chosen).to(self.backdrop_color.device)
+        # A buffer, so that it lies on the device and is not sent there in every step.
+        self.register_buffer("background_color", colour, persistent=False)
+
+    def _in_scene_units(self, _: torch.nn.Module, __: Any, correction: Tensor) -> Tensor:
+        """Translations of the camera optimiser, which has one step size for all scenes, count in scene lengths."""
+        return torch.cat([correction[..., :3], self.length * correction[..., 3:]], dim=-1)
 
     def _initial_parameters(self) -> dict[str, Parameter]:
         limit = self.config.max_surfels
         if self.seed_points is not None and not self.config.random_init:
             means, colours = self.seed_points[0].float(), self.seed_points[1].float() / 255
+            backdrop = self._metadata.get("num_backdrop_points", 0)
             if 0 < limit < len(means):
                 CONSOLE.log(f"Seed points: {limit} of {len(means)} are taken (--pipeline.model.max-surfels).")
                 kept = evenly_picked(len(means), limit)
+                backdrop = int((kept >= len(means) - backdrop).sum())
                 means, colours = means[kept], colours[kept]
         else:
-            count = min(self.config.num_random, limit or self.config.num_random)
-            means = (torch.rand(count, 3) - 0.5) * self.config.random_scale
+            backdrop, count = 0, min(self.config.num_random, limit or self.config.num_random)
+            means = (torch.rand(count, 3) - 0.5) * self.config.random_scale * self.length
             colours = torch.rand(len(means), 3)
         quats = random_quat_tensor(len(means))
-        values = parameter_values(means, colours, _spacing(means), quats, 0.1, self.config.sh_degree)
+        # A backdrop is far away and coarse; it must neither set nor be held to the sizes of what is near.
+        nearby = len(means) - backdrop
+        radius = torch.cat([_spacing(part, self.length) for part in (means[:nearby], means[nearby:]) if len(part)])
+        values = parameter_values(means, colours, radius, quats, 0.1, self.config.sh_degree, self.length)
         return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load a checkpoint with any number of surfels into the same parameters.
 
         The parameters stay the objects that the optimisers already hold, so that training goes on after a resume.
+        Lengths stay those that the run was begun with, whatever the capture would measure today.
         """
         self.step = 30000
+        dict = {name: torch.tensor(value, dtype=torch.float64) for name, value in _UNMEASURED.items()} | dict
         count = dict["gauss_params.means"].shape[0]
         for parameter in self.gauss_params.values():
             parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
-        return torch.nn.Module.load_state_dict(self, dict, **kwargs)
+        result = torch.nn.Module.load_state_dict(self, dict, **kwargs)
+        self._take_measures()
+        return result
 
     def surfels(self, selected: Tensor | None = None) -> Surfels:
         """The scene with activations applied: scales in scene units, opacities in 0..1.
@@ -266,7 +323,7 @@ class GenFusionModel(SurfelDoors):
             height,
             background=background,
             sh_degree=degree if self.config.sh_degree > 0 else None,
-            near=self.config.near_plane,
+            near=self.near,
             depth_at=self.config.depth_at,
             backend=self.config.backend,
         )
@@ -383,7 +440,7 @@ class GenFusionModel(SurfelDoors):
         losses = {}
         render: SurfelRender = outputs["render"]
         if config.distortion_weight > 0:
-            losses["distortion"] = config.distortion_weight * render.distortion.mean()
+            losses["distortion"] = config.distortion_weight / self.length * render.distortion.mean()
         if config.normal_weight > 0:
             normals = depth_to_normals(render.depth, outputs["K"], outputs["viewmat"])
             losses["normal"] = config.normal_weight * normal_consistency_loss(
@@ -439,7 +496,7 @@ class GenFusionModel(SurfelDoors):
         if self.config.max_surfels:
             new = new.thinned(max(0, self.config.max_surfels - self.num_points))
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
-        insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree)
+        insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree, self.length)
         return len(new)
 
     def keep_clear(self, places: Clearings | None) -> int:
@@ -486,14 +543,16 @@ def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:
     return K
 
 
-def _spacing(points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+def _spacing(points: Float[Tensor, "N 3"], scene_length: float) -> Float[Tensor, " N"]:
     """Root mean square distance to the three nearest neighbours, scene units; outliers are capped."""
     from scipy.spatial import KDTree
 
-    neighbours = min(4, len(points))
+    neighbours, least = min(4, len(points)), _LEAST_SPACING * scene_length
     distances = KDTree(points.numpy()).query(points.numpy(), k=neighbours)[0].reshape(len(points), neighbours)[:, 1:]
-    spacing = np.sqrt(np.square(distances).mean(axis=-1)) if neighbours > 1 else np.full(len(points), 0.1)
-    spacing = np.clip(spacing, 1e-5, max(np.quantile(spacing, 0.98), 1e-5))
+    if neighbours == 1:
+        return torch.full((len(points),), _ALONE * scene_length)
+    spacing = np.sqrt(np.square(distances).mean(axis=-1))
+    spacing = np.clip(spacing, least, max(np.quantile(spacing, 0.98), least))
     return torch.from_numpy(spacing.astype(np.float32))
 
 

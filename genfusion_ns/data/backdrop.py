@@ -1,0 +1,150 @@
+"""Points to start from where photos show what has no seed points: plain backdrops, board edges, the sky.
+
+Structure from motion finds points on texture alone. What has none stays empty for hundreds of steps, until surfels of
+other things have grown over it. How far away it is cannot be known, so it is put on a sphere around everything: from
+there it can hide nothing, from any side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+from torch.nn import functional as F
+
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
+
+_CELLS = 48
+"""Cells along the longer side of a photo; each that is empty gives one point."""
+_LEAST_SIDE = 4
+"""Pixels along a cell at least."""
+_REACH = 2
+"""Cells around one in which a seed point makes it count as covered."""
+_ENCLOSED = 0.9
+"""Share of the cameras and of the points that the sphere encloses at least; the rest may be strays."""
+_RADIUS = 1.5
+"""Radius of the sphere over that of what it encloses."""
+_MOST = 20_000
+"""Points at most; with more, neighbours are merged."""
+_LEAST_SHARE, _PLAIN = 0.2, 0.1
+"""A backdrop is plain if it fills this share of the photos at least, and its colours differ from their median by no
+more than this on average."""
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What photos show beyond all seed points."""
+
+    xyz: Float[Tensor, "B 3"]
+    """Points on a sphere around the scene, scene units."""
+    rgb: UInt8[Tensor, "B 3"]
+    """Their colours, 0..255."""
+    plain: Float[Tensor, "3"] | None
+    """The one colour, 0..1, of a backdrop that has one, as in photos of an object before a white wall."""
+
+
+def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points: Float[Tensor, "M 3"]) -> Backdrop:
+    """Points on a far sphere, in the colours of the photos, in all directions in which these see no seed point.
+
+    Args:
+        cameras: of the photos as they are given here: undistorted and cropped. [V]
+        photos: of each view ``image`` [H, W, 3 or 4] (uint8 or 0..1) and, if parts are hidden, ``mask`` [H, W, 1]
+            (True where seen). Hidden and transparent places stay empty.
+        points: seed points in their frame, at least one. [M, 3]
+
+    Returns:
+        The points; directions that several photos see get their mean colour.
+    """
+    viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
+    middle, radius = _sphere(camera_centers(viewmats), points)
+    directions, colours, sizes, shares = [points.new_zeros(0, 3)], [points.new_zeros(0, 3)], [], []
+    for i, photo in enumerate(photos):
+        colour, seen = _cells(photo)
+        empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape)
+        rows, columns = empty.nonzero().T
+        u = (columns + 0.5) / seen.shape[1] * cameras.width[i]
+        v = (rows + 0.5) / seen.shape[0] * cameras.height[i]
+        x, y = (u - cameras.cx[i]) / cameras.fx[i], (v - cameras.cy[i]) / cameras.fy[i]
+        rays = F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ viewmats[i, :3, :3], dim=-1)
+        hit, direction = _on_sphere(camera_centers(viewmats)[i] - middle, rays, radius)
+        directions.append(direction)
+        colours.append(colour[empty][hit])
+        shares.append(float(empty.float().mean()))
+        sizes.append(float(cameras.width[i] / seen.shape[1] / cameras.fx[i]))
+    cell = sorted(sizes)[len(sizes) // 2]
+    unit, rgb = _merged(torch.cat(directions), torch.cat(colours), cell)
+    plain = None
+    if sum(shares) >= _LEAST_SHARE * len(shares) and len(rgb):
+        colour = rgb.median(dim=0).values
+        plain = colour if float((rgb - colour).abs().mean()) <= _PLAIN else None
+    return Backdrop(middle + radius * unit, (255 * rgb).round().clamp(0, 255).to(torch.uint8), plain)
+
+
+def _sphere(centers: Float[Tensor, "V 3"], points: Float[Tensor, "M 3"]) -> tuple[Float[Tensor, "3"], float]:
+    """Middle and radius, scene units, of a sphere around cameras and points."""
+    middle = (centers.median(dim=0).values + points.median(dim=0).values) / 2
+    reach = [
+        float(distance.kthvalue(math.ceil(_ENCLOSED * len(distance))).values)
+        for distance in ((centers - middle).norm(dim=-1), (points - middle).norm(dim=-1))
+    ]
+    return middle, _RADIUS * max(reach)
+
+
+def _cells(photo: Mapping[str, Any]) -> tuple[Float[Tensor, "r c 3"], Bool[Tensor, "r c"]]:
+    """Mean colour of each cell, 0..1, and whether all of it is seen and opaque."""
+    image = photo["image"].cpu()
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    height, width = image.shape[:2]
+    side = max(max(height, width) / _CELLS, _LEAST_SIDE)
+    known = image[..., 3:4] if image.shape[-1] == 4 else torch.ones_like(image[..., :1])
+    if "mask" in photo:
+        known = known * photo["mask"].cpu().float()
+    planes = torch.cat([image[..., :3], known], dim=-1).permute(2, 0, 1)[None]
+    small = F.adaptive_avg_pool2d(planes, (max(1, round(height / side)), max(1, round(width / side))))[0]
+    return small[:3].permute(1, 2, 0), small[3] > 0.999
+
+
+def _covered(
+    points: Float[Tensor, "M 3"], viewmat: Float[Tensor, "4 4"], cameras: Cameras, view: int, shape: Sequence[int]
+) -> Bool[Tensor, "r c"]:
+    """Cells with a point in them or near them, also just outside the image."""
+    x, y, z = (points @ viewmat[:3, :3].T + viewmat[:3, 3])[:, :, None].unbind(1)
+    x, y, z = x[z > 0], y[z > 0], z[z > 0]
+    rows, columns = shape
+    column = ((cameras.fx[view] * x / z + cameras.cx[view]) / cameras.width[view] * columns).floor() + _REACH
+    row = ((cameras.fy[view] * y / z + cameras.cy[view]) / cameras.height[view] * rows).floor() + _REACH
+    near = (column >= 0) & (column < columns + 2 * _REACH) & (row >= 0) & (row < rows + 2 * _REACH)
+    count = torch.zeros(rows + 2 * _REACH, columns + 2 * _REACH)
+    count[row[near].long(), column[near].long()] = 1
+    return F.max_pool2d(count[None, None], 2 * _REACH + 1, stride=1)[0, 0] > 0
+
+
+def _on_sphere(
+    origin: Float[Tensor, "3"], rays: Float[Tensor, "K 3"], radius: float
+) -> tuple[Bool[Tensor, " K"], Float[Tensor, "H 3"]]:
+    """Which rays leave a sphere around 0, and where, as unit vectors."""
+    along = rays @ origin
+    squared = along.square() - origin.square().sum() + radius**2
+    distance = squared.clamp(min=0).sqrt() - along
+    hit = (squared > 0) & (distance > 0)
+    return hit, F.normalize(origin + distance[hit, None] * rays[hit], dim=-1)
+
+
+def _merged(
+    directions: Float[Tensor, "K 3"], colours: Float[Tensor, "K 3"], cell: float
+) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B 3"]]:
+    """One direction and its mean colour for all within about `cell` radians of each other; `_MOST` at most."""
+    while True:
+        places, index = torch.unique((directions / cell).round(), dim=0, return_inverse=True)
+        if len(places) <= _MOST:
+            break
+        cell *= math.sqrt(2)
+    count = torch.bincount(index, minlength=len(places)).clamp(min=1)[:, None]
+    sums = [torch.zeros(len(places), 3).index_add_(0, index, values) for values in (directions, colours)]
+    return F.normalize(sums[0], dim=-1), sums[1] / count
