@@ -1,4 +1,4 @@
-"""Backdrops: what photos show beyond all seed points starts on a far sphere, in the photos' colours."""
+"""Backdrops: a plain one that photos show beyond all seed points starts on a far sphere, in the photos' colours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
 from PIL import Image
-from tiny_capture import HEIGHT, WIDTH, make_capture, write_colmap, write_transforms
+from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_colmap, write_transforms
 from tiny_run import make_trainer
 
 from genfusion_ns.data.backdrop import find_backdrop
@@ -100,12 +100,24 @@ def test_only_a_large_backdrop_of_one_colour_is_plain(ring: Cameras) -> None:
         photo["image"] = photo["image"].clone()
         photo["image"][::2] = photo["image"][:, 1::2] = 0.0
         photo["image"][:18] = 0.0
-    assert find_backdrop(ring, striped, ball()).plain is None
+    found = find_backdrop(ring, striped, ball())
+    assert found.plain is None and len(found.xyz) == 0
     line = torch.linspace(-1.1, 1.1, 40)
     wide = torch.cartesian_prod(line, torch.zeros(1), line)
     much = torch.cat([wide + torch.tensor([0.0, y, 0.0]) for y in torch.linspace(-0.8, 0.55, 20)])
     few = find_backdrop(ring, photos(), much)
-    assert few.plain is None
+    assert few.plain is None and len(few.xyz) == 0
+
+
+def test_what_is_not_of_the_colour_of_the_backdrop_is_none_of_it(ring: Cameras) -> None:
+    """A dark thing without points at the border of every photo."""
+    spotted = photos()
+    for photo in spotted:
+        photo["image"] = photo["image"].clone()
+        photo["image"][:8, :8] = 0.1
+    found = find_backdrop(ring, spotted, ball())
+    assert 0 < len(found.xyz) < len(find_backdrop(ring, photos(), ball()).xyz)
+    assert found.rgb.min() > 150
 
 
 def test_bytes_and_numbers_give_the_same_colours(ring: Cameras) -> None:
@@ -133,6 +145,18 @@ def test_a_plain_backdrop_shows_where_renders_are_empty_and_stays_with_the_check
     assert corner(unknown) == corner(plain)
 
 
+def before_white(folder: Path) -> TinyCapture:
+    """A capture whose points are small and in the middle of every view, before a white wall."""
+    capture = make_capture(folder)
+    capture.points = 0.02 * (capture.points - capture.points.mean(0)) + capture.points.mean(0)
+    capture.seen[:] = True
+    write_transforms(capture)
+    write_colmap(capture)
+    for name in capture.names:
+        Image.new("RGB", (WIDTH, HEIGHT), (250, 250, 245)).save(folder / "images" / name)
+    return capture
+
+
 def data_manager(folder: Path, test_mode: str = "val", **options: object) -> GenFusionDataManager:
     parser = NerfstudioDataParserConfig(downscale_factor=1)
     config = GenFusionDataManagerConfig(data=folder, dataparser=parser, num_views=3, **options)
@@ -140,11 +164,7 @@ def data_manager(folder: Path, test_mode: str = "val", **options: object) -> Gen
 
 
 def test_held_out_photos_colour_no_backdrop_and_only_training_makes_one(tmp_path: Path) -> None:
-    capture = make_capture(tmp_path / "capture")
-    capture.points = 0.2 * (capture.points - capture.points.mean(0)) + capture.points.mean(0)
-    capture.seen[:] = True  # small and in the middle of every view
-    write_transforms(capture)
-    write_colmap(capture)
+    capture = before_white(tmp_path / "capture")
     first = data_manager(capture.folder)
     added = first.protocol()["num_backdrop_points"]
     assert added > 0 and len(first.train_dataparser_outputs.metadata["points3D_xyz"]) == len(first.seeds.xyz) + added
@@ -162,15 +182,11 @@ def test_held_out_photos_colour_no_backdrop_and_only_training_makes_one(tmp_path
 
 def test_a_plain_backdrop_is_there_from_the_first_step(tmp_path: Path) -> None:
     """An object in the middle of photos that are otherwise of one colour."""
-    capture = make_capture(tmp_path / "capture")
-    capture.points = 0.2 * (capture.points - capture.points.mean(0)) + capture.points.mean(0)
-    capture.seen[:] = True
-    write_transforms(capture)
-    write_colmap(capture)
+    capture = before_white(tmp_path / "capture")
     trainer = make_trainer(capture.folder, tmp_path / "out", "none")
     model = trainer.pipeline.model.eval()
     camera = trainer.pipeline.datamanager.train_dataset.cameras[:1]
-    assert model.get_outputs_for_camera(camera)["accumulation"].mean() > 0.2
+    assert model.get_outputs_for_camera(camera)["accumulation"].mean() > 0.1
     sizes = model.gauss_params["scales"][:, 0].exp()
     near = len(trainer.pipeline.datamanager.seeds.xyz)
     assert sizes[near:].median() > 2 * sizes[:near].median()

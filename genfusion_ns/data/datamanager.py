@@ -69,8 +69,8 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     random_points_seed: int = 0
     """Seed of the random points."""
     backdrop_points: bool = True
-    """Start from points on a far sphere as well, in the colours of the train photos, where these see no seed point:
-    a plain backdrop, the sky. A backdrop of one colour also shows where renders are empty."""
+    """Where much of the train photos shows one colour and no seed point (an object before a white wall, a plain sky),
+    start from points on a far sphere as well, and have that colour behind empty renders."""
     train_every: int | None = None
     """Train on every n-th view (0, n, 2n, ... in name order) and hold out all others, as the masked protocol does.
     Gives way to split-file and num-views."""
@@ -350,9 +350,9 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         )
         # The dataset's metadata are a copy, which the model gets.
         self.train_dataset.metadata.update(num_backdrop_points=len(found.xyz), backdrop_color=found.plain)
-        if len(found.xyz):
-            kind = "" if found.plain is None else f" in about one colour, {(255 * found.plain).round().int().tolist()}"
-            CONSOLE.log(f"Where the photos show no seed point: {len(found.xyz)} points behind everything{kind}.")
+        if found.plain is not None:
+            colour = (255 * found.plain).round().int().tolist()
+            CONSOLE.log(f"Plain backdrop of about the colour {colour}: {len(found.xyz)} points behind everything.")
 
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(
