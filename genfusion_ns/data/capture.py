@@ -17,7 +17,8 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.data.capture_checks import check_capture_files
+from genfusion_ns.data.capture_checks import reads_camera_files, transforms_file
+from genfusion_ns.data.capture_parser import CaptureParser
 from genfusion_ns.data.image_files import raise_for
 from genfusion_ns.data.seed_points import SparseSources
 from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
@@ -51,35 +52,27 @@ class Capture:
     """The split that the capture itself declares, if any."""
 
 
-def whole_capture_config(config: DataParserConfig, check_images: bool = True) -> DataParserConfig:
-    """A copy of a dataparser config that reads all registered views and no 3D points, of a capture that was checked.
+def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
+    """A copy of a dataparser config that reads all registered views and no 3D points.
 
-    Points are read by `seed_points` instead, which knows which views are held out (and needs no open3d).
-
-    Args:
-        config: as the user wrote it.
-        check_images: see `check_capture_files`; False where only cameras are wanted, as for rendering a path.
-
-    Raises:
-        CaptureError: the camera files cannot be used.
+    Captures for the nerfstudio, instant-ngp, COLMAP and Blender dataparsers are read by `CaptureParser`; others answer
+    for themselves. Points are read by `seed_points`, which knows which views are held out (and needs no open3d).
     """
     changes: dict[str, Any] = {}
-    if hasattr(config, "eval_interval") and getattr(config, "eval_mode", "filename") != "filename":
-        # Its train and test views together are all views; "all" would warn about a danger that is not there.
-        changes["eval_mode"], changes["eval_interval"] = "interval", 8
-    if hasattr(config, "load_3D_points"):
-        changes["load_3D_points"] = False
-    if isinstance(config, BlenderDataParserConfig):
-        changes["ply_path"] = None
     if isinstance(config, ColmapDataParserConfig) and not (config.data / config.colmap_path).exists():
         for usual in (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse")):
             if (config.data / usual / "images.bin").exists() or (config.data / usual / "images.txt").exists():
                 CONSOLE.log(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
                 changes["colmap_path"] = usual
                 break
-    whole = replace(config, **changes)
-    check_capture_files(whole, check_images)
-    return whole
+    if reads_camera_files(config):
+        return replace(config, **changes, _target=CaptureParser)
+    if hasattr(config, "eval_interval") and getattr(config, "eval_mode", "filename") != "filename":
+        # Its train and test views together are all views; "all" would warn about a danger that is not there.
+        changes["eval_mode"], changes["eval_interval"] = "interval", 8
+    if hasattr(config, "load_3D_points"):
+        changes["load_3D_points"] = False
+    return replace(config, **changes)
 
 
 def data_folder(config: DataParserConfig) -> Path:
@@ -94,10 +87,10 @@ def point_sources(config: DataParserConfig) -> SparseSources:
         poses = tuple(folder / f"transforms_{split}.json" for split in SPLITS)
         poses = tuple(file for file in poses if file.exists())
         return SparseSources(folder, poses, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
-    poses = _transforms_file(config)
+    poses = transforms_file(config)
     pose_files = (poses,) if poses.exists() else ()
     if isinstance(config, NerfstudioDataParserConfig):
-        ply = _read_transforms(config).get("ply_file_path")
+        ply = read_json_object(poses).get("ply_file_path")
         return SparseSources(folder, pose_files, ply_path=None if ply is None else Path(ply))
     return SparseSources(folder, pose_files, colmap_path=getattr(config, "colmap_path", None))
 
@@ -110,28 +103,28 @@ def read_capture(parser: DataParser, train: DataparserOutputs, check_images: boo
 
     Args:
         parser: set up from a `whole_capture_config`.
-        train: what the parser gave for its own train split.
-        check_images: look at the headers of all image files.
+        train: what the parser gave for its train split.
+        check_images: look at the headers of all image files; False where only cameras are wanted, as for rendering.
 
     Raises:
         CaptureError: poses, intrinsics or image files that cannot be used, see `check_views`.
     """
-    splits, are_declared = _parser_splits(parser.config)
-    parts = {"train": train}
-    parts.update((split, parser.get_dataparser_outputs(split=split)) for split in splits if split != "train")
     folder = data_folder(parser.config)
-    files = [file for part in parts.values() for file in part.image_filenames]
-    # Declared splits may share views; the parser's own train and test views are a partition.
-    for group in [part.image_filenames for part in parts.values()] if are_declared else [files]:
+    if isinstance(parser, CaptureParser):
+        outputs, declared, full_size = train, parser.declared, parser.full_size
+    else:
+        outputs, declared = _all_splits(parser, train)
+        full_size = outputs.image_filenames
+    for group in (*declared.values(), outputs.image_filenames):
         _refuse_duplicates(folder, group)
-    first_of_file = {file: i for i, file in reversed(list(enumerate(files)))}
-    names = _names(list(first_of_file))
-    order = sorted(zip(names, first_of_file.values(), strict=True))
-    outputs = select_outputs(_concatenate(list(parts.values())), [i for _, i in order])
+    names = _names(full_size)
+    listed = {file for group in declared.values() for file in group}
+    order = sorted((name, i) for i, name in enumerate(names) if not declared or full_size[i] in listed)
+    outputs = select_outputs(outputs, [i for _, i in order])
     _mark_fisheye(outputs.cameras)
     check_views(outputs, [name for name, _ in order], folder, check_images)
-    declared = _declared_split(parts, outputs.image_filenames) if are_declared else None
-    return Capture(outputs, tuple(name for name, _ in order), declared)
+    split = _declared_split(declared, [full_size[i] for _, i in order])
+    return Capture(outputs, tuple(name for name, _ in order), split)
 
 
 def select_outputs(outputs: DataparserOutputs, ids: Sequence[int]) -> DataparserOutputs:
@@ -151,38 +144,29 @@ def select_outputs(outputs: DataparserOutputs, ids: Sequence[int]) -> Dataparser
     )
 
 
-def _parser_splits(config: DataParserConfig) -> tuple[list[str], bool]:
-    """The parser's splits that together hold every view, and whether it is the capture that declares them."""
-    if isinstance(config, BlenderDataParserConfig):
-        return [split for split in SPLITS if (config.data / f"transforms_{split}.json").exists()], True
-    declared: list[str] = []
-    if isinstance(config, ColmapDataParserConfig):
-        declared = [split for split in SPLITS if (config.data / f"{split}_list.txt").exists()]
-    elif isinstance(config, NerfstudioDataParserConfig):
-        meta = _read_transforms(config)
-        declared = [split for split in SPLITS if meta.get(f"{split}_filenames")]
-    elif not hasattr(config, "eval_interval"):
-        declared = list(SPLITS)
-    if not declared and getattr(config, "eval_mode", None) == "filename":
-        declared = ["train", "test"]
-    return (declared, True) if declared else (["train", "test"], False)
+def _all_splits(parser: DataParser, train: DataparserOutputs) -> tuple[DataparserOutputs, dict[str, list[Path]]]:
+    """Every view of a dataparser that answers for itself, and the splits, if it is the capture that declares them."""
+    config, held_out = parser.config, ["test"]
+    are_declared = not hasattr(config, "eval_interval") or getattr(config, "eval_mode", None) == "filename"
+    if not hasattr(config, "eval_interval"):
+        held_out = [split for split in SPLITS if split != "train"]
+    parts = {"train": train, **{split: parser.get_dataparser_outputs(split=split) for split in held_out}}
+    outputs = _concatenate(list(parts.values()))
+    if not are_declared:
+        return outputs, {}
+    # Declared splits may share views; the parser's own train and test views are a partition.
+    first_of_file = {file: i for i, file in reversed(list(enumerate(outputs.image_filenames)))}
+    declared = {split: part.image_filenames for split, part in parts.items()}
+    return select_outputs(outputs, sorted(first_of_file.values())), declared
 
 
-def _read_transforms(config: DataParserConfig) -> dict[str, Any]:
-    return read_json_object(_transforms_file(config))
-
-
-def _transforms_file(config: DataParserConfig) -> Path:
-    return config.data if config.data.suffix == ".json" else config.data / "transforms.json"
-
-
-def _declared_split(parts: dict[str, DataparserOutputs], files: Sequence[Path]) -> ViewSplit | None:
-    held_out = "test" if "test" in parts else "val"
-    if "train" not in parts or held_out not in parts:
+def _declared_split(declared: dict[str, list[Path]], files: Sequence[Path]) -> ViewSplit | None:
+    held_out = "test" if "test" in declared else "val"
+    if "train" not in declared or held_out not in declared:
         return None
     view = {file: i for i, file in enumerate(files)}
-    train = {view[file] for file in parts["train"].image_filenames}
-    test = {view[file] for file in parts[held_out].image_filenames}
+    train = {view[file] for file in declared["train"]}
+    test = {view[file] for file in declared[held_out]}
     if train & test:
         CONSOLE.log(f"[yellow]The capture declares {len(train & test)} view(s) as both train and {held_out}; not used.")
         return None
@@ -237,6 +221,8 @@ def _concatenate(parts: list[DataparserOutputs]) -> DataparserOutputs:
 
 
 def _concatenate_cameras(cameras: list[Cameras]) -> Cameras:
+    # nerfstudio gives a single camera without a batch dimension when its intrinsics are plain numbers.
+    cameras = [part if part.shape else part.reshape((1,)) for part in cameras]
     fields = {}
     for name in _CAMERA_FIELDS:
         values = [getattr(part, name) for part in cameras]

@@ -1,45 +1,170 @@
-"""What must be right about a capture on disk before one of nerfstudio's dataparsers may read it."""
+"""What the camera files of a capture say, checked and completed, whichever of nerfstudio's dataparsers they are for."""
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from nerfstudio.data.dataparsers.colmap_dataparser import MAX_AUTO_RESOLUTION, ColmapDataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.colmap_checks import check_colmap
-from genfusion_ns.data.image_files import CaptureError, ImageHeader, raise_for, read_header
-from genfusion_ns.data.transforms_checks import check_blender, check_transforms
-from genfusion_ns.data.view_checks import IMAGE_WAY_OUT
+from genfusion_ns.data.file_lookup import FileLookup
+from genfusion_ns.data.image_files import CaptureError, raise_for
+from genfusion_ns.data.transforms_checks import SPLITS, check_blender, check_transforms
 
 _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
+_FILE_KEYS = ("file_path", "mask_path", "depth_file_path")
+_OLD_COLMAP_WORLD = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
+"""From COLMAP's world to that of transforms files of old versions of ns-process-data, which do not say it."""
+_COLMAP_WORLD = [[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0]]
+"""From COLMAP's world, whose y axis usually points down, to nerfstudio's."""
 
 
-def check_capture_files(config: DataParserConfig, check_images: bool = True) -> None:
-    """Check the capture that a dataparser config names, as far as its camera files.
+KnownConfig = NerfstudioDataParserConfig | InstantNGPDataParserConfig | BlenderDataParserConfig | ColmapDataParserConfig
 
-    Captures for the nerfstudio, COLMAP and Blender dataparsers are checked; others answer for themselves.
 
-    Args:
-        config: of the dataparser, as it will be set up.
-        check_images: also what the dataparser learns from image files: downscaled folders and the first image.
+@dataclass(frozen=True)
+class CameraFiles:
+    """All registered views of a capture."""
+
+    content: dict[str, Any]
+    """As transforms.json has them, every frame with the absolute paths of its files, its whole camera and its lens."""
+    images: Path
+    """Folder of the images; downscaled ones lie beside it in folders of its name with _2, _4, ..."""
+    declared: dict[str, list[Path]] = field(default_factory=dict)
+    """Images of each split that the capture declares."""
+
+
+def reads_camera_files(config: DataParserConfig) -> TypeGuard[KnownConfig]:
+    """Whether `read_camera_files` knows the files of this dataparser; those derived from one answer for themselves."""
+    return config._target in (Nerfstudio, InstantNGP, Blender, ColmapDataParser)
+
+
+def read_camera_files(config: KnownConfig) -> CameraFiles:
+    """Read and check the camera files for the nerfstudio, instant-ngp, Blender or COLMAP dataparser.
 
     Raises:
         CaptureError: with the file, the value found, what is allowed and the way out.
     """
-    if isinstance(config, NerfstudioDataParserConfig):
-        _require_data(config.data, takes_json=True)
-        _check_nerfstudio(config, check_images)
-    elif isinstance(config, ColmapDataParserConfig):
-        _require_data(config.data)
-        _check_colmap(config, check_images)
+    if isinstance(config, ColmapDataParserConfig):
+        files = _read_colmap(config)
     elif isinstance(config, BlenderDataParserConfig):
-        _require_data(config.data)
-        _check_blender(config)
+        files = _read_blender(config)
+    else:
+        files = _read_transforms(config)
+    if getattr(config, "eval_mode", None) == "filename":
+        return CameraFiles(files.content, files.images, _split_by_name(config.data, files.content["frames"]))
+    return files
+
+
+def transforms_file(config: DataParserConfig) -> Path:
+    """transforms.json of a capture, or the .json file that `data` itself names."""
+    return config.data if config.data.suffix == ".json" else config.data / "transforms.json"
+
+
+def checked_factor(factor: object) -> int | None:
+    """The downscale factor that the user gave.
+
+    Raises:
+        CaptureError: no whole number in 1..64.
+    """
+    if factor is None or (isinstance(factor, int) and 1 <= factor <= 64):
+        return factor
+    raise CaptureError(
+        f"--downscale-factor is {factor}; allowed are 1..64, or none to choose by the size of the images."
+    )
+
+
+def _read_transforms(config: NerfstudioDataParserConfig | InstantNGPDataParserConfig) -> CameraFiles:
+    _require_data(config.data, takes_json=True)
+    path = transforms_file(config)
+    if not path.exists():
+        is_nerfstudio = isinstance(config, NerfstudioDataParserConfig)
+        raise _nothing_for(config.data, "transforms.json", "nerfstudio" if is_nerfstudio else "instant-ngp")
+    content = check_transforms(path)
+    folder = _absolute(path.parent)
+    frames = _with_files(path, folder, content["frames"])
+    file_of = {
+        Path(old["file_path"]): Path(new["file_path"]) for old, new in zip(content["frames"], frames, strict=True)
+    }
+    lists = {split: content.pop(f"{split}_filenames", None) for split in SPLITS}
+    declared = {
+        split: [file_of[Path(name)] for name in dict.fromkeys(names)] for split, names in lists.items() if names
+    }
+    if "applied_transform" not in content and (config.data / "colmap/sparse/0").exists():
+        content["applied_transform"] = _OLD_COLMAP_WORLD
+    return CameraFiles({**content, "frames": frames}, folder / "images", declared)
+
+
+def _read_blender(config: BlenderDataParserConfig) -> CameraFiles:
+    _require_data(config.data)
+    if not (config.data / "transforms_train.json").exists():
+        raise _nothing_for(config.data, "transforms_train.json", "blender")
+    folder = _absolute(config.data)
+    frames: dict[str, dict[str, Any]] = {}
+    declared: dict[str, list[Path]] = {}
+    for split, part in check_blender(config.data).items():
+        found = _with_files(config.data / f"transforms_{split}.json", folder, part)
+        declared[split] = [Path(frame["file_path"]) for frame in found]
+        frames = {**{frame["file_path"]: _four_rows(frame) for frame in found}, **frames}
+    return CameraFiles({"frames": list(frames.values())}, folder, declared)
+
+
+def _read_colmap(config: ColmapDataParserConfig) -> CameraFiles:
+    _require_data(config.data)
+    model = config.data / config.colmap_path
+    if not model.exists():
+        raise _nothing_for(config.data, f"COLMAP model in {config.colmap_path}", "colmap")
+    named, lists = check_colmap(model, config.data)
+    for frame in named:
+        for key, folder in (("mask_path", config.masks_path), ("depth_file_path", config.depths_path)):
+            if folder is not None:
+                file = _absolute(config.data / folder) / frame["file_path"]
+                frame[key] = str(file.with_suffix(".png"))
+    content: dict[str, Any] = {}
+    if config.assume_colmap_world_coordinate_convention:
+        content["applied_transform"] = _COLMAP_WORLD
+        for frame in named:
+            x, y, z, last = frame["transform_matrix"]
+            frame["transform_matrix"] = [x, z, [-value for value in y], last]
+    images = _absolute(config.data / config.images_path)
+    frames = _with_files(model, images, named)
+    file_of = {old["file_path"]: Path(new["file_path"]) for old, new in zip(named, frames, strict=True)}
+    declared = {
+        split: [file_of[name] for name in dict.fromkeys(names)] for split, names in lists.items() if split in SPLITS
+    }
+    return CameraFiles({**content, "frames": frames}, images, declared)
+
+
+def _with_files(source: Path, folder: Path, frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The frames with the files that their names mean; says once which were found under other names."""
+    lookup = FileLookup(folder)
+    found = [{**frame, **{key: str(lookup.find(frame[key])) for key in _FILE_KEYS if key in frame}} for frame in frames]
+    written = [Path(os.path.normpath(folder / frame["file_path"])) for frame in frames]
+    other = [
+        f"{frame['file_path']!r} is {Path(new['file_path']).name}"
+        for frame, new, path in zip(frames, found, written, strict=True)
+        if Path(os.path.normpath(new["file_path"])) != path
+    ]
+    if other:
+        CONSOLE.log(f"{source} names {len(other)} images otherwise than the disk: {other[0]}", markup=False)
+    return found
+
+
+def _four_rows(frame: dict[str, Any]) -> dict[str, Any]:
+    return {**frame, "transform_matrix": [*frame["transform_matrix"][:3], [0, 0, 0, 1]]}
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))
 
 
 def _require_data(data: Path, takes_json: bool = False) -> None:
@@ -51,55 +176,6 @@ def _require_data(data: Path, takes_json: bool = False) -> None:
         )
     if data.is_dir() and next(data.iterdir(), None) is None:
         raise CaptureError(f"--data {data} is an empty folder. Name the folder of a capture.")
-
-
-def _check_nerfstudio(config: NerfstudioDataParserConfig, check_images: bool) -> None:
-    path = config.data if config.data.suffix == ".json" else config.data / "transforms.json"
-    if not path.exists():
-        raise _nothing_for(config.data, "transforms.json", "nerfstudio")
-    frames = check_transforms(path)["frames"]
-    names = [frame["file_path"] for frame in frames]
-    _check_named_split(config, names)
-    factor = _checked_factor(config.downscale_factor)
-    if not check_images:
-        return
-    if factor is None:
-        _read_first(path.parent / names[0])
-    elif factor > 1:
-        _require_downscaled(path.parent / f"images_{factor}", factor, "images")
-
-
-def _check_colmap(config: ColmapDataParserConfig, check_images: bool) -> None:
-    model = config.data / config.colmap_path
-    if not model.exists():
-        raise _nothing_for(config.data, f"COLMAP model in {config.colmap_path}", "colmap")
-    names = check_colmap(model, config.data)
-    _check_named_split(config, names)
-    factor = _checked_factor(config.downscale_factor)
-    if not check_images:
-        return
-    images = config.data / config.images_path
-    if factor is None:
-        width, height = _read_first(images / names[0]).size
-        factor = 1
-        while max(width, height) / factor > MAX_AUTO_RESOLUTION:
-            factor *= 2
-    # With somebody to answer, nerfstudio offers to make the folder.
-    if factor > 1 and not sys.stdin.isatty():
-        _require_downscaled(images.with_name(f"{images.name}_{factor}"), factor, images.name)
-
-
-def _check_blender(config: BlenderDataParserConfig) -> None:
-    path = config.data / "transforms_train.json"
-    if not path.exists():
-        raise _nothing_for(config.data, path.name, "blender")
-    images = check_blender(config.data)
-    if not images[0].exists() and images[0].with_suffix("").exists():
-        raise CaptureError(
-            f"{path}: file_path has an extension ({images[0].stem}); Blender captures name their images without .png. "
-            "Remove it, or rename the file to transforms.json and use the nerfstudio-data dataparser."
-        )
-    _read_first(images[0])
 
 
 def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
@@ -119,35 +195,15 @@ def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
     return CaptureError(f"--data {data} has no {wanted}, which the {kind} dataparser needs. {advice}")
 
 
-def _read_first(file: Path) -> ImageHeader:
-    """Header of the image that decides on sizes or on the downscale factor, which a dataparser opens before others."""
-    try:
-        return read_header(file)
-    except CaptureError as error:
-        raise CaptureError(f"The first image cannot be read: {error}. {IMAGE_WAY_OUT}") from error
-
-
-def _checked_factor(factor: object) -> int | None:
-    if factor is None or (isinstance(factor, int) and 1 <= factor <= 64):
-        return factor
-    raise CaptureError(
-        f"--downscale-factor is {factor}; allowed are 1..64, or none to choose by the size of the images."
+def _split_by_name(data: Path, frames: Sequence[dict[str, Any]]) -> dict[str, list[Path]]:
+    """nerfstudio's --eval-mode filename: images with train in their names train, those with eval are held out."""
+    files = [Path(frame["file_path"]) for frame in frames]
+    raise_for(
+        [file.name for file in files if "train" not in file.name and "eval" not in file.name],
+        f"{data}: --eval-mode filename needs images with train or eval in their names",
+        "Rename them, or leave --eval-mode as it is.",
     )
-
-
-def _require_downscaled(folder: Path, factor: int, stem: str) -> None:
-    if not folder.is_dir():
-        there = sorted(path.name for path in folder.parent.glob(f"{stem}_*") if path.is_dir())
-        raise CaptureError(
-            f"{folder} does not exist, which downscale factor {factor} needs (folders there: "
-            f"{', '.join(there) or 'none'}). Use --downscale-factor 1 for the full size, or make the folder."
-        )
-
-
-def _check_named_split(config: NerfstudioDataParserConfig | ColmapDataParserConfig, names: Sequence[str]) -> None:
-    if config.eval_mode == "filename":
-        raise_for(
-            [name for name in names if "train" not in Path(name).name and "eval" not in Path(name).name],
-            f"{config.data}: --eval-mode filename needs images with train or eval in their names",
-            "Rename them, or leave --eval-mode as it is.",
-        )
+    return {
+        "train": [file for file in files if "train" in file.name],
+        "test": [file for file in files if "train" not in file.name],
+    }

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import UInt8
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
 from torch import Tensor
 
-from genfusion_ns.data.image_files import CaptureError, load_pixels, read_header
-from genfusion_ns.data.image_sizes import must_turn
+from genfusion_ns.data.image_files import CaptureError, load_pixels
+from genfusion_ns.data.image_sizes import SHRINK, loaded_header, must_turn, shrink
 
 
 class CaptureDataset(InputDataset):
@@ -45,11 +46,17 @@ class CaptureDataset(InputDataset):
             CaptureError: the file cannot be read; the message names it.
         """
         file = self.image_filenames[image_idx]
-        cameras = self._dataparser_outputs.cameras
-        header = read_header(file)
+        cameras, metadata = self._dataparser_outputs.cameras, self._dataparser_outputs.metadata
+        header = loaded_header(file, metadata)
         turn = must_turn(header, (int(cameras.width[image_idx]), int(cameras.height[image_idx])))
         width, height = header.swapped if turn else header.size
-        return load_pixels(file, (int(width * self.scale_factor), int(height * self.scale_factor)), turn)
+        size = (int(width * self.scale_factor), int(height * self.scale_factor))
+        if SHRINK not in metadata:
+            return load_pixels(file, size, turn)
+        pixels = shrink(load_pixels(file, turn=turn), metadata[SHRINK])
+        if size == (width, height):
+            return pixels
+        return np.array(Image.fromarray(pixels).resize(size, resample=Image.Resampling.BILINEAR))
 
     def get_image_uint8(self, image_idx: int) -> UInt8[Tensor, "H W channels"]:
         """One image, 0..255; what is composed over a background colour is rounded, not cut as in nerfstudio."""

@@ -108,7 +108,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
         # ns-render sets the pipeline up without ever opening an image.
         self._opens_images = test_mode != "inference"
-        parser = whole_capture_config(parser, check_images=self._opens_images)
+        parser = whole_capture_config(parser)
         config = replace(config, dataparser=parser, data=parser.data)
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         if test_mode == "val" and config.backdrop_points:  # only training starts from points

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
 
 from genfusion_ns.data.image_files import CaptureError, ImageHeader, read_header
 
@@ -16,8 +24,34 @@ SIZE_WAY_OUT = (
 """What helps against an `ImageSizeError`."""
 
 
+SHRINK = "shrink_images"
+"""Key in the metadata of a dataparser's outputs: whole factor by which images are to be shrunk as they are loaded."""
+
+
 class ImageSizeError(CaptureError):
     """An image whose size its camera does not explain."""
+
+
+def loaded_header(file: Path, metadata: Mapping[str, Any]) -> ImageHeader:
+    """Size and orientation of an image as it is loaded, which is shrunk where the metadata of its dataset say so.
+
+    Raises:
+        CaptureError: see `read_header`.
+    """
+    header, factor = read_header(file), metadata.get(SHRINK, 1)
+    return replace(header, size=(header.size[0] // factor, header.size[1] // factor))
+
+
+def shrink(pixels: UInt8[np.ndarray, "H W C"], factor: int) -> UInt8[np.ndarray, "h w C"]:
+    """An image shrunk by averaging squares of factor x factor pixels, colours by their opacity; a rest is cut off.
+
+    Pixel x of the result covers factor * x .. factor * (x + 1), so that a camera's pixels are divided by the factor.
+    """
+    image = Image.fromarray(pixels)
+    box = (0, 0, image.width // factor * factor, image.height // factor * factor)
+    if image.mode == "RGBA":
+        return np.asarray(image.convert("RGBa").reduce(factor, box).convert("RGBA"))
+    return np.asarray(image.reduce(factor, box))
 
 
 def must_turn(header: ImageHeader, expected: tuple[int, int]) -> bool:
@@ -50,7 +84,7 @@ def match_image_sizes(dataset: InputDataset) -> None:
     full, cameras = dataset._dataparser_outputs.cameras, dataset.cameras
     with_sizes = []
     for i, file in enumerate(dataset.image_filenames):
-        header = read_header(file)
+        header = loaded_header(file, dataset._dataparser_outputs.metadata)
         expected = (int(full.width[i]), int(full.height[i]))
         problem = size_problem(header, expected)
         if problem is not None:

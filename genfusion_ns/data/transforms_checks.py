@@ -6,20 +6,19 @@ nerfstudio 1.1.5 meets malformed files with bare key errors and asserts, and som
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from genfusion_ns.data.file_lookup import FileLookup
 from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.intrinsics_checks import check_intrinsics
+from genfusion_ns.data.intrinsics_checks import frames_with_cameras
 from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem, rigidity_problem
 
-CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
-"""Names of transforms.json's camera models that the surfel renderer can use once images are undistorted."""
 SPLITS = ("train", "val", "test")
 _ORIENTATIONS = ("pca", "up", "vertical", "none")
 _POSE_WAY_OUT = "A pose is a rigid camera-to-world matrix; export the poses again or remove these frames."
@@ -72,7 +71,10 @@ def read_frames(path: Path, content: Mapping[str, Any], rows: tuple[int, ...] = 
 
 
 def check_transforms(path: Path) -> dict[str, Any]:
-    """Check a transforms.json of nerfstudio and return its content.
+    """Check a transforms.json of nerfstudio or instant-ngp.
+
+    Returns:
+        Its content, in which every frame has all intrinsics, its lens and its camera_model (see `frames_with_cameras`).
 
     Raises:
         CaptureError: anything that nerfstudio's dataparser would trip over or get wrong.
@@ -80,41 +82,38 @@ def check_transforms(path: Path) -> dict[str, Any]:
     content = read_json_object(path)
     frames = read_frames(path, content)
     check_count(path, len(frames))
-    model = content.get("camera_model", "OPENCV")
-    if model not in CAMERA_MODELS:
-        raise CaptureError(
-            f"{path}: camera_model is {model!r}; allowed are {', '.join(CAMERA_MODELS)}. Undistort the images to a "
-            "pinhole camera first."
-        )
-    check_intrinsics(path, content, frames)
+    lookup = FileLookup(path.parent)
+    complete = frames_with_cameras(path, content, frames, lambda frame: lookup.find(frame["file_path"]))
     _check_options(path, content, frames)
-    check_positions(path, np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)[:, :3, 3])
+    check_positions(path, [frame["file_path"] for frame in frames], _centers(frames))
     _check_lists(path, content, frames)
-    return content
+    return {**content, "frames": complete}
 
 
-def check_blender(folder: Path) -> list[Path]:
-    """Check the transforms files of a Blender capture; the image files that nerfstudio will look for.
+def check_blender(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Check the transforms files of a Blender capture.
+
+    Returns:
+        The frames of each split, complete like those of `check_transforms`.
 
     Raises:
         CaptureError: see `check_transforms`.
     """
-    paths = [folder / f"transforms_{split}.json" for split in SPLITS]
-    images: list[Path] = []
-    centers = []
-    for path in (path for path in paths if path.exists()):
+    paths = {split: folder / f"transforms_{split}.json" for split in SPLITS}
+    lookup = FileLookup(folder)
+    frames: dict[str, list[dict[str, Any]]] = {}
+    for split, path in paths.items():
+        if not path.exists():
+            continue
         content = read_json_object(path)
-        frames = read_frames(path, content, rows=(3, 4))
-        if not frames:
+        named = read_frames(path, content, rows=(3, 4))
+        if not named:
             raise CaptureError(f"{path}: frames is empty; add the registered images, or remove the file.")
-        angle = content.get("camera_angle_x")
-        if not is_number(angle) or not 1e-4 < angle < math.pi:
-            raise CaptureError(f"{path}: camera_angle_x is {angle!r}; a field of view in radians, 0..pi, is needed.")
-        images += [folder / (frame["file_path"].replace("./", "") + ".png") for frame in frames]
-        centers += [[row[3] for row in frame["transform_matrix"][:3]] for frame in frames]
-    check_count(folder, len(images))
-    check_positions(folder, np.array(centers, dtype=np.float64))
-    return images
+        frames[split] = frames_with_cameras(path, content, named, lambda frame: lookup.find(frame["file_path"]))
+    every = [frame for part in frames.values() for frame in part]
+    check_count(folder, len(every))
+    check_positions(folder, [frame["file_path"] for frame in every], _centers(every))
+    return frames
 
 
 def check_count(where: Path, count: int) -> None:
@@ -145,6 +144,10 @@ def check_names(where: str, entries: object, known: Iterable[str]) -> None:
         f"{where} has {len(unknown)} name(s) that no registered image has",
         f"Write them as the camera file does, such as {min(names).as_posix()!r}, or remove them.",
     )
+
+
+def _centers(frames: list[dict[str, Any]]) -> Float[np.ndarray, "V 3"]:
+    return np.array([[row[3] for row in frame["transform_matrix"][:3]] for frame in frames], dtype=np.float64)
 
 
 def _has_name(frame: object) -> bool:

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.data.image_files import CaptureError, raise_for, read_header
-from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, size_problem
+from genfusion_ns.data.image_files import CaptureError, raise_for
+from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, loaded_header, size_problem
 
 MIN_VIEWS = 3
 """Two to train on and one held out."""
@@ -25,6 +26,11 @@ _RIGID_TOLERANCE = 1e-2
 _MAX_OFFSET = 1e4
 """Largest distance from the origin, in units of the cameras' spread, at which single precision is still exact enough
 (0.06 % of the spread)."""
+_OUTLIER = 10.0
+"""Distance of a camera from the others, in units of their spread, from which it is named."""
+_FAR_OUTLIER = 100.0
+"""The same for cameras that leave the others, and the scene, less than a hundredth of the normalised space."""
+_SHOWN = 3
 _FAR_OUTSIDE = 1.0
 """How far beyond the image the principal point may lie, in image sizes; crops move it outside."""
 _FAR_OFF_AXIS = 2.0
@@ -65,15 +71,18 @@ def rigidity_problem(pose: Float[np.ndarray, "rows 4"]) -> str | None:
     return None
 
 
-def check_positions(where: Path, centers: Float[np.ndarray, "V 3"]) -> None:
-    """Refuse captures whose cameras do not move, or stand too far from the origin for single precision.
+def check_positions(where: Path, names: Sequence[str], centers: Float[np.ndarray, "V 3"]) -> None:
+    """Refuse cameras that do not move, stand too far from the origin for single precision, or far from all others.
+
+    A few cameras far from the others are usually failed registrations. Poses are normalised to the farthest camera, so
+    that one of them shrinks the scene of all others; from `_OUTLIER` on they are logged by name.
 
     Raises:
-        CaptureError: either of the two.
+        CaptureError: one of the three.
     """
     spread = np.linalg.norm(centers - centers.mean(axis=0), axis=1).max()
     offset = np.abs(centers).max()
-    if spread <= 1e-9 * max(1.0, offset):
+    if spread <= 1e-9 * offset:
         raise CaptureError(
             f"{where}: all {len(centers)} cameras stand in one place, {np.round(centers[0], 3).tolist()}; depth needs "
             "photos from different places. Check the translations of the poses."
@@ -83,6 +92,37 @@ def check_positions(where: Path, centers: Float[np.ndarray, "V 3"]) -> None:
             f"{where}: the cameras stand {offset:.3g} units from the origin but only {spread:.3g} apart, which single "
             "precision cannot resolve. Subtract a common offset from all positions (poses may be georeferenced)."
         )
+    far = far_cameras(centers)
+    shown = [f"{names[i]} ({distance:.3g} times)" for i, distance in far.items()]
+    if any(distance > _FAR_OUTLIER for distance in far.values()):
+        raise_for(
+            shown,
+            f"{where}: {len(far)} of {len(centers)} cameras stand farther from the others than these from their middle",
+            "Their registration probably failed: remove them from the camera file, or register the images again.",
+        )
+    if far:
+        more = f" and {len(far) - _SHOWN} more" if len(far) > _SHOWN else ""
+        CONSOLE.log(
+            f"{where}: {', '.join(shown[:_SHOWN])}{more} farther from the other cameras than these from their middle. "
+            "If their registration failed, remove them from the camera file.",
+            style="yellow",
+            markup=False,
+        )
+
+
+def far_cameras(centers: Float[np.ndarray, "V 3"]) -> dict[int, float]:
+    """The few cameras that stand apart from all others, farthest first, and how far: in units of the others' spread.
+
+    At most a tenth of the cameras (but one in any case), `_OUTLIER` times as far from the common middle as the farthest
+    of the others; many cameras that stand apart are a second place of the capture.
+    """
+    distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
+    order = np.argsort(-distances)
+    for count in range(max(1, len(centers) // 10), 0, -1):
+        spread = distances[order[count]]
+        if len(centers) - count >= MIN_VIEWS and spread > 0 and distances[order[count - 1]] > _OUTLIER * spread:
+            return {int(i): float(distances[i] / spread) for i in order[:count]}
+    return {}
 
 
 def check_views(outputs: DataparserOutputs, names: Sequence[str], where: Path, check_images: bool = True) -> None:
@@ -122,7 +162,9 @@ def _check_images(outputs: DataparserOutputs, where: Path) -> None:
     unreadable, other_size = [], []
     for i, file in enumerate(outputs.image_filenames):
         try:
-            problem = size_problem(read_header(file), (int(cameras.width[i]), int(cameras.height[i])))
+            problem = size_problem(
+                loaded_header(file, outputs.metadata), (int(cameras.width[i]), int(cameras.height[i]))
+            )
         except CaptureError as error:
             unreadable.append(str(error))
         else:

@@ -1,0 +1,147 @@
+"""A dataparser that reads all registered views of a capture, of all the kinds that nerfstudio's usual ones read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import MAX_AUTO_RESOLUTION, ColmapDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.utils.colors import get_color
+from nerfstudio.utils.io import write_to_json
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.data.capture_checks import CameraFiles, KnownConfig, checked_factor, read_camera_files
+from genfusion_ns.data.file_lookup import FileLookup
+from genfusion_ns.data.image_sizes import SHRINK
+
+_AS_WRITTEN: dict[str, Any] = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
+
+
+class CaptureParser(DataParser):
+    """All registered views in one go, whatever the split that is asked for.
+
+    The camera files are read and completed by `read_camera_files`; what they say goes through nerfstudio's own parser
+    of transforms.json, which normalises the poses. The frame is therefore that of the dataparser that the user named.
+    """
+
+    config: KnownConfig
+    downscale_factor: int | None = None
+    """Overrides the config; nerfstudio sets it to 1 where no image is opened."""
+
+    def __init__(self, config: KnownConfig) -> None:
+        super().__init__(config)
+        self.declared: dict[str, list[Path]] = {}
+        """Images of each split that the capture declares, known once it has been read."""
+        self.full_size: list[Path] = []
+        """The image at full size of each view."""
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        checked_factor(getattr(self.config, "downscale_factor", None))
+        files = read_camera_files(self.config)
+        self.declared = files.declared
+        outputs = _parsed(files.content, _nerfstudio_config(self.config))
+        models = {Path(frame["file_path"]): frame["camera_model"] for frame in files.content["frames"]}
+        types = [CAMERA_MODEL_TO_TYPE[models[file]].value for file in outputs.image_filenames]
+        outputs.cameras.camera_type = torch.tensor(types)[:, None]
+        if isinstance(self.config, BlenderDataParserConfig) and self.config.alpha_color is not None:
+            outputs = replace(outputs, alpha_color=get_color(self.config.alpha_color))
+        self.full_size = outputs.image_filenames
+        return self._downscaled(outputs, files)
+
+    def _downscaled(self, outputs: DataparserOutputs, files: CameraFiles) -> DataparserOutputs:
+        """The views at the downscale factor, with images from the folders for it or to be shrunk as they are loaded."""
+        factor = self.downscale_factor or self._factor(outputs, files.images)
+        if factor == 1:
+            return outputs
+        rounding = getattr(self.config, "downscale_rounding_mode", "floor")
+        folder = files.images.with_name(f"{files.images.name}_{factor}")
+        if not folder.is_dir():
+            CONSOLE.log(f"{folder} does not exist: images are shrunk by {factor} as they are loaded.", markup=False)
+            _divide(outputs.cameras, factor, "floor")
+            return replace(outputs, metadata={**outputs.metadata, SHRINK: factor})
+        _divide(outputs.cameras, factor, rounding)
+        masks, depths = outputs.mask_filenames, outputs.metadata.get("depth_filenames")
+        return replace(
+            outputs,
+            image_filenames=_files_in(folder, files.images, outputs.image_filenames),
+            mask_filenames=None if masks is None else _smaller_where_there(masks, factor),
+            metadata={
+                **outputs.metadata,
+                "depth_filenames": None if depths is None else _smaller_where_there(depths, factor),
+            },
+        )
+
+    def _factor(self, outputs: DataparserOutputs, images: Path) -> int:
+        """The downscale factor that the user gave or, as in nerfstudio, the one that leaves at most 1600 pixels."""
+        if not isinstance(self.config, (NerfstudioDataParserConfig, ColmapDataParserConfig)):
+            return 1
+        if self.config.downscale_factor is not None:
+            return self.config.downscale_factor
+        largest = int(max(outputs.cameras.width[0], outputs.cameras.height[0]))
+        factor = 1
+        while largest / factor > MAX_AUTO_RESOLUTION and (
+            isinstance(self.config, ColmapDataParserConfig) or images.with_name(f"{images.name}_{2 * factor}").is_dir()
+        ):
+            factor *= 2
+        CONSOLE.log(f"Auto image downscale factor of {factor}")
+        return factor
+
+
+def _nerfstudio_config(config: KnownConfig) -> NerfstudioDataParserConfig:
+    """Settings with which nerfstudio's parser of transforms.json puts poses where the named dataparser would."""
+    everything: dict[str, Any] = {"eval_mode": "fraction", "train_split_fraction": 1.0, "downscale_factor": 1}
+    if isinstance(config, NerfstudioDataParserConfig):
+        return replace(config, **everything, load_3D_points=False, _target=Nerfstudio)
+    if isinstance(config, InstantNGPDataParserConfig):
+        return NerfstudioDataParserConfig(scale_factor=config.scene_scale, **_AS_WRITTEN, **everything)
+    if isinstance(config, BlenderDataParserConfig):
+        return NerfstudioDataParserConfig(scale_factor=config.scale_factor, **_AS_WRITTEN, **everything)
+    same = ("scale_factor", "scene_scale", "orientation_method", "center_method", "auto_scale_poses")
+    return NerfstudioDataParserConfig(
+        **{name: getattr(config, name) for name in same},
+        depth_unit_scale_factor=config.depth_unit_scale_factor,
+        **everything,
+    )
+
+
+def _parsed(content: dict[str, Any], config: NerfstudioDataParserConfig) -> DataparserOutputs:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "transforms.json"
+        write_to_json(path, content)
+        return replace(config, data=path).setup().get_dataparser_outputs("train")
+
+
+def _divide(cameras: Cameras, factor: int, rounding: str) -> None:
+    """Cameras of images that are smaller by a whole factor, in place; exact, where 1/3 in single precision is not."""
+    width, height = cameras.width.clone(), cameras.height.clone()
+    cameras.rescale_output_resolution(1 / factor)
+    for name, side in (("width", width), ("height", height)):
+        rounded = {"floor": side // factor, "ceil": -(-side // factor), "round": torch.round(side / factor)}[rounding]
+        setattr(cameras, name, rounded.to(side.dtype))
+
+
+def _files_in(folder: Path, images: Path, files: list[Path]) -> list[Path]:
+    """The same images in another folder: in the same tree (COLMAP), else all beside each other (ns-process-data)."""
+    lookup = FileLookup(folder)
+    found = []
+    for file in files:
+        names = [file.relative_to(images).as_posix()] if file.is_relative_to(images) else []
+        there = [path for name in [*names, file.name] if (path := lookup.find(name)).is_file()]
+        found.append(there[0] if there else folder / file.name)
+    return found
+
+
+def _smaller_where_there(files: list[Path], factor: int) -> list[Path]:
+    """Files from the folder beside theirs with the factor in its name; at full size where there is no such folder."""
+    top = Path(os.path.commonpath([file.parent for file in files]))
+    folder = top.with_name(f"{top.name}_{factor}")
+    return _files_in(folder, top, files) if folder.is_dir() else files

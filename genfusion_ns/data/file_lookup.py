@@ -1,0 +1,76 @@
+"""Files that a camera file names otherwise than the disk does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+"""Endings that a name without its own, or with another, may stand for."""
+
+
+class FileLookup:
+    """Finds image files by the names in a camera file, forgiving what exporters and copying change.
+
+    That is: backslashes, upper and lower case, an ending that is missing (Blender) or another (converted photos), and
+    the folders of the machine on which the file was written. Folders are listed once each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Args:
+            folder: that names are relative to.
+        """
+        self._folder = folder
+        self._listed: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> Path:
+        """The file that `name` means; where there is none, or more than one, the path as it is written."""
+        written = self._folder / name
+        if written.is_file():
+            return written
+        for parts in _readings(name):
+            folder: Path | None = self._folder
+            for part in parts[:-1]:
+                folder = self._inner_folder(folder, part) if folder is not None else None
+            found = self._file(folder, parts[-1]) if folder is not None else []
+            if found:
+                return found[0] if len(found) == 1 else written
+        return written
+
+    def _inner_folder(self, folder: Path, part: str) -> Path | None:
+        if (folder / part).is_dir():
+            return folder / part
+        alike = [name for name in self._names(folder).get(part.casefold(), []) if (folder / name).is_dir()]
+        return folder / alike[0] if len(alike) == 1 else None
+
+    def _file(self, folder: Path, name: str) -> list[Path]:
+        """Files in `folder` that `name` may mean: of the name itself, else of its case, else of any ending."""
+        if (folder / name).is_file():
+            return [folder / name]
+        names = self._names(folder)
+        # "frame.001" has no ending to strip although it looks like one, hence both stems.
+        stems = dict.fromkeys([name.casefold(), PurePosixPath(name).stem.casefold()])
+        groups = [[name.casefold()], *([stem + ending for ending in _PHOTO_ENDINGS] for stem in stems)]
+        for group in groups:
+            files = [folder / there for alike in group for there in names.get(alike, []) if (folder / there).is_file()]
+            if files:
+                return files
+        return []
+
+    def _names(self, folder: Path) -> dict[str, list[str]]:
+        """What is in a folder, by its name in lower case."""
+        if folder not in self._listed:
+            names: dict[str, list[str]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                names.setdefault(path.name.casefold(), []).append(path.name)
+            self._listed[folder] = names
+        return self._listed[folder]
+
+
+def _readings(name: str) -> Iterator[tuple[str, ...]]:
+    """The parts of a relative name; of an absolute one its trailing parts, the longest first."""
+    parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    is_absolute = name.startswith(("/", "\\")) or name[1:2] == ":"
+    for start in range(1 if name[1:2] == ":" else 0, len(parts) if is_absolute else min(1, len(parts))):
+        yield parts[start:]
