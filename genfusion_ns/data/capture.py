@@ -18,6 +18,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.capture_checks import reads_camera_files, transforms_file
+from genfusion_ns.data.capture_location import config_file, located
 from genfusion_ns.data.capture_parser import CaptureParser
 from genfusion_ns.data.image_files import raise_for
 from genfusion_ns.data.seed_points import SparseSources
@@ -50,6 +51,17 @@ class Capture:
     """Image paths relative to the folder that holds all images, the same at every downscale factor."""
     declared: ViewSplit | None
     """The split that the capture itself declares, if any."""
+
+
+def located_capture(config: DataParserConfig) -> DataParserConfig:
+    """A copy of a dataparser config with the absolute path of its capture, which may have been moved since training.
+
+    The data of dataparsers that answer for themselves need not be a path.
+
+    Raises:
+        CaptureError: a run whose data are not found, see `located`.
+    """
+    return replace(config, data=located(config.data, config_file())) if reads_camera_files(config) else config
 
 
 def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
@@ -178,7 +190,8 @@ def _names(files: Sequence[Path]) -> list[str]:
     # Camera files may mix absolute and relative names.
     paths = [Path(os.path.abspath(file)) for file in files]
     root = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(root).as_posix() for path in paths]
+    # Text is UTF-8 whatever the locale decodes file names with.
+    return [os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "surrogateescape") for path in paths]
 
 
 def _mark_fisheye(cameras: Cameras) -> None:

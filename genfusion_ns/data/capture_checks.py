@@ -76,8 +76,10 @@ def checked_factor(factor: object) -> int | None:
     Raises:
         CaptureError: no whole number in 1..64.
     """
-    if factor is None or (isinstance(factor, int) and 1 <= factor <= 64):
-        return factor
+    if factor is None:
+        return None
+    if isinstance(factor, (int, float)) and factor in range(1, 65):  # ns-render dataset gives 2.0
+        return int(factor)
     raise CaptureError(
         f"--downscale-factor is {factor}; allowed are 1..64, or none to choose by the size of the images."
     )

@@ -45,7 +45,7 @@ class CaptureParser(DataParser):
         """The image at full size of each view."""
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        checked_factor(getattr(self.config, "downscale_factor", None))
+        given = checked_factor(getattr(self.config, "downscale_factor", None))
         files = read_camera_files(self.config)
         self.declared = files.declared
         outputs = _parsed(files.content, _nerfstudio_config(self.config))
@@ -55,13 +55,11 @@ class CaptureParser(DataParser):
         if isinstance(self.config, BlenderDataParserConfig) and self.config.alpha_color is not None:
             outputs = replace(outputs, alpha_color=get_color(self.config.alpha_color))
         self.full_size = outputs.image_filenames
-        return self._downscaled(outputs, files)
+        factor = self.downscale_factor or given or self._automatic_factor(outputs, files.images)
+        return outputs if factor == 1 else self._downscaled(outputs, files, factor)
 
-    def _downscaled(self, outputs: DataparserOutputs, files: CameraFiles) -> DataparserOutputs:
-        """The views at the downscale factor, with images from the folders for it or to be shrunk as they are loaded."""
-        factor = self.downscale_factor or self._factor(outputs, files.images)
-        if factor == 1:
-            return outputs
+    def _downscaled(self, outputs: DataparserOutputs, files: CameraFiles, factor: int) -> DataparserOutputs:
+        """The views at a downscale factor, with images from the folder for it or to be shrunk as they are loaded."""
         rounding = getattr(self.config, "downscale_rounding_mode", "floor")
         folder = files.images.with_name(f"{files.images.name}_{factor}")
         if not folder.is_dir():
@@ -80,12 +78,10 @@ class CaptureParser(DataParser):
             },
         )
 
-    def _factor(self, outputs: DataparserOutputs, images: Path) -> int:
-        """The downscale factor that the user gave or, as in nerfstudio, the one that leaves at most 1600 pixels."""
+    def _automatic_factor(self, outputs: DataparserOutputs, images: Path) -> int:
+        """The downscale factor that leaves at most 1600 pixels, as nerfstudio's dataparsers choose it."""
         if not isinstance(self.config, (NerfstudioDataParserConfig, ColmapDataParserConfig)):
             return 1
-        if self.config.downscale_factor is not None:
-            return self.config.downscale_factor
         largest = int(max(outputs.cameras.width[0], outputs.cameras.height[0]))
         factor = 1
         while largest / factor > MAX_AUTO_RESOLUTION and (

@@ -21,11 +21,13 @@ from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.capture import (
     Capture,
     data_folder,
+    located_capture,
     point_sources,
     read_capture,
     select_outputs,
     whole_capture_config,
 )
+from genfusion_ns.data.capture_location import absolute_if_there
 from genfusion_ns.data.doors import RayDoors, named_apart
 from genfusion_ns.data.image_sizes import match_image_sizes
 from genfusion_ns.data.mask_files import MaskError, check_masks, declared_masks
@@ -80,6 +82,13 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """How photos are held in memory: uint8 takes a quarter of it and gives the same colours, rounded to 8 bits where
     photos are undistorted; float32 as they come out."""
 
+    def make_paths_absolute(self) -> None:
+        """Name files and folders so that they are found from any working directory, in place."""
+        self.data = absolute_if_there(self.data)
+        self.dataparser.data = absolute_if_there(self.dataparser.data) or self.dataparser.data
+        self.split_file = absolute_if_there(self.split_file)
+        self.masking.file = absolute_if_there(self.masking.file)
+
 
 class GenFusionDataManager(FullImageDatamanager, RayDoors):
     """Full images and cameras of a few train views; all other registered views are held out or unused.
@@ -104,6 +113,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         parser: DataParserConfig = config.dataparser
         if config.data is not None:
             parser = replace(parser, data=Path(config.data))
+        parser = located_capture(parser)
         self._named_parser = parser
         # A changed copy, so that the saved config keeps what the user asked for and can be set up again.
         # ns-render sets the pipeline up without ever opening an image.

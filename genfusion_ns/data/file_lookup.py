@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -12,8 +14,8 @@ _PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 class FileLookup:
     """Finds image files by the names in a camera file, forgiving what exporters and copying change.
 
-    That is: backslashes, upper and lower case, an ending that is missing (Blender) or another (converted photos), and
-    the folders of the machine on which the file was written. Folders are listed once each.
+    That is: backslashes, upper and lower case, umlauts in two letters, an ending that is missing (Blender) or another
+    (converted photos), and the folders of the machine on which the file was written. Folders are listed once each.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,6 +28,7 @@ class FileLookup:
 
     def find(self, name: str) -> Path:
         """The file that `name` means; where there is none, or more than one, the path as it is written."""
+        name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # names on disk are UTF-8 whatever the locale
         written = self._folder / name
         if written.is_file():
             return written
@@ -41,7 +44,7 @@ class FileLookup:
     def _inner_folder(self, folder: Path, part: str) -> Path | None:
         if (folder / part).is_dir():
             return folder / part
-        alike = [name for name in self._names(folder).get(part.casefold(), []) if (folder / name).is_dir()]
+        alike = [name for name in self._names(folder).get(_key(part), []) if (folder / name).is_dir()]
         return folder / alike[0] if len(alike) == 1 else None
 
     def _file(self, folder: Path, name: str) -> list[Path]:
@@ -50,8 +53,8 @@ class FileLookup:
             return [folder / name]
         names = self._names(folder)
         # "frame.001" has no ending to strip although it looks like one, hence both stems.
-        stems = dict.fromkeys([name.casefold(), PurePosixPath(name).stem.casefold()])
-        groups = [[name.casefold()], *([stem + ending for ending in _PHOTO_ENDINGS] for stem in stems)]
+        stems = dict.fromkeys([_key(name), _key(PurePosixPath(name).stem)])
+        groups = [[_key(name)], *([stem + ending for ending in _PHOTO_ENDINGS] for stem in stems)]
         for group in groups:
             files = [folder / there for alike in group for there in names.get(alike, []) if (folder / there).is_file()]
             if files:
@@ -59,13 +62,18 @@ class FileLookup:
         return []
 
     def _names(self, folder: Path) -> dict[str, list[str]]:
-        """What is in a folder, by its name in lower case."""
+        """What is in a folder, by `_key`."""
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                names.setdefault(path.name.casefold(), []).append(path.name)
+                names.setdefault(_key(path.name), []).append(path.name)
             self._listed[folder] = names
         return self._listed[folder]
+
+
+def _key(name: str) -> str:
+    """What names that mean the same file have in common; macOS writes umlauts as two letters."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _readings(name: str) -> Iterator[tuple[str, ...]]:

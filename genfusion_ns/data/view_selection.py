@@ -7,6 +7,7 @@ every dataparser and every image resolution, and for the split files published w
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,22 +38,31 @@ class NameIndex:
     """Finds images by name, forgiving a missing folder prefix or another file extension."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = [PurePosixPath(name) for name in names]
+        self._names = [_plain(name) for name in names]
         self._by_stem: dict[str, list[int]] = defaultdict(list)
         for i, name in enumerate(self._names):
-            self._by_stem[name.stem].append(i)
+            self._by_stem[name.stem.casefold()].append(i)
 
     def find(self, name: str) -> list[int]:
         """Positions of the images that `name` may mean; empty when unknown, several when ambiguous.
 
-        Two names agree when one is a trailing part of the other. Agreement with the extension beats agreement without.
+        Two names agree when one is a trailing part of the other. Agreement with the extension beats agreement without,
+        that of upper and lower case beats that of letters.
         """
-        wanted = PurePosixPath(name)
+        wanted = _plain(name)
         # "frame.001" has no extension to strip although it looks like one, hence both stems.
         stems = dict.fromkeys([wanted.stem, wanted.name])
-        candidates = [i for stem in stems for i in self._by_stem.get(stem, ()) if _same_folder(wanted, self._names[i])]
-        exact = [i for i in candidates if self._names[i].name == wanted.name]
-        return exact or candidates
+        alike = {i for stem in stems for i in self._by_stem.get(stem.casefold(), ())}
+        candidates = [i for i in sorted(alike) if _same_folder(wanted, self._names[i])]
+        for agree in (
+            lambda name: name.name == wanted.name,
+            lambda name: name.name.casefold() == wanted.name.casefold(),
+            lambda name: name.stem in stems,
+        ):
+            closest = [i for i in candidates if agree(self._names[i])]
+            if closest:
+                return closest
+        return candidates
 
 
 def load_split_file(path: Path, names: Sequence[str]) -> ViewSplit:
@@ -213,7 +223,8 @@ def _about(data_dir: Path, make) -> ViewSplit:
 
 
 def _locate(split_file: Path, data_dir: Path) -> Path:
-    candidates = [split_file] if split_file.is_absolute() else [split_file, data_dir / split_file]
+    # An absolute name may be that of a capture that was moved since.
+    candidates = [split_file, data_dir / (split_file.name if split_file.is_absolute() else split_file)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -274,6 +285,12 @@ def _allowed(names: Sequence[str]) -> str:
     )
 
 
+def _plain(name: str) -> PurePosixPath:
+    """A name with slashes, whatever system it was written on, and umlauts as one letter, which macOS takes apart."""
+    return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")))
+
+
 def _same_folder(a: PurePosixPath, b: PurePosixPath) -> bool:
     depth = min(len(a.parts), len(b.parts)) - 1
-    return depth == 0 or a.parts[-depth - 1 : -1] == b.parts[-depth - 1 : -1]
+    folders = ([part.casefold() for part in path.parts[-depth - 1 : -1]] for path in (a, b))
+    return depth == 0 or next(folders) == next(folders)

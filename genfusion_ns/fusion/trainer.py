@@ -14,6 +14,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.data.capture_location import absolute_if_there, config_file
+from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
 
 _KEYS = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
@@ -28,6 +30,21 @@ class GenFusionTrainerConfig(TrainerConfig):
     """nerfstudio's trainer settings; --max-num-iterations is the length of the whole run, resumed or not."""
 
     _target: type = field(default_factory=lambda: GenFusionTrainer)
+
+    def save_config(self) -> None:
+        """Write config.yml with absolute paths, so that the run can be used from any working directory."""
+        self.output_dir = Path(os.path.abspath(self.output_dir))
+        for name in ("data", "load_dir", "load_checkpoint"):
+            setattr(self, name, absolute_if_there(getattr(self, name)))
+        if isinstance(self.pipeline.datamanager, GenFusionDataManagerConfig):
+            self.pipeline.datamanager.make_paths_absolute()
+        super().save_config()
+
+    def get_checkpoint_dir(self) -> Path:
+        """Folder of the checkpoints; of a run that was moved, the one beside the config.yml that the command names."""
+        named, config = super().get_checkpoint_dir(), config_file()
+        moved = None if config is None else config.parent / self.relative_model_dir
+        return moved if moved is not None and not named.exists() and moved.is_dir() else named
 
 
 class GenFusionTrainer(Trainer):
