@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -18,6 +19,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, Nerfst
 from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.io import write_to_json
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from genfusion_ns.data.capture_checks import CameraFiles, KnownConfig, checked_factor, read_camera_files
 from genfusion_ns.data.file_lookup import FileLookup
@@ -49,6 +51,7 @@ class CaptureParser(DataParser):
         files = read_camera_files(self.config)
         self.declared = files.declared
         outputs = _parsed(files.content, _nerfstudio_config(self.config))
+        _turn_mirrored(outputs.cameras.camera_to_worlds)
         models = {Path(frame["file_path"]): frame["camera_model"] for frame in files.content["frames"]}
         types = [CAMERA_MODEL_TO_TYPE[models[file]].value for file in outputs.image_filenames]
         outputs.cameras.camera_type = torch.tensor(types)[:, None]
@@ -114,6 +117,18 @@ def _parsed(content: dict[str, Any], config: NerfstudioDataParserConfig) -> Data
         path = Path(folder) / "transforms.json"
         write_to_json(path, content)
         return replace(config, data=path).setup().get_dataparser_outputs("train")
+
+
+def _turn_mirrored(poses: Float[Tensor, "V 3 4"]) -> None:
+    """Undo a slip of nerfstudio 1.1.5's orientation by pca, in place.
+
+    Where the scene would be upside down it means to turn the y and z axes of the world, as it does in its transform, but
+    turns all axes of the second and third pose instead.
+    """
+    mirrored = torch.linalg.det(poses[:, :, :3]) < 0
+    if mirrored.any():
+        poses[mirrored] *= -1
+        poses[:, 1:] *= -1
 
 
 def _divide(cameras: Cameras, factor: int, rounding: str) -> None:

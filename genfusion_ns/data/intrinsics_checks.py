@@ -22,6 +22,8 @@ INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 """Pixels; every frame has them, itself or from the top of the file."""
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 """Lens distortion, in the order of distortion_params; 0 where nothing says otherwise."""
+CAMERA_KEYS = (*INTRINSICS, *DISTORTION, "distortion_params", "camera_model")
+"""What a dataparser takes from the top of the file or from a frame."""
 _LARGEST = {"fl_x": 1e7, "fl_y": 1e7, "cx": 1e7, "cy": 1e7, "w": 1e5, "h": 1e5}
 _ANGLES = {
     "fl_x": (("camera_angle_x", 1.0), ("x_fov", math.pi / 180)),
@@ -87,21 +89,26 @@ def frames_with_cameras(
     )
     _say_overridden(path, content, frames)
     return [
-        {**frame, **camera.values(), **lens, "camera_model": model}
+        {**_without_camera(frame), **camera.values(), **lens, "camera_model": model}
         for frame, camera, lens, model in zip(frames, intrinsics, lenses, models, strict=True)
     ]
 
 
 def _say_overridden(path: Path, content: Mapping[str, Any], frames: list[dict[str, Any]]) -> None:
     """Log camera keys that frames have otherwise than the top of the file, which nerfstudio's parsers would prefer."""
-    keys = (*INTRINSICS, *DISTORTION, "distortion_params", "camera_model")
-    differ = [key for key in keys if key in content and any(f.get(key, content[key]) != content[key] for f in frames)]
+    differ = [
+        key for key in CAMERA_KEYS if key in content and any(f.get(key, content[key]) != content[key] for f in frames)
+    ]
     if differ:
         CONSOLE.log(
             f"{path}: {', '.join(differ)} of frames differ from the top of the file; what a frame has counts.",
             style="yellow",
             markup=False,
         )
+
+
+def _without_camera(frame: Frame) -> dict[str, Any]:
+    return {key: value for key, value in frame.items() if key not in CAMERA_KEYS}
 
 
 class _Intrinsics:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from genfusion_ns.data.file_lookup import FileLookup
 from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.intrinsics_checks import frames_with_cameras
+from genfusion_ns.data.intrinsics_checks import CAMERA_KEYS, frames_with_cameras
 from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem, rigidity_problem
 
 SPLITS = ("train", "val", "test")
@@ -74,7 +74,7 @@ def check_transforms(path: Path) -> dict[str, Any]:
     """Check a transforms.json of nerfstudio or instant-ngp.
 
     Returns:
-        Its content, in which every frame has all intrinsics, its lens and its camera_model (see `frames_with_cameras`).
+        Its content, with all about cameras in the frames and nothing at the top (see `frames_with_cameras`).
 
     Raises:
         CaptureError: anything that nerfstudio's dataparser would trip over or get wrong.
@@ -87,7 +87,7 @@ def check_transforms(path: Path) -> dict[str, Any]:
     _check_options(path, content, frames)
     check_positions(path, [frame["file_path"] for frame in frames], _centers(frames))
     _check_lists(path, content, frames)
-    return {**content, "frames": complete}
+    return {**{key: value for key, value in content.items() if key not in CAMERA_KEYS}, "frames": complete}
 
 
 def check_blender(folder: Path) -> dict[str, list[dict[str, Any]]]:
