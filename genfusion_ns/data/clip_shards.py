@@ -72,7 +72,7 @@ class ShardWriter:
             if _padded(end + 2 * tarfile.BLOCKSIZE, tarfile.RECORDSIZE) > self.max_bytes:
                 self._finish_shard()
         if self._archive is None:
-            self._archive = tarfile.open(self._shard(), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+            self._archive = tarfile.open(self._shard(), "w", format=tarfile.PAX_FORMAT, encoding="utf-8")  # noqa: SIM115
         for ending, content in members.items():
             info = tarfile.TarInfo(f"{key}.{ending}")
             info.size = len(content)

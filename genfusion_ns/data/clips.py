@@ -224,7 +224,7 @@ def read_provenance(path: Path) -> Provenance:
     if is_sample(path):
         content: dict[str, Any] = json.loads(read_member(path, "json"))
     else:
-        content = json.loads(path.with_suffix(".json").read_text())
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     content.pop("arrays", None)
     for key in ("train_views", "frames", "references"):
         content[key] = tuple(content.get(key, ()))

@@ -101,7 +101,8 @@ def write_sample_scene(config: SampleSceneConfig, out: Path, overwrite: bool = F
         files.write_splits(folder, c2w, SPLIT_SIZES)
         (folder / "README.txt").write_text(
             f"{_MARK}: layout {config.layout}, seed {config.seed}, {config.num_views} views. Depths are z depth in "
-            "millimetres (16 bit). Free to use like the code that made it.\n"
+            "millimetres (16 bit). Free to use like the code that made it.\n",
+            encoding="utf-8",
         )
 
 
@@ -140,7 +141,7 @@ def _check_replaceable(out: Path, overwrite: bool) -> None:
     if not any(out.iterdir()):
         return
     readme = out / "README.txt"
-    ours = readme.is_file() and readme.read_text(errors="replace").startswith(_MARK)
+    ours = readme.is_file() and readme.read_text(errors="replace", encoding="utf-8").startswith(_MARK)
     if not ours:
         raise FileExistsError(f"{out} is not empty and holds no earlier sample scene; give another folder")
     if not overwrite:

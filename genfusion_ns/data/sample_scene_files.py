@@ -76,7 +76,7 @@ def write_transforms(
         "ply_file_path": "sparse_pc.ply",
         "frames": frames,
     }
-    (folder / "transforms.json").write_text(json.dumps(meta, indent=1))
+    (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
 def write_ply(path: Path, points: SurfacePoints) -> None:
@@ -159,4 +159,4 @@ def write_splits(folder: Path, c2w: Float[np.ndarray, "N 4 4"], sizes: tuple[int
     rest = np.setdiff1d(np.arange(len(c2w)), test)
     for size in sizes:
         split = {"test_ids": test.tolist(), "train_ids": spread_views(c2w, size, rest)}
-        (folder / f"train_test_split_{size}.json").write_text(json.dumps(split))
+        (folder / f"train_test_split_{size}.json").write_text(json.dumps(split), encoding="utf-8")

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int, UInt8
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from plyfile import PlyData, PlyParseError
 
-_OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0])
+from genfusion_ns.data.colmap_checks import RegisteredImage, read_image_headers, read_images_text
+
 _NO_COLOUR = 128
 _LARGEST = 1e12
 """Largest coordinate of a point, in units of the file; beyond, products of coordinates overflow single precision."""
@@ -49,18 +50,14 @@ def read_colmap_model(folder: Path) -> SparseModel:
     Raises:
         SparseModelError: a file is missing or truncated.
     """
-    images = _read_colmap(folder, "images", colmap.read_images_binary, colmap.read_images_text)
+    images: dict[int, RegisteredImage] = _read_colmap(folder, "images", read_image_headers, read_images_text)
     points = _read_colmap(folder, "points3D", colmap.read_points3D_binary, colmap.read_points3D_text)
-    poses = np.zeros((len(images), 3, 4))
-    for i, image in enumerate(images.values()):
-        rotation = colmap.qvec2rotmat(image.qvec).T
-        poses[i] = np.column_stack([rotation @ _OPENCV_TO_OPENGL, -rotation @ image.tvec])
     return SparseModel(
         path=folder,
         xyz=np.array([point.xyz for point in points.values()], dtype=np.float64).reshape(-1, 3),
         rgb=np.array([point.rgb for point in points.values()], dtype=np.uint8).reshape(-1, 3),
         names=tuple(image.name for image in images.values()),
-        c2w=poses,
+        c2w=np.array([image.pose()[:3] for image in images.values()]).reshape(-1, 3, 4),
         tracks=_tracks(list(images), [point.image_ids for point in points.values()]),
     )
 

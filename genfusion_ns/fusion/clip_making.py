@@ -100,7 +100,7 @@ class ClipJob:
         shutil.rmtree(self.unfinished, ignore_errors=True)
         self.unfinished.mkdir(parents=True)
         with (
-            (self.unfinished / LOG).open("w", buffering=1) as log,
+            (self.unfinished / LOG).open("w", buffering=1, encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):

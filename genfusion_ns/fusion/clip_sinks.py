@@ -100,7 +100,7 @@ class PublishedSink:
         for name in ("frames", "references", "psnr"):  # of a single window
             about.pop(name)
         path = self._folder / f"about_part_{self.samples:04d}.json"
-        path.write_text(json.dumps(about, indent=2) + "\n")
+        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         self.samples += 1
 
 

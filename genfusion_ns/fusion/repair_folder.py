@@ -60,7 +60,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
             raise FileExistsError(f"--output {folder} holds an earlier repair; --overwrite replaces it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER_FILE).write_text(
-        "This repair has not ended. Without a process that writes here, it was broken off.\n"
+        "This repair has not ended. Without a process that writes here, it was broken off.\n", encoding="utf-8"
     )
     for name in _OWN[:-1]:
         path = folder / name

@@ -101,5 +101,5 @@ def _split_file(folder: Path, train_ids: tuple[int, ...], num_photos: int) -> Pa
     """A split of these train views; the first of the others stands in for the test views, which nobody looks at."""
     held_out = min(set(range(num_photos)) - set(train_ids))
     path = folder / "split.json"
-    path.write_text(json.dumps({"train_ids": list(train_ids), "test_ids": [held_out]}))
+    path.write_text(json.dumps({"train_ids": list(train_ids), "test_ids": [held_out]}), encoding="utf-8")
     return path

@@ -95,12 +95,12 @@ class BenchLoop:
                     continue
                 done[run] = result
                 line = {**asdict(run), **result}
-                with (self.out / "results.jsonl").open("a") as file:
+                with (self.out / "results.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 progress.write(f"{run.name}: {result['psnr']:.2f} dB, {result['ssim']:.4f}, {result['seconds']:.0f} s")
         asked = {replace(run, repairer=side) for run in runs for side in ("none", "compact")}
         table = table_of({run: result for run, result in done.items() if run in asked})
-        (self.out / "table.md").write_text(table)
+        (self.out / "table.md").write_text(table, encoding="utf-8")
         print(table)
         if failed:
             raise SystemExit("runs that failed:\n" + "\n".join(failed))
@@ -145,7 +145,7 @@ class BenchLoop:
         config = folder / "run" / method / "bench" / "config.yml"
         if train != 0 or self._command(folder, "ns-eval", "--load-config", config, "--output-path", results) != 0:
             return f"{run.name}: see {folder / 'log.txt'}"
-        numbers = json.loads(results.read_text())["results"]
+        numbers = json.loads(results.read_text(encoding="utf-8"))["results"]
         return {name: numbers[name] for name in _METRICS if name in numbers} | {"seconds": seconds}
 
     def _command(self, folder: Path, program: str, *arguments: object) -> int:
@@ -160,7 +160,7 @@ class BenchLoop:
 def read_results(folder: Path) -> dict[Run, dict[str, float]]:
     """The results that a bench has written so far."""
     file = folder / "results.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     results = {}
     for line in map(json.loads, lines):
         run = Run(*(line.pop(name) for name in ("capture", "task", "seed", "repairer")))

@@ -222,7 +222,7 @@ def _peak_growth(run: Callable[[], None]) -> int | None:
     if trim is not None:
         trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return None
     before = _status("VmHWM")
@@ -231,7 +231,7 @@ def _peak_growth(run: Callable[[], None]) -> int | None:
 
 
 def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 

@@ -59,7 +59,7 @@ class Demo:
         """The contact sheet of the clip that its repair improved most, measured against the photos that see it."""
         gains: dict[Path, float] = {}
         for record in (run / "genfusion").glob("round_*/round.json"):
-            for number, window in enumerate(json.loads(record.read_text())["windows"]):
+            for number, window in enumerate(json.loads(record.read_text(encoding="utf-8"))["windows"]):
                 scores = window["scores"]
                 known = scores["artifact_psnr"] is not None  # null where no photo sees the clip
                 gain = scores["repaired_psnr"] - scores["artifact_psnr"] if known else 0.0
@@ -69,7 +69,7 @@ class Demo:
         return picture
 
     def _summary(self, run: Path, results: Path, video: Path, picture: Path, seconds: float) -> None:
-        metrics = json.loads(results.read_text())["results"]
+        metrics = json.loads(results.read_text(encoding="utf-8"))["results"]
         rows = [
             ("held-out views", f"PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f} ({results})"),
             ("video", str(video)),

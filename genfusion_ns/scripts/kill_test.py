@@ -120,7 +120,7 @@ class KillTest:
 
     def _step(self, name: str) -> int:
         """The last step that the log of a run shows."""
-        text = self._log(name).read_text(errors="replace")
+        text = self._log(name).read_text(errors="replace", encoding="utf-8")
         steps = [word[0] for line in text.splitlines() if (word := line.split()) and len(word) > 1 and "%" in word[1]]
         return int(steps[-1]) if steps and steps[-1].isdigit() else 0
 

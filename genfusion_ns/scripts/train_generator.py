@@ -154,7 +154,7 @@ def _result_of(parent: Path) -> Path:
     record = output / _RECORD
     if not record.is_file() or not any((output / name).is_file() for name in _GENERATORS):
         raise FileNotFoundError(f"{parent} has not been trained: {output} holds no generator. Run {command}, {other}")
-    done, steps = checkpoint_step(output), yaml.safe_load(record.read_text())["optimisation"]["steps"]
+    done, steps = checkpoint_step(output), yaml.safe_load(record.read_text(encoding="utf-8"))["optimisation"]["steps"]
     if done < steps:
         raise ValueError(
             f"{parent} has been trained for {done} of {steps} steps. Run {command} to finish it, {other}: {output} for "

@@ -64,7 +64,7 @@ def checkpoint_step(output: Path) -> int:
     if not marker.is_file():
         return 0
     try:
-        return int(json.loads(marker.read_text())["step"])
+        return int(json.loads(marker.read_text(encoding="utf-8"))["step"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{marker} names no step ({error!r}); {_afresh(output)}") from error
 

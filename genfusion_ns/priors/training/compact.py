@@ -159,5 +159,7 @@ def save_network(network: CompactUNet, folder: Path) -> None:
     """Write config.json and half-precision weights; the folder that the network came from is not recorded."""
     deepcopy(network).cpu().half().save_pretrained(folder, safe_serialization=True)
     path = folder / "config.json"
-    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    content = {
+        name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "_name_or_path"
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

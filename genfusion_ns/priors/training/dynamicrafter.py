@@ -120,9 +120,9 @@ class DynamiCrafterObjective:
             _forget_origin(folder / name / "config.json")
         for name in _FROZEN:
             shutil.copytree(self.initial / name, folder / name, copy_function=_link)
-        index = json.loads((self.initial / INDEX).read_text())
+        index = json.loads((self.initial / INDEX).read_text(encoding="utf-8"))
         index |= {"width": self.config.size[0], "height": self.config.size[1]}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         _forget_origin(folder / INDEX)
         if self.config.lora.rank:
             save_lora(add_lora(self._empty_unet(), self.config.lora), _part(weights, "unet"), folder / "adapter")
@@ -213,8 +213,10 @@ def _part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _forget_origin(path: Path) -> None:
     """Remove the folder that a config was read from, which means nothing elsewhere."""
-    content = {name: value for name, value in json.loads(path.read_text()).items() if name != "_name_or_path"}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    content = {
+        name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "_name_or_path"
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _link(source: str, target: str) -> None:
