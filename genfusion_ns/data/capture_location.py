@@ -42,9 +42,9 @@ def located(data: Path, config: Path | None) -> Path:
             CONSOLE.log(f"{data} is not there any more; the run's data are read from {candidate}.", markup=False)
             return candidate
     raise CaptureError(
-        f"{config}: its key pipeline.datamanager.data names {data}, which does not exist, nor is there anything of that "
-        "name near config.yml. Correct the key to where the capture is now (ns-render dataset also takes --data), or "
-        "move it back."
+        f"{config}: its key pipeline.datamanager.data names {data}, which does not exist, nor is there anything of "
+        "that name near config.yml. Correct the key to where the capture is now (ns-render dataset also takes --data), "
+        "or move it back."
     )
 
 

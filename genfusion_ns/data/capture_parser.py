@@ -122,7 +122,7 @@ def _parsed(content: dict[str, Any], config: NerfstudioDataParserConfig) -> Data
 def _turn_mirrored(poses: Float[Tensor, "V 3 4"]) -> None:
     """Undo a slip of nerfstudio 1.1.5's orientation by pca, in place.
 
-    Where the scene would be upside down it means to turn the y and z axes of the world, as it does in its transform, but
+    Where the scene would be upside down it means to turn the y and z axes of the world, as in its transform, but
     turns all axes of the second and third pose instead.
     """
     mirrored = torch.linalg.det(poses[:, :, :3]) < 0
