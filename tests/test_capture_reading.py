@@ -333,6 +333,14 @@ def test_names_that_may_mean_several_files(tiny: TinyCapture) -> None:
     assert_refused(tiny.folder, CaptureError, r"images/view_04 does not exist")
 
 
+@pytest.mark.parametrize("parser", TRANSFORMS, ids=["nerfstudio", "instant-ngp"])
+def test_point_clouds_under_other_names(tiny: TinyCapture, parser: DataParserConfig | None) -> None:
+    (tiny.folder / "points").mkdir()
+    (tiny.folder / "sparse_pc.ply").rename(tiny.folder / "points/cloud.PLY")
+    edited(tiny, lambda content: content.update(ply_file_path="points\\Cloud.ply"))
+    assert set_up(tiny.folder, parser).seeds.source.startswith("points/cloud.PLY")
+
+
 def test_two_names_of_one_file(tiny: TinyCapture) -> None:
     edited(
         tiny,

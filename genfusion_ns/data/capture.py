@@ -14,12 +14,14 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.capture_checks import reads_camera_files, transforms_file
 from genfusion_ns.data.capture_location import config_file, located
 from genfusion_ns.data.capture_parser import CaptureParser
+from genfusion_ns.data.file_lookup import FileLookup
 from genfusion_ns.data.image_files import raise_for
 from genfusion_ns.data.seed_points import SparseSources
 from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
@@ -101,9 +103,9 @@ def point_sources(config: DataParserConfig) -> SparseSources:
         return SparseSources(folder, poses, ply_path=config.ply_path, prefer_ply=config.ply_path is not None)
     poses = transforms_file(config)
     pose_files = (poses,) if poses.exists() else ()
-    if isinstance(config, NerfstudioDataParserConfig):
+    if isinstance(config, (NerfstudioDataParserConfig, InstantNGPDataParserConfig)):
         ply = read_json_object(poses).get("ply_file_path")
-        return SparseSources(folder, pose_files, ply_path=None if ply is None else Path(ply))
+        return SparseSources(folder, pose_files, ply_path=None if ply is None else FileLookup(folder).find(ply))
     return SparseSources(folder, pose_files, colmap_path=getattr(config, "colmap_path", None))
 
 

@@ -84,8 +84,9 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
 
     def make_paths_absolute(self) -> None:
         """Name files and folders so that they are found from any working directory, in place."""
+        if self.data is None:
+            self.dataparser.data = absolute_if_there(self.dataparser.data) or self.dataparser.data
         self.data = absolute_if_there(self.data)
-        self.dataparser.data = absolute_if_there(self.dataparser.data) or self.dataparser.data
         self.split_file = absolute_if_there(self.split_file)
         self.masking.file = absolute_if_there(self.masking.file)
 
