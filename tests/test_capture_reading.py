@@ -17,7 +17,7 @@ from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
-from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
@@ -275,10 +275,31 @@ def test_blender_captures_are_read_as_nerfstudio_reads_them(tiny: TinyCapture) -
     assert torch.equal(ours.alpha_color, theirs.alpha_color)
 
 
+def test_lenses_of_blender_captures(tiny: TinyCapture) -> None:
+    """As add-ons export them: the Blender dataparser of nerfstudio looks at camera_angle_x alone."""
+    write_blender(tiny, train=[1, 2, 3, 4], test=[0, 5])
+    own = {"fl_x": 33.0, "fl_y": 36.0, "cx": 15.0, "cy": 13.0, "k1": 0.1, "w": WIDTH, "h": HEIGHT}
+    edit_transforms(tiny.folder, lambda content: {**content, **own}, "transforms_train.json")
+    cameras = set_up(tiny.folder, BlenderDataParserConfig()).train_dataparser_outputs.cameras
+    found = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy, cameras.distortion_params[:, :1]], dim=1)
+    torch.testing.assert_close(found, torch.tensor([33.0, 36, 15, 13, 0.1]).expand(4, 5))
+
+
 def test_up_to_eight_photos_of_instant_ngp(tiny: TinyCapture) -> None:
     manager = set_up(tiny.folder, INSTANT_NGP)
     assert (manager.test_view_ids, len(manager.train_view_ids)) == ((0,), 5)
     assert manager.seeds.kind.startswith("visible")
+
+
+def test_dataparsers_that_answer_for_themselves_may_have_few_photos(tiny: TinyCapture) -> None:
+    """nerfstudio gives one held-out camera with plain intrinsics no batch dimension."""
+
+    class Mine(InstantNGP):
+        pass
+
+    manager = set_up(tiny.folder, InstantNGPDataParserConfig(_target=Mine))
+    assert type(manager.dataparser) is Mine
+    assert (manager.test_view_ids, len(manager.train_dataset)) == ((0,), 5)
 
 
 # ------------------------------------------------------------------------------------------------ names of files
@@ -325,6 +346,24 @@ def test_images_under_other_names(
     manager = set_up(tiny.folder, parser, cache_images_type="uint8")
     assert [tuple(b["image"][0, 0].tolist()) for b in manager.cached_train] == [tiny.color(i) for i in range(1, 6)]
     assert manager.seeds.kind.startswith("visible"), "the points go with their cameras all the same"
+
+
+def test_photos_of_a_colmap_model_that_were_converted(tiny: TinyCapture) -> None:
+    write_colmap(tiny)
+    for name in tiny.names:
+        (tiny.folder / "images" / name).rename((tiny.folder / "images" / name.upper()).with_suffix(".JPG"))
+    manager = set_up(tiny.folder, COLMAP, cache_images_type="uint8")
+    assert [tuple(b["image"][0, 0].tolist()) for b in manager.cached_train] == [tiny.color(i) for i in range(1, 6)]
+    assert manager.seeds.kind.startswith("visible")
+
+
+def test_files_that_begin_with_a_byte_order_mark(tiny: TinyCapture) -> None:
+    write_colmap(tiny, ext=".txt")
+    for name in ("transforms.json", "sparse/0/images.txt", "sparse/0/cameras.txt"):
+        path = tiny.folder / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    for parser in (None, COLMAP):
+        assert set_up(tiny.folder, parser).seeds.kind.startswith("visible")
 
 
 def test_names_that_may_mean_several_files(tiny: TinyCapture) -> None:

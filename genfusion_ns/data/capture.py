@@ -81,9 +81,9 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
                 break
     if reads_camera_files(config):
         return replace(config, **changes, _target=CaptureParser)
-    if hasattr(config, "eval_interval") and getattr(config, "eval_mode", "filename") != "filename":
-        # Its train and test views together are all views; "all" would warn about a danger that is not there.
-        changes["eval_mode"], changes["eval_interval"] = "interval", 8
+    if _may_give_all(config):
+        # Its train views are all views; "all" would warn about a danger that is not there.
+        changes["eval_mode"], changes["train_split_fraction"] = "fraction", 1.0
     if hasattr(config, "load_3D_points"):
         changes["load_3D_points"] = False
     return replace(config, **changes)
@@ -160,18 +160,19 @@ def select_outputs(outputs: DataparserOutputs, ids: Sequence[int]) -> Dataparser
 
 def _all_splits(parser: DataParser, train: DataparserOutputs) -> tuple[DataparserOutputs, dict[str, list[Path]]]:
     """Every view of a dataparser that answers for itself, and the splits, if it is the capture that declares them."""
-    config, held_out = parser.config, ["test"]
-    are_declared = not hasattr(config, "eval_interval") or getattr(config, "eval_mode", None) == "filename"
-    if not hasattr(config, "eval_interval"):
-        held_out = [split for split in SPLITS if split != "train"]
+    if _may_give_all(parser.config):
+        return train, {}
+    held_out = ["test"] if hasattr(parser.config, "eval_mode") else [split for split in SPLITS if split != "train"]
     parts = {"train": train, **{split: parser.get_dataparser_outputs(split=split) for split in held_out}}
     outputs = _concatenate(list(parts.values()))
-    if not are_declared:
-        return outputs, {}
-    # Declared splits may share views; the parser's own train and test views are a partition.
     first_of_file = {file: i for i, file in reversed(list(enumerate(outputs.image_filenames)))}
     declared = {split: part.image_filenames for split, part in parts.items()}
     return select_outputs(outputs, sorted(first_of_file.values())), declared
+
+
+def _may_give_all(config: DataParserConfig) -> bool:
+    """Whether a dataparser that answers for itself splits by numbers, which the user did not ask to be by names."""
+    return hasattr(config, "train_split_fraction") and getattr(config, "eval_mode", "filename") != "filename"
 
 
 def _declared_split(declared: dict[str, list[Path]], files: Sequence[Path]) -> ViewSplit | None:
@@ -236,8 +237,6 @@ def _concatenate(parts: list[DataparserOutputs]) -> DataparserOutputs:
 
 
 def _concatenate_cameras(cameras: list[Cameras]) -> Cameras:
-    # nerfstudio gives a single camera without a batch dimension when its intrinsics are plain numbers.
-    cameras = [part if part.shape else part.reshape((1,)) for part in cameras]
     fields = {}
     for name in _CAMERA_FIELDS:
         values = [getattr(part, name) for part in cameras]

@@ -203,7 +203,7 @@ def read_images_text(path: Path) -> dict[int, RegisteredImage]:
         ValueError: a line that is no image.
     """
     images = {}
-    with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         for line in stream:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
@@ -216,7 +216,7 @@ def read_images_text(path: Path) -> dict[int, RegisteredImage]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that say something."""
-    lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

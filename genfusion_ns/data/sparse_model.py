@@ -126,7 +126,7 @@ def _read_colmap(folder: Path, stem: str, binary: Callable[..., dict], text: Cal
 
 def _read_frames(path: Path) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["frames"]
+        return json.loads(path.read_text(encoding="utf-8-sig"))["frames"]
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise SparseModelError(f"{path} cannot be read as a transforms file: {error!r}") from error
 

@@ -31,7 +31,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         CaptureError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise CaptureError(f"{path} cannot be read as JSON: {error}. Write it again, or restore a copy.") from error
     if not isinstance(content, dict):

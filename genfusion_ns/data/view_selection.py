@@ -237,7 +237,7 @@ def _locate(split_file: Path, data_dir: Path) -> Path:
 
 def _read_json_object(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, absurdly long numbers, deep nesting
         raise SplitError(f"{path} cannot be read as a split file: {error}.") from error
     if not isinstance(content, dict):
