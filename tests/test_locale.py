@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from broken_captures import edit_transforms, make_tiny
 from tiny_capture import write_colmap
 
@@ -25,8 +24,7 @@ for parser in (None, ColmapDataParserConfig(colmap_path=Path("sparse/0"))):
 """
 
 
-@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_umlauts_in_any_locale(tmp_path: Path, locale: str) -> None:
+def test_umlauts_in_a_locale_without_them(tmp_path: Path) -> None:
     """Folder, photos, split and text model have umlauts; everything is read, and printing them does not raise."""
     tiny = make_tiny(tmp_path / "Küche 写真")
     names = [f"größe {i}.png" for i in range(6)]
@@ -42,7 +40,7 @@ def test_umlauts_in_any_locale(tmp_path: Path, locale: str) -> None:
     write_colmap(tiny, ext=".txt")
     split = '{"train_ids": ["größe 1", "größe 3.png"], "test_ids": ["größe 0.png"]}'
     (tiny.folder / "teilung.json").write_text(split, encoding="utf-8")
-    settings = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
     paths = os.pathsep.join(map(str, [PACKAGE.parent, PACKAGE.parent / "tests"]))
     done = subprocess.run(
         [sys.executable, "-c", READ, str(tiny.folder)],
@@ -51,7 +49,7 @@ def test_umlauts_in_any_locale(tmp_path: Path, locale: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count(b"photos in the train views: 2 visible") == 2, done.stdout
-    assert (b"gr\\xf6\\xdfe 1.png" if locale == "C" else "größe 1.png".encode()) in done.stdout
+    assert b"gr\\xf6\\xdfe 1.png" in done.stdout
 
 
 def test_every_text_file_is_opened_as_utf8() -> None:
