@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from genfusion_ns.data import atomic_write
+from genfusion_ns import files
 from genfusion_ns.data.camera_conversion import cameras_to_viewmats, viewmats_to_cameras
 from genfusion_ns.data.generated_views import (
     GeneratedView,
     GeneratedViewStore,
-    StoreError,
     load_views,
     save_views,
     views_of_clip,
 )
+from genfusion_ns.errors import CheckpointError
 from genfusion_ns.geometry.cameras import RepairedClip
 
 torch.set_num_threads(1)
@@ -196,7 +196,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def disk_full(descriptor: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(atomic_write.os, "fsync", disk_full)
+    monkeypatch.setattr(files.os, "fsync", disk_full)
     with pytest.raises(OSError, match="no space left"):
         save_views(file, make_views(1, 0))
     assert file.read_bytes() == before
@@ -209,7 +209,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
     save_views(file, make_views(0, 0))
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(StoreError, match=f"{file} is damaged"):
+    with pytest.raises(CheckpointError, match=f"{file} is damaged"):
         load_views(file)
 
 
@@ -220,15 +220,15 @@ def test_one_changed_byte_is_noticed(tmp_path: Path) -> None:
     content[-1] ^= 1
     file.write_bytes(bytes(content))
     load_views(file)  # nothing in the format itself tells
-    with pytest.raises(StoreError, match="not the file that the checkpoint was saved with"):
+    with pytest.raises(CheckpointError, match="not the file that the checkpoint was saved with"):
         load_views(file, digest)
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         load_views(tmp_path / "nothing")
     save_file({"weight": torch.zeros(3)}, tmp_path / "weights")
-    with pytest.raises(StoreError, match="holds no generated views"):
+    with pytest.raises(CheckpointError, match="holds no generated views"):
         load_views(tmp_path / "weights")
 
 
@@ -236,9 +236,9 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 def test_an_order_that_does_not_fit_is_refused(change: dict, message: str) -> None:
     store = make_store()
     views = list(store)
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         store.restore({**store.state(), **change}, lambda r: views)
-    with pytest.raises(StoreError, match="Frame 3 of clip 0 of round 0 is missing"):
+    with pytest.raises(CheckpointError, match="Frame 3 of clip 0 of round 0 is missing"):
         store.restore(store.state(), lambda r: views[:3])
     assert len(store) == 7
 

@@ -16,6 +16,15 @@ ALLOWED = {
     "fusion": {"geometry", "rendering", "models", "data", "priors", "fusion"},
     "scripts": {"geometry", "rendering", "models", "data", "priors", "fusion", "scripts", "methods"},
 }
+NEUTRAL = {
+    "digests": set(),
+    "errors": {"files"},
+    "files": set(),
+    "interrupts": set(),
+    "messages": set(),
+    "stored_config": set(),
+}
+"""Modules beside the layers, for all of them; with those of the package that they import."""
 FORBIDDEN_LIBRARIES = {
     "geometry": {"nerfstudio", "gsplat", "diffusers", "transformers"},
     "rendering": {"nerfstudio", "diffusers", "transformers"},
@@ -46,8 +55,20 @@ def test_layer_imports_only_what_it_may(layer):
         for name in imports_of(path):
             parts = name.split(".")
             if parts[0] == "genfusion_ns" and len(parts) > 1:
-                assert parts[1] in ALLOWED[layer] or parts[1] == "__version__", f"{layer}/{path.name} imports {name}"
+                assert parts[1] in {*ALLOWED[layer], *NEUTRAL, "__version__"}, f"{layer}/{path.name} imports {name}"
+                # It speaks through nerfstudio's console.
+                assert parts[1] != "messages" or "nerfstudio" not in FORBIDDEN_LIBRARIES.get(layer, ()), path.name
             assert parts[0] not in FORBIDDEN_LIBRARIES.get(layer, ()), f"{layer}/{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("name", sorted(NEUTRAL))
+def test_what_all_layers_share_imports_none_of_them(name):
+    ours = {parts[1] for found in imports_of(PACKAGE / f"{name}.py") if (parts := found.split("."))[0] == PACKAGE.name}
+    assert ours == NEUTRAL[name]
+
+
+def test_every_module_beside_the_layers_is_known():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*NEUTRAL, "__init__", "methods"}
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path):

@@ -14,7 +14,9 @@ import torch
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
-from genfusion_ns.fusion.trainer import CheckpointError, GenFusionTrainer
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.fusion.checkpoints import write_checkpoint
+from genfusion_ns.fusion.trainer import GenFusionTrainer
 
 STEPS = 24
 
@@ -157,6 +159,13 @@ def test_lost_views_are_made_anew(capture_folder, generator_folder, tmp_path, ca
     assert len(second.pipeline.loop.store) == 20
 
 
+def without_checksums(state: dict) -> dict:
+    """A checkpoint as versions without checksums wrote it."""
+    pipeline = dict(state["pipeline"])
+    pipeline["_extra_state"] = {name: value for name, value in pipeline["_extra_state"].items() if name != "digest"}
+    return {name: value for name, value in state.items() if name != "digest"} | {"pipeline": pipeline}
+
+
 def damaged(checkpoints: Path, kind: str) -> None:
     (path,) = checkpoints.glob("*.ckpt")
     if kind == "truncated":
@@ -178,6 +187,7 @@ def damaged(checkpoints: Path, kind: str) -> None:
         torch.save({"step": 3, "pipeline": Malicious()}, path)
     elif kind == "method":
         state = torch.load(path, weights_only=True)
+        del state["digest"]
         state["pipeline"] = {
             f"other.{name}": value for name, value in state["pipeline"].items() if isinstance(value, torch.Tensor)
         }
@@ -185,7 +195,7 @@ def damaged(checkpoints: Path, kind: str) -> None:
     elif kind == "shape":
         state = torch.load(path, weights_only=True)
         state["pipeline"]["_model.gauss_params.features_rest"] = torch.zeros(7, 2, 3)
-        torch.save(state, path)
+        write_checkpoint(without_checksums(state), path)
     else:
         path.unlink()
 
@@ -200,7 +210,7 @@ def damaged(checkpoints: Path, kind: str) -> None:
         ("keys", "lacks optimizers, pipeline, scalers, schedulers"),
         ("list", "is no checkpoint of ns-train"),
         ("method", "does not belong to a genfusion run"),
-        ("shape", "does not belong to a genfusion run"),
+        ("shape", "holds no scene: its numbers of surfels"),
         ("gone", "holds no checkpoint"),
     ],
 )

@@ -295,4 +295,3 @@ def test_messages_are_quoted_for_the_page_that_evaluates_them():
     rest = page.replace(quoted(status.message), "")
     assert rest != page, "markup that does not pair is shown as it is"
     assert "</span>{1}" not in rest
-    assert "[yellow]" not in describe(LoopStatus(True, False, 1, 9, 0.5, 3, 0, "[yellow]see"), "training", "")

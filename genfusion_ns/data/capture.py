@@ -16,7 +16,6 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.capture_checks import reads_camera_files, transforms_file
 from genfusion_ns.data.capture_location import config_file, located
@@ -27,6 +26,7 @@ from genfusion_ns.data.seed_points import SparseSources
 from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
 from genfusion_ns.data.view_checks import check_views
 from genfusion_ns.data.view_selection import ViewSplit
+from genfusion_ns.messages import say
 
 _NEARLY_ZERO = 1e-12
 _CAMERA_FIELDS = (
@@ -76,7 +76,7 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
     if isinstance(config, ColmapDataParserConfig) and not (config.data / config.colmap_path).exists():
         for usual in (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse")):
             if (config.data / usual / "images.bin").exists() or (config.data / usual / "images.txt").exists():
-                CONSOLE.log(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
+                say(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
                 changes["colmap_path"] = usual
                 break
     if reads_camera_files(config):
@@ -183,7 +183,7 @@ def _declared_split(declared: dict[str, list[Path]], files: Sequence[Path]) -> V
     train = {view[file] for file in declared["train"]}
     test = {view[file] for file in declared[held_out]}
     if train & test:
-        CONSOLE.log(f"[yellow]The capture declares {len(train & test)} view(s) as both train and {held_out}; not used.")
+        say(f"The capture declares {len(train & test)} view(s) as both train and {held_out}; not used.", "yellow")
         return None
     source = f"the capture's own train and {held_out} views"
     return ViewSplit(tuple(sorted(train)), tuple(sorted(test)), source)

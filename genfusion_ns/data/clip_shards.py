@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genfusion_ns.data.atomic_write import write_atomically
+from genfusion_ns.files import write_atomically
 
 FORMAT = "genfusion clips"
 VERSION = 1

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from genfusion_ns.data.array_files import ArrayFileError, read_arrays
 from genfusion_ns.data.clip_shards import RECORD, finished_shards, is_sample, read_member, sample_paths
+from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import ClipPair, to_bytes
 
@@ -92,12 +93,9 @@ def write_pair(folder: Path, name: str, pair: ClipPair, provenance: Provenance) 
         ValueError: artifact and clean clip differ in shape or cameras.
     """
     members = pack(name, pair, provenance)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npz"
-    partial = folder / f".{name}.partial.npz"
-    partial.write_bytes(members["npz"])
-    path.with_suffix(".json").write_bytes(members["json"])
-    partial.replace(path)
+    write_atomically(path.with_suffix(".json"), members["json"])
+    write_atomically(path, members["npz"])  # last: the pair is there with it
     return path
 
 

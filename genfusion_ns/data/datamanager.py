@@ -14,7 +14,6 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.backdrop import find_backdrop
 from genfusion_ns.data.camera_conversion import camera_sizes
@@ -42,13 +41,15 @@ from genfusion_ns.data.masking import (
 from genfusion_ns.data.scene_extent import SceneExtent
 from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
+from genfusion_ns.messages import say
+from genfusion_ns.stored_config import StoredConfig
 
 _MIN_FPS_VIEWS = 8
 """nerfstudio samples farthest points in buckets of a three-level tree, which has 8 leaves."""
 
 
 @dataclass
-class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
+class GenFusionDataManagerConfig(StoredConfig, FullImageDatamanagerConfig):
     """Configuration of `GenFusionDataManager`."""
 
     _target: type = field(default_factory=lambda: GenFusionDataManager)
@@ -179,7 +180,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             scene_length=self.extent.length,
             near_plane=self.extent.near_plane,
         )
-        CONSOLE.log(
+        say(
             f"Views: {len(self.split.train_ids)} train, {len(self.split.test_ids)} test of {len(self.capture.names)} "
             f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source}). "
             f"They lie about {self.extent.length:.3g} scene units deep; near plane {self.extent.near_plane:.3g}."

@@ -22,16 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.cameras import RepairedClip
 
 _FORMAT = "genfusion generated views 2"
 _TENSORS = ("viewmat", "K", "rgb", "disparity", "confidence")
-
-
-class StoreError(ValueError):
-    """A generated-view file that cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +132,16 @@ def views_of_clip(
     ]
 
 
-def save_views(path: Path, views: Sequence[GeneratedView]) -> str:
-    """Write views to one file, completely or not at all; returns the SHA-256 of the file, for `load_views`."""
+def save_views(path: Path, views: Sequence[GeneratedView], what: str = "the generated views", way_out: str = "") -> str:
+    """Write views to one file, completely or not at all; errors as in `write_atomically`.
+
+    Returns:
+        The SHA-256 of the file, for `load_views`.
+    """
     tensors = {f"{i}.{name}": getattr(view, name).contiguous() for i, view in enumerate(views) for name in _TENSORS}
     about = [{"round": view.round, "clip": view.clip, "frame": view.frame} for view in views]
     content = to_safetensors(tensors, metadata={"store": json.dumps({"format": _FORMAT, "views": about})})
-    write_atomically(path, content)
+    write_atomically(path, content, what, way_out)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -152,12 +153,12 @@ def load_views(path: Path, sha256: str | None = None) -> list[GeneratedView]:
         sha256: what `save_views` returned; any other content is refused.
 
     Raises:
-        StoreError: missing, truncated or changed file, or not a file of generated views.
+        CheckpointError: missing, truncated or changed file, or not a file of generated views.
     """
     if not path.is_file():
-        raise StoreError(f"{path} does not exist; it belongs to the checkpoint that is resumed.")
+        raise CheckpointError(f"{path} does not exist; it belongs to the checkpoint that is resumed.")
     if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise StoreError(f"{path} is damaged: it is not the file that the checkpoint was saved with.")
+        raise CheckpointError(f"{path} is damaged: it is not the file that the checkpoint was saved with.")
     try:
         with safe_open(str(path), framework="pt") as file:
             content = json.loads((file.metadata() or {}).get("store", "{}"))
@@ -167,8 +168,8 @@ def load_views(path: Path, sha256: str | None = None) -> list[GeneratedView]:
                     for i, about in enumerate(content["views"])
                 ]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} is damaged: {error}. Delete it to have the round made anew.") from error
-    raise StoreError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
+        raise CheckpointError(f"{path} is damaged: {error}. Delete it to have the round made anew.") from error
+    raise CheckpointError(f"{path} holds no generated views (format {content.get('format')!r}, not {_FORMAT!r}).")
 
 
 class GeneratedViewStore:
@@ -216,14 +217,25 @@ class GeneratedViewStore:
         Raises:
             ValueError: a view belongs to another round.
         """
-        strangers = {view.round for view in views} - {round}
-        if strangers:
-            raise ValueError(f"Views of round {sorted(strangers)} cannot be stored as round {round}.")
+        _check_round(round, views)
         self._pinned = self._pinned - {round} | ({round} if pin else set())
         if not pin:
             self._newest = [*(r for r in self._newest if r < round), round][-self.keep_rounds :]
         held = self._pinned.union(self._newest) - {round}
         self._views = [*(view for view in self._views if view.round in held), *(view.pinned() for view in views)]
+        self._queue = []
+
+    def mend(self, round: int, views: Sequence[GeneratedView]) -> None:
+        """Hold `views` of a round that is held or whose views were lost; all other rounds stay, newer ones too.
+
+        The current epoch of `sample` ends.
+
+        Raises:
+            ValueError: a view belongs to another round.
+        """
+        _check_round(round, views)
+        others = [view for view in self._views if view.round != round]
+        self._views = sorted([*others, *(view.pinned() for view in views)], key=lambda view: view.round)
         self._queue = []
 
     def drop(self, round: int, clip: int | None = None) -> int:
@@ -264,15 +276,23 @@ class GeneratedViewStore:
             views_of_round: all views that a round made.
 
         Raises:
-            StoreError: a held view is missing, or the order of the epoch does not fit the views.
+            CheckpointError: a held view is missing, or the order of the epoch does not fit the views.
         """
         held = [(r, clip, frame) for r, clip, frame in state["held"]]
         known = {(v.round, v.clip, v.frame): v for r in sorted({key[0] for key in held}) for v in views_of_round(r)}
         missing = [key for key in held if key not in known]
         if missing:
-            raise StoreError(f"Frame {missing[0][2]} of clip {missing[0][1]} of round {missing[0][0]} is missing.")
+            raise CheckpointError(f"Frame {missing[0][2]} of clip {missing[0][1]} of round {missing[0][0]} is missing.")
         queue = state["queue"]
         if len(set(queue)) != len(queue) or not all(0 <= i < len(held) for i in queue):
-            raise StoreError(f"The view order {list(queue)[:8]} does not fit a store of {len(held)} generated views.")
+            raise CheckpointError(
+                f"The view order {list(queue)[:8]} does not fit a store of {len(held)} generated views."
+            )
         self._views, self._queue = [known[key].pinned() for key in held], list(queue)
         self._newest, self._pinned = list(state["newest"]), set(state["pinned"])
+
+
+def _check_round(round: int, views: Sequence[GeneratedView]) -> None:
+    strangers = {view.round for view in views} - {round}
+    if strangers:
+        raise ValueError(f"Views of round {sorted(strangers)} cannot be stored as round {round}.")

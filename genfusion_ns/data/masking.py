@@ -27,12 +27,13 @@ from genfusion_ns.data.capture_dataset import CaptureDataset
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
 from genfusion_ns.data.image_sizes import match_image_sizes
 from genfusion_ns.data.mask_files import masks_beside, read_alpha, read_mask, require_alpha
+from genfusion_ns.stored_config import StoredConfig
 
 _OPAQUE = 127
 
 
 @dataclass
-class MaskingConfig:
+class MaskingConfig(StoredConfig):
     """What a run may see of each train photo. Evaluation is always on whole held-out photos."""
 
     source: Literal["none", "windows", "masks", "alpha"] = "none"

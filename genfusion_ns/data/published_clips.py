@@ -28,6 +28,7 @@ from torch import Tensor
 
 from genfusion_ns.data.array_files import DAMAGE, ArrayLayout, read_layout
 from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.files import replacing
 
 _TOLERANCE = 1e-3
 _QUALITY = 9
@@ -166,9 +167,8 @@ def write_published(folder: Path, part: int, frames: FrameSequencePair, frames_p
     with VideoWriter(folder / f"video_part_{part:04d}.mp4", size, frames_per_second, _QUALITY) as video:
         video.append(rgb)
     path = folder / f"depth_part_{part:04d}.npz"
-    partial = folder / f".{path.stem}.{os.getpid()}.npz"
-    np.savez_compressed(partial, disparity=disparity.numpy())
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        np.savez_compressed(unfinished, disparity=disparity.numpy())
 
 
 def _parts(scene: Path) -> list[PublishedClip]:

@@ -93,6 +93,27 @@ class VideoWriter:
             if kind is None:
                 if not self._temporary.is_file():
                     raise RuntimeError(f"ffmpeg wrote no video for {self.path}; see its output above")
+                if not is_whole(self._temporary):  # imageio-ffmpeg does not ask how ffmpeg ended
+                    raise RuntimeError(
+                        f"ffmpeg did not end the video {self.path}: the disk is full, or see its output above"
+                    )
                 os.replace(self._temporary, self.path)
         finally:
             self._temporary.unlink(missing_ok=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is an mp4 from its first to its last box, with an index."""
+    kinds, place, size = set(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:  # the length proper follows
+                length = int.from_bytes(head[8:], "big")
+            if length < 8:
+                return False
+            kinds.add(head[4:8])
+            place += length
+    return place == size and {b"ftyp", b"moov", b"mdat"} <= kinds

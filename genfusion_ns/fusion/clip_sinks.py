@@ -14,6 +14,7 @@ from torch import Tensor
 from genfusion_ns.data.clip_shards import ShardRecord, ShardWriter
 from genfusion_ns.data.clips import Provenance, pack
 from genfusion_ns.data.published_clips import FrameSequencePair, write_published
+from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.cameras import Clip
 from genfusion_ns.geometry.clip_pairs import ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
@@ -100,7 +101,7 @@ class PublishedSink:
         for name in ("frames", "references", "psnr"):  # of a single window
             about.pop(name)
         path = self._folder / f"about_part_{self.samples:04d}.json"
-        path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, (json.dumps(about, indent=2) + "\n").encode())
         self.samples += 1
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath, read_camera_path
@@ -27,13 +26,15 @@ from genfusion_ns.geometry.capture import capture_shape
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import orbit_path
+from genfusion_ns.messages import say
+from genfusion_ns.stored_config import StoredConfig
 
 _TILT = 60.0
 """Degrees between the verticals of path and capture above which the path was probably saved in another orientation."""
 
 
 @dataclass
-class CompletionSamplerConfig(InstantiateConfig):
+class CompletionSamplerConfig(StoredConfig, InstantiateConfig):
     """Views of what the photos do not show, along a saved camera path or on a loop made from parameters."""
 
     _target: type = field(default_factory=lambda: CompletionSampler)
@@ -111,9 +112,10 @@ class CompletionSampler(ViewSampler):
             raise ValueError(_explain_miss(self.config.camera_path, problem))
         tilt = path_tilt(path, observed)
         if tilt > _TILT and round == 0:
-            CONSOLE.print(
-                f"[yellow]The vertical of the camera path {self.config.camera_path} is {tilt:.0f} degrees from that of "
-                "the photos. If that is not meant, the path was saved with another orientation_method."
+            say(
+                f"The vertical of the camera path {self.config.camera_path} is {tilt:.0f} degrees from that of "
+                "the photos. If that is not meant, the path was saved with another orientation_method.",
+                "yellow",
             )
         c2w = path.c2w.to(observed.c2w)
         log: dict[str, Any] = {"kind": "camera_path", "file": str(self.config.camera_path), "tilt_degrees": tilt}

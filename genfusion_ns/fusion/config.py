@@ -8,10 +8,11 @@ from nerfstudio.configs.base_config import InstantiateConfig
 
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
+from genfusion_ns.stored_config import StoredConfig
 
 
 @dataclass
-class FusionConfig:
+class FusionConfig(StoredConfig):
     """When rounds take place, where their cameras go and how their views are used.
 
     Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.datamanager import GenFusionDataManager
-from genfusion_ns.data.generated_views import GeneratedViewStore
+from genfusion_ns.data.generated_views import GeneratedView, GeneratedViewStore
+from genfusion_ns.errors import message_of, wants_traceback
 from genfusion_ns.fusion.clip_cameras import SampledViews, clip_size
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.observed import ObservedPhotos
@@ -31,10 +32,15 @@ from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
 from genfusion_ns.geometry.cameras import commonest_size
 from genfusion_ns.geometry.free_space import Clearings, ClearTest, SeenSurfaces, clearance_test, clearings
+from genfusion_ns.messages import Colour, say
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 
+_Sample = Callable[[int, torch.Generator, ClearTest], SampledViews]
+"""The cameras of a round, of its count, its generator and where cameras may stand."""
+_Keep = Callable[[int, list[GeneratedView]], object]
+"""What becomes of the views of a round."""
 _REQUESTED_SHARE = 0.5
 """Views that the user asked for weigh at least this share of the peak, also where the schedule says less."""
 
@@ -94,10 +100,12 @@ class FusionLoop:
         self._next_round = 0
         self._judged: tuple[int, float] | None = None
         self._requested: set[int] = set()
+        self._completions: dict[int, tuple[list[list[float]], float]] = {}
+        self._dropped: set[tuple[int, int]] = set()
         self._lost: list[int] = []
         self._message = ""
         if not self.active:
-            CONSOLE.print("Repairer: none. No rounds take place; the scene is fitted to the photos alone.")
+            say("Repairer: none. No rounds take place; the scene is fitted to the photos alone.")
 
     @property
     def active(self) -> bool:
@@ -120,7 +128,7 @@ class FusionLoop:
         """The repairer, built when it is first needed."""
         if self._repairer is None:
             self._repairer = build_repairer(self._repairer_config, self.model.device)
-            CONSOLE.print(f"Repairer: {self._repairer.name}")
+            say(f"Repairer: {self._repairer.name}")
         return self._repairer
 
     @property
@@ -154,10 +162,10 @@ class FusionLoop:
             self._carry_out(self._requests.get(), step)
         if not self.active:
             return
-        if self._lost:
-            index, self._lost = max(self._lost), []
-            self._fuse(step, index)
-        elif self.schedule.is_round(step) and not self.paused:
+        while self._lost:
+            self._make_anew(step, self._lost[0])
+            del self._lost[0]
+        if self.schedule.is_round(step) and not self.paused:
             self.fuse_once(step)
         elif self.schedule.is_control(step, self.model.config.refine_every):
             self._withdraw_if_harmful(step)
@@ -165,8 +173,10 @@ class FusionLoop:
     def _carry_out(self, action: Callable[[int], object], step: int) -> None:
         try:
             action(step)
-        except ValueError as error:  # a wish that cannot be granted must not end the run
-            self._say(f"[red]{error}")
+        except Exception as error:  # a wish that cannot be granted must not end the run
+            if wants_traceback():
+                CONSOLE.print_exception()
+            self._say(f"This could not be done: {message_of(error)}", "red")
 
     def fuse_once(self, step: int, requested: bool = False) -> RoundRecord:
         """One round: replace the generated views by repaired renders of the scene as it is now.
@@ -182,12 +192,23 @@ class FusionLoop:
             ValueError: the repairer is none.
         """
         self._require_active()
-        index = self._take_index(requested)
-        return self._fuse(step, index)
+        return self._fuse(step, self._take_index(requested), self.store.replace)
 
-    def _fuse(self, step: int, index: int) -> RoundRecord:
-        self._judged = (index, self.photos.mean_psnr(self.model))
-        return self._round(step, index, self._sampled_by_schedule, pin=False)
+    def _fuse(self, step: int, index: int, keep: _Keep) -> RoundRecord:
+        if self._judged is None or index >= self._judged[0]:
+            self._judged = (index, self.photos.mean_psnr(self.model))
+        return self._round(step, index, self._sampled_by_schedule, keep, seeds=False)
+
+    def _make_anew(self, step: int, index: int) -> None:
+        """Make a round whose views were lost, in its place among the others."""
+
+        def keep(index: int, views: list[GeneratedView]) -> None:
+            self.store.mend(index, [view for view in views if (index, view.clip) not in self._dropped])
+
+        if index in self._completions:
+            self._complete(step, index, keep)
+        else:
+            self._fuse(step, index, keep)
 
     def complete_from(self, step: int, c2w: Float[Tensor, "rows 4"], fov_y: float) -> RoundRecord:
         """Generate the views between the nearest train view and a camera, and keep them whatever rounds follow.
@@ -201,16 +222,25 @@ class FusionLoop:
             ValueError: the pose is not rigid or not finite, the angle not between 0 and pi, or the repairer is none.
         """
         self._require_active()
+        index = self._take_index(requested=True)
+        self._completions[index] = (torch.as_tensor(c2w).tolist(), float(fov_y))
+        return self._complete(step, index, partial(self.store.replace, pin=True))
+
+    def _complete(self, step: int, index: int, keep: _Keep) -> RoundRecord:
+        c2w, fov_y = self._completions[index]
 
         def sampled(index: int, _: torch.Generator, __: ClearTest) -> SampledViews:
             repairer = self.repairer
-            return views_towards(self.photos.whole, c2w, fov_y, repairer.clip_length, repairer.resolution)
+            target = torch.tensor(c2w)
+            return views_towards(self.photos.whole, target, fov_y, repairer.clip_length, repairer.resolution)
 
-        return self._round(step, self._take_index(requested=True), sampled, pin=True)
+        return self._round(step, index, sampled, keep, seeds=True)
 
     def drop(self, round: int, clip: int | None = None) -> int:
         """Supervise one clip of a round, or all of them, no longer; returns how many views that were."""
         dropped = self.store.drop(round, clip)
+        if clip is not None:
+            self._dropped.add((round, clip))
         what = f"round {round}" if clip is None else f"clip {clip} of round {round}"
         self._say(f"Dropped {what}: {dropped} generated views, {len(self.store)} remain")
         return dropped
@@ -226,9 +256,7 @@ class FusionLoop:
         return self.sampler.sample(self.photos.whole, index, generator, is_clear)
 
     @torch.no_grad()
-    def _round(
-        self, step: int, index: int, sample: Callable[[int, torch.Generator, ClearTest], SampledViews], pin: bool
-    ) -> RoundRecord:
+    def _round(self, step: int, index: int, sample: _Sample, keep: _Keep, seeds: bool) -> RoundRecord:
         began = time.monotonic()
         seed = self.config.seed * 100_003 + index
         generator = torch.Generator().manual_seed(seed)
@@ -237,37 +265,52 @@ class FusionLoop:
         clear_test = cache(lambda: clearance_test(seen().cpu()))
         cleared = self._keep_clear(seen)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
-        numbers = track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE)
-        windows: list[RepairedWindow] = []
-        for number in numbers:
-            before = windows[-1] if windows else None
-            windows.append(repair_window(self.model, photos, repairer, sampled, number, self.config, generator, before))
-        repairer.release()
-        self.latest = Round(index, step, seed, sampled, windows)
-        views = self.latest.views()
-        self.store.replace(index, views, pin)
+        done = Round(index, step, seed, sampled, self._repaired(index, sampled, generator))
+        views = done.views()
+        self.files.save(index, views)  # first of all: what is not on the disk would be lost with the process
+        self.latest = done
+        keep(index, views)
         observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
         details = {"observed_psnr": observed, "requested": index in self._requested, "cleared_surfels": cleared}
-        if self.config.seeding.enabled or pin:
-            details["seeding"] = seed_windows(self.model, seen(), windows, self.config.seeding, generator)
-            CONSOLE.print(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
-        record = self.latest.record(repairer.name, self._datamanager.train_names, details)
+        if self.config.seeding.enabled or seeds:
+            details["seeding"] = seed_windows(self.model, seen(), done.windows, self.config.seeding, generator)
+            say(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
+        record = done.record(repairer.name, self._datamanager.train_names, details)
         folder = round_folder(self.files.folder, index)
-        self.files.save(index, views)
-        write_round_report(
-            folder,
-            record,
-            [window.clip for window in windows],
-            [window.repaired for window in windows],
-            [window.references for window in windows],
-            save_videos=self.config.save_videos,
-        )
-        kept = sum(window.rejected is None for window in windows)
+        self._report(folder, record, done.windows)
+        kept = sum(window.rejected is None for window in done.windows)
         self._say(
-            f"Round {index} at step {step}: {kept} of {len(windows)} clips kept, {len(self.store)} generated views, "
-            f"{time.monotonic() - began:.0f} s, see {folder.parent.name}/{folder.name} of the run"
+            f"Round {index} at step {step}: {kept} of {len(done.windows)} clips kept, {len(self.store)} generated "
+            f"views, {time.monotonic() - began:.0f} s, see {folder.parent.name}/{folder.name} of the run"
         )
         return record
+
+    def _repaired(self, index: int, sampled: SampledViews, generator: torch.Generator) -> list[RepairedWindow]:
+        windows: list[RepairedWindow] = []
+        repairer = self.repairer
+        try:
+            for number in track(range(len(sampled.windows)), f"Round {index}", transient=True, console=CONSOLE):
+                before = windows[-1] if windows else None
+                windows.append(
+                    repair_window(self.model, self.photos, repairer, sampled, number, self.config, generator, before)
+                )
+        finally:
+            repairer.release()
+        return windows
+
+    def _report(self, folder: Path, record: RoundRecord, windows: list[RepairedWindow]) -> None:
+        """Write what the round did; training needs none of it, and goes on without."""
+        try:
+            write_round_report(
+                folder,
+                record,
+                [window.clip for window in windows],
+                [window.repaired for window in windows],
+                [window.references for window in windows],
+                save_videos=self.config.save_videos,
+            )
+        except (OSError, RuntimeError) as error:
+            say(f"The report of round {record.round} is not complete, training goes on: {message_of(error)}", "yellow")
 
     def _keep_clear(self, seen: Callable[[], SeenSurfaces]) -> int:
         """Have nothing grow around the train cameras; returns how many surfels that removed."""
@@ -283,8 +326,9 @@ class FusionLoop:
             return
         self.store.drop(index)
         self._say(
-            f"[yellow]Round {index} is withdrawn at step {step}: the photos are reproduced at {psnr:.2f} dB, before "
-            f"the round it was {before:.2f} dB (--pipeline.fusion.observed-margin)."
+            f"Round {index} is withdrawn at step {step}: the photos are reproduced at {psnr:.2f} dB, before "
+            f"the round it was {before:.2f} dB (--pipeline.fusion.observed-margin).",
+            "yellow",
         )
 
     def _weight(self, step: int) -> float:
@@ -312,19 +356,23 @@ class FusionLoop:
             "next_round": self._next_round,
             "judged": json.dumps(self._judged),
             "requested": json.dumps(sorted(self._requested)),
+            "completions": json.dumps({i: c for i, c in self._completions.items() if i in self.store.pinned}),
+            "dropped": json.dumps(sorted(self._dropped)),
             "kept_clear": None if kept_clear is None else (kept_clear.centers, kept_clear.radii),
         }
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
         """Continue where `state` was taken, with the views of the run folder that it belongs to.
 
-        A round whose views are missing or damaged is made anew before the first step.
+        Rounds whose views are missing or damaged are made anew before the first step.
         """
         self._view_order.set_state(state["view_order"].cpu())
         self._next_round = int(state["next_round"])
         judged = json.loads(state["judged"])
         self._judged = None if judged is None else (judged[0], judged[1])
         self._requested = set(json.loads(state["requested"]))
+        completions = json.loads(state.get("completions", "{}"))  # as below
+        self._completions = {int(index): (c2w, fov_y) for index, (c2w, fov_y) in completions.items()}
         kept_clear = state.get("kept_clear")  # checkpoints from before there were clearings have none
         self.model.strategy.kept_clear = None if kept_clear is None else Clearings(*kept_clear)
         if not self.active:
@@ -332,19 +380,24 @@ class FusionLoop:
         stored = json.loads(state["store"])
         digests = {int(index): digest for index, digest in json.loads(state["digests"]).items()}
         lost = self.files.adopt(folder, digests, sorted({index for index, _, _ in stored["held"]}))
+        self._dropped = {(index, clip) for index, clip in json.loads(state.get("dropped", "[]"))}
         for index, reason in lost.items():
-            CONSOLE.print(f"[yellow]The generated views of round {index} are lost, the round is made anew: {reason}")
+            anew = index not in stored["pinned"] or index in self._completions
+            what = "the round is made anew" if anew else "and this older checkpoint does not say where it looked"
+            say(f"The generated views of round {index} are lost, {what}: {reason}", "yellow")
+            if not anew:
+                stored["pinned"].remove(index)
         if lost:
             stored["held"] = [key for key in stored["held"] if key[0] not in lost]
-            stored["pinned"] = [index for index in stored["pinned"] if index not in lost]
             stored["queue"] = []
-            self._lost = list(lost)
+        # In their order, so that the newest is the one that is judged.
+        self._lost = sorted({*stored["newest"], *stored["pinned"]}.intersection(lost))
         self.store.restore(stored, self.files.load)
 
     def _require_active(self) -> None:
         if not self.active:
             raise ValueError("no round can take place: --pipeline.repairer.model is none; choose another to generate")
 
-    def _say(self, message: str) -> None:
-        CONSOLE.print(message)
+    def _say(self, message: str, colour: Colour = "") -> None:
+        say(message, colour)
         self._message = message

@@ -15,13 +15,14 @@ from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
 from genfusion_ns.geometry.capture import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
+from genfusion_ns.stored_config import StoredConfig
 
 _DETOUR = 1.5
 """Name order is kept while it is at most so many times longer than a short walk along all cameras."""
 
 
 @dataclass
-class MaskedSamplerConfig(InstantiateConfig):
+class MaskedSamplerConfig(StoredConfig, InstantiateConfig):
     """Whole frames at the train cameras, whose photos show only a part."""
 
     _target: type = field(default_factory=lambda: MaskedSampler)

@@ -11,23 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
+from genfusion_ns.errors import CheckpointError, show_errors_plainly
+from genfusion_ns.files import write_atomically
+from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
 from genfusion_ns.fusion.schedule import FusionSchedule
+from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig, check_repairer
+from genfusion_ns.stored_config import StoredConfig
 
 if TYPE_CHECKING:
     from genfusion_ns.fusion.loop import FusionLoop
 
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What a state that was changed by somebody or something raises when it is put to use."""
+
 
 @dataclass
-class GenFusionPipelineConfig(VanillaPipelineConfig):
+class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """Surfel reconstruction with a repairer in the loop."""
 
     _target: type = field(default_factory=lambda: GenFusionPipeline)
@@ -59,6 +65,7 @@ class GenFusionPipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
+        show_errors_plainly()
         if world_size > 1:
             raise ValueError(
                 f"genfusion trains on one device, --machine.num-devices is {world_size}; "
@@ -117,7 +124,7 @@ class GenFusionPipeline(VanillaPipeline):
         folder = Path(trainer.base_dir) / "genfusion"
         self._loop = FusionLoop(fusion, self.config.repairer, schedule, self.scene, self.datamanager, folder)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)
-        write_atomically(folder / "protocol.json", protocol.encode())
+        write_atomically(folder / "protocol.json", protocol.encode(), "the protocol of the run")
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
         callbacks = super().get_training_callbacks(training_callback_attributes)
@@ -168,11 +175,13 @@ class GenFusionPipeline(VanillaPipeline):
         """Load the pipeline's part of a checkpoint.
 
         Raises:
+            CheckpointError: it is damaged, or holds no scene that can be rendered.
             ValueError: it is not that of a genfusion run with these model settings.
         """
+        state = checked_pipeline_state(loaded_state, step)
         try:
-            super().load_pipeline(loaded_state, step)
-        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+            super().load_pipeline(state, step)
+        except _DAMAGE as error:
             raise ValueError(
                 f"the checkpoint of step {step} does not belong to a genfusion run with these model settings: {error}"
             ) from error
@@ -181,14 +190,38 @@ class GenFusionPipeline(VanillaPipeline):
         """Keep the state until the loop exists, which is after nerfstudio has loaded the checkpoint."""
         self._loaded_state = state or None
 
+    def check_resumable(self) -> None:
+        """Refuse to train on from a checkpoint without the state of its training.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        missing = {"strategy", "rng", "views", "loop"} - set(self._loaded_state or {})
+        if missing:
+            raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
+
     def _restore(self, state: dict[str, Any], trainer_config: Any) -> None:
-        self.scene.strategy_state |= {name: value.to(self.device) for name, value in state["strategy"].items()}
-        torch.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state and torch.device(self.device).type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-        try:
-            self.datamanager.load_sampler_state(json.loads(state["views"]))
-        except ValueError as error:
-            CONSOLE.print(f"[yellow]The order of the train views starts afresh: {error}")
         checkpoints = trainer_config.load_dir or trainer_config.load_checkpoint.parent
-        self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
+        try:
+            self.scene.strategy_state |= self._densification(state["strategy"])
+            torch.set_rng_state(state["rng"].cpu())
+            if "cuda_rng" in state and torch.device(self.device).type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+            views = json.loads(state["views"])
+            self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
+        except _DAMAGE as error:
+            raise CheckpointError(
+                f"the checkpoint in {checkpoints} cannot be resumed: the state of its training is damaged "
+                f"({type(error).__name__}: {error}); take another one or a copy"
+            ) from error
+        try:
+            self.datamanager.load_sampler_state(views)
+        except _DAMAGE as error:
+            say(f"The order of the train views starts afresh: {error}", "yellow")
+
+    def _densification(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What densification has gathered of each surfel, on the device of the scene."""
+        for name, value in state.items():
+            if value.dim() and len(value) != self.scene.num_points:
+                raise ValueError(f"{name} is of {len(value)} surfels, the scene has {self.scene.num_points}")
+        return {name: value.to(self.device) for name, value in state.items()}

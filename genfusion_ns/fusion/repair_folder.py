@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns import __version__
-from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.clip_sources import ClipSource
 from genfusion_ns.fusion.contact_sheet import to_bytes
 from genfusion_ns.fusion.round_report import side_by_side
@@ -131,7 +131,6 @@ def _to_16_bits(disparity: Float[Tensor, "H W 1"]) -> np.ndarray:
 
 
 def _save_png(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format="PNG")
-    path.write_bytes(encoded.getvalue())
+    write_atomically(path, encoded.getvalue())

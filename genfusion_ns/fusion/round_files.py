@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from genfusion_ns.data.generated_views import GeneratedView, StoreError, load_views, save_views
+from genfusion_ns.data.generated_views import GeneratedView, load_views, save_views
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.files import copy_atomically
 
 VIEWS_FILE = "views.safetensors"
 
@@ -32,21 +33,16 @@ class RoundFiles:
         """Write the views of a round, completely or not at all.
 
         Raises:
-            OSError: the disk is full or not writable; the message says what to do.
+            WriteError: the disk is full or not writable; the message says what to do.
         """
-        try:
-            self.digests[index] = save_views(self.path(index), views)
-        except OSError as error:
-            raise OSError(
-                f"cannot write the generated views of round {index} to {self.path(index)}: {error}; free disk space "
-                "and resume with --load-dir"
-            ) from error
+        what = f"the generated views of round {index} to"
+        self.digests[index] = save_views(self.path(index), views, what, "resume with --load-dir")
 
     def load(self, index: int) -> list[GeneratedView]:
         """Read the views of a round.
 
         Raises:
-            StoreError: the file is missing or is not what `save` wrote.
+            CheckpointError: the file is missing or is not what `save` wrote.
         """
         return load_views(self.path(index), self.digests.get(index))
 
@@ -58,11 +54,10 @@ class RoundFiles:
             source.digests = digests
             try:
                 source.load(index)
-            except StoreError as error:
+            except CheckpointError as error:
                 lost[index] = str(error)
                 continue
             if source.path(index) != self.path(index):
-                self.path(index).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.path(index), self.path(index))
+                copy_atomically(source.path(index), self.path(index), f"the generated views of round {index} to")
             self.digests[index] = digests[index]
         return lost

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns import __version__
-from genfusion_ns.data.atomic_write import write_atomically
 from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.contact_sheet import contact_sheet, encode_png
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import Window

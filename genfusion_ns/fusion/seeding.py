@@ -19,6 +19,7 @@ from genfusion_ns.geometry.cameras import Clip, RepairedClip, camera_centers
 from genfusion_ns.geometry.depth import ScaleShift, align_scale_shift, depth_to_normals, depth_to_points
 from genfusion_ns.geometry.surface_pixels import first_sightings, neighbours_agreeing
 from genfusion_ns.models.insertion import NewSurfels
+from genfusion_ns.stored_config import StoredConfig
 
 _NEARER = 2.0
 """New surfaces may have at most this many times the disparity of the nearest rendered ones (99th percentile)."""
@@ -30,7 +31,7 @@ _QUANTILE_POINTS = 1_000_000
 
 
 @dataclass
-class SeedingConfig:
+class SeedingConfig(StoredConfig):
     """Insertion of surfels where renders are empty, from repaired clips."""
 
     enabled: bool = True

@@ -3,42 +3,66 @@
 from __future__ import annotations
 
 import os
-import pickle
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import yaml
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
+from rich.errors import MarkupError
+from rich.text import Text
 
 from genfusion_ns.data.capture_location import absolute_if_there, config_file
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+from genfusion_ns.errors import CheckpointError, show_errors_plainly
+from genfusion_ns.files import WriteError, is_full_disk, write_atomically
+from genfusion_ns.fusion.checkpoints import check_training_state, read_checkpoint, write_checkpoint
+from genfusion_ns.fusion.pipeline import GenFusionPipeline
+from genfusion_ns.interrupts import StopRequest
+from genfusion_ns.messages import say
 from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
+from genfusion_ns.stored_config import StoredConfig
 
-_KEYS = {"step", "pipeline", "optimizers", "schedulers", "scalers"}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be resumed; the message names the file, what is wrong and the way out."""
+_SAVES = 10
+"""Checkpoints that a run writes at least, however short; each replaces the one before."""
+_OTHER_CHECKPOINT = ("load_dir", "load_step", "load_checkpoint")
 
 
 @dataclass
-class GenFusionTrainerConfig(TrainerConfig):
+class GenFusionTrainerConfig(StoredConfig, TrainerConfig):
     """nerfstudio's trainer settings; --max-num-iterations is the length of the whole run, resumed or not."""
 
     _target: type = field(default_factory=lambda: GenFusionTrainer)
 
     def save_config(self) -> None:
-        """Write config.yml with absolute paths, so that the run can be used from any working directory."""
+        """Write config.yml into the folder of the run, with absolute paths, so that it can be used from anywhere.
+
+        Raises:
+            WriteError: the folder cannot be written.
+            ValueError: nerfstudio could not print the folder's name.
+        """
         self.output_dir = Path(os.path.abspath(self.output_dir))
         for name in ("data", "load_dir", "load_checkpoint"):
             setattr(self, name, absolute_if_there(getattr(self, name)))
         if isinstance(self.pipeline.datamanager, GenFusionDataManagerConfig):
             self.pipeline.datamanager.make_paths_absolute()
-        super().save_config()
+        path = self.get_base_dir() / "config.yml"
+        try:
+            Text.from_markup(str(path))
+        except MarkupError as error:
+            raise ValueError(
+                f"the run would be written to {self.get_base_dir()}, whose brackets nerfstudio's console takes for "
+                f"markup ({error}); choose other names with --output-dir, --experiment-name and --timestamp"
+            ) from error
+        write_atomically(path, yaml.dump(self).encode(), "the settings of the run")
+        say(f"The settings of the run are in {path}")
 
     def get_checkpoint_dir(self) -> Path:
         """Folder of the checkpoints; of a run that was moved, the one beside the config.yml that the command names."""
@@ -48,20 +72,50 @@ class GenFusionTrainerConfig(TrainerConfig):
 
 
 class GenFusionTrainer(Trainer):
-    """Trainer that falls back to the CPU when there is no GPU and writes checkpoints atomically."""
+    """Trainer that falls back to the CPU when there is no GPU, and loses nothing that it has trained.
+
+    Checkpoints are written completely or not at all: every `steps_per_save` steps, at least ten times in a run, after
+    each round, at the end, and on Ctrl-C or SIGTERM.
+    """
 
     config: GenFusionTrainerConfig
+    pipeline: GenFusionPipeline
 
     def __init__(self, config: GenFusionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        show_errors_plainly()
         _refuse_scaled_gradients(config)
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
-            CONSOLE.print("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
+            say("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
             config.machine.device_type = "cpu"
         for group in config.optimizers.values():
             schedule = group["scheduler"]
             if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
                 schedule.max_steps = config.max_num_iterations
+        if config.save_only_latest_checkpoint:
+            config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // _SAVES, 1))
         super().__init__(config, local_rank, world_size)
+        self._last_step = -1
+        self._saved_step = -1
+        self._saved_round: object = None
+        self._resting = False
+        self._stop = StopRequest(
+            "the run stops after this step and saves a checkpoint; a round under way is ended first. Once more: it "
+            "stops at once.",
+            self._stop_soon,
+        )
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """nerfstudio's setup; Ctrl-C ends it without a checkpoint, as nothing is trained yet."""
+        try:
+            super().setup(test_mode)
+        except KeyboardInterrupt:
+            say("Interrupted before the first step; there is nothing to save.")
+            raise SystemExit(130) from None
+        self._last_step = self._start_step - 1
+        before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
+        # First of all: what it saves is the state after the step before, with nothing of this one.
+        self.callbacks.insert(0, TrainingCallback([before], self._save_after_round))
+        self.callbacks.append(TrainingCallback([after], self._note_step))
 
     def setup_optimizers(self) -> Optimizers:
         """Optimisers of all parameters; surfels move in scene lengths."""
@@ -78,35 +132,103 @@ class GenFusionTrainer(Trainer):
             )
         self.config.max_num_iterations = total - self._start_step
         try:
-            super().train()
+            with self._stop:
+                super().train()
+        except Exception as error:
+            if isinstance(error, WriteError) or not is_full_disk(error):
+                raise
+            raise WriteError(
+                f"the disk has no room left: {error}. Free some and go on: {self._resume_command()}"
+            ) from error
         finally:
             self.config.max_num_iterations = total
+
+    def _stop_soon(self) -> None:
+        """Somebody asks to stop; between any two instructions of the training."""
+        self.stop_training = True
+        if self._resting:  # everything is saved, and only the viewer goes on
+            raise SystemExit(0)
+
+    def _save_after_round(self, step: int) -> None:
+        """Rounds cost most; a checkpoint of the step in which one was made keeps it."""
+        if self.pipeline.loop.latest is not self._saved_round:
+            self._saved_round = self.pipeline.loop.latest
+            if self._saved_step != step - 1:
+                self.save_checkpoint(step - 1)
+
+    def _note_step(self, step: int) -> None:
+        self._last_step = step
+        if self._stop.received is not None:
+            self.stop_training = True
+
+    def _after_train(self) -> None:
+        if not self.stop_training or self._last_step == self._start_step + self.config.max_num_iterations - 1:
+            super()._after_train()
+            return
+        self.step = self._last_step  # nerfstudio has counted the step that it leaves out
+        if self._stop.received is None:
+            super()._after_train()
+            return
+        trained = self._last_step >= self._start_step
+        if trained and self._saved_step != self._last_step:
+            self.save_checkpoint(self._last_step)
+        writer.write_out_storage()
+        self.shutdown()
+        if trained:
+            say(f"Stopped after step {self._last_step}; go on with:")
+            say(self._resume_command(), wrap=False)
+        else:
+            say("Stopped before a step was trained; there is nothing to save.")
+        raise SystemExit(self._stop.status)
+
+    def _train_complete_viewer(self) -> None:
+        self._resting = True
+        if self._stop.received is None:
+            super()._train_complete_viewer()
+
+    def _resume_command(self) -> str:
+        """What to type to go on from the latest checkpoint."""
+        return resume_command(sys.argv, self.config.method_name or "genfusion", self.checkpoint_dir)
 
     def _load_checkpoint(self) -> None:
         path = _checkpoint_to_load(self.config)
         if path is None:
-            CONSOLE.print("No checkpoint to load, training from scratch.")
+            say("No checkpoint to load, training from scratch.")
             return
-        state = _read_checkpoint(path)
-        self._start_step = state["step"] + 1
+        state = read_checkpoint(path)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            check_training_state(state, self.optimizers, self.config.load_scheduler)
             self.optimizers.load_optimizers(state["optimizers"])
             if self.config.load_scheduler:
                 self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
-        except (ValueError, KeyError) as error:
+            self.pipeline.check_resumable()
+            self._start_step = state["step"] + 1
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} cannot be resumed: {error}. Resume with the method and settings it was trained with."
             ) from error
-        CONSOLE.print(f"Resuming after step {state['step']} of {path}")
+        say(f"Resuming after step {state['step']} of {path}")
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Write the checkpoint beside its final name, then rename it, and only then delete older ones."""
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        """Write the checkpoint beside its final name, then rename it, and only then delete older ones.
+
+        Raises:
+            FloatingPointError: the scene has diverged; the older checkpoint stays.
+            WriteError: the disk is full or not writable; the older checkpoint stays.
+        """
+        broken = [name for name, value in self.pipeline.scene.gauss_params.items() if not value.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"{', '.join(broken)} of the scene have values that are not finite after step {step}: the training has "
+                f"diverged. Lower the learning rates (--optimizers.means.optimizer.lr); {self.checkpoint_dir} keeps "
+                "what was saved before"
+            )
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        _write_atomically(self._state(step), path)
+        write_checkpoint(self._state(step), path)
+        self._saved_step = step
         if self.config.save_only_latest_checkpoint:
             for older in self.checkpoint_dir.glob("*.ckpt"):
                 if older != path:
@@ -150,33 +272,25 @@ def _checkpoint_to_load(config: GenFusionTrainerConfig) -> Path | None:
     return found[step]
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors, numbers and strings of a checkpoint; nothing in it is executed."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        others = sorted(other.name for other in path.parent.glob("step-*.ckpt") if other != path)
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint, it is damaged or something else ({error}). Other checkpoints "
-            f"beside it, for --load-step: {', '.join(others) if others else 'none'}."
-        ) from error
-    missing = _KEYS - set(state) if isinstance(state, dict) else _KEYS
-    if missing:
-        raise CheckpointError(f"{path} is no checkpoint of ns-train: it lacks {', '.join(sorted(missing))}.")
-    return state
+def resume_command(words: list[str], method: str, checkpoints: Path) -> str:
+    """The command line that goes on with a run.
 
-
-def _write_atomically(state: dict[str, Any], path: Path) -> None:
-    # nerfstudio lists every name in the folder as a checkpoint, so the unfinished file lives one level up.
-    partial = path.parent.parent / f".{path.name}.partial"
-    try:
-        with partial.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write the checkpoint {path}: {error}; free disk space and resume with --load-dir"
-        ) from error
+    Args:
+        words: `sys.argv` of the run.
+        method: its name.
+        checkpoints: the folder with its latest checkpoint.
+    """
+    if Path(words[0]).name != "ns-train" or any(word.startswith(("--load-config", "--load_config")) for word in words):
+        return f"ns-train {method} (the settings of this run) --load-dir {shlex.quote(str(checkpoints))}"
+    kept: list[str] = []
+    skipping = False
+    for word in words[2:]:
+        flag, _, value = word.partition("=")
+        if skipping:
+            skipping = False
+        elif flag.startswith("--") and flag[2:].replace("-", "_") in _OTHER_CHECKPOINT:
+            skipping = not value
+        else:
+            kept.append(word)
+    # Right after the method: behind the name of a dataparser, flags are those of the dataparser.
+    return shlex.join(["ns-train", words[1], "--load-dir", str(checkpoints), *kept])

@@ -17,6 +17,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
 
+from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.clip_recipe import Difficulty
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.trainer import GenFusionTrainer
@@ -101,5 +102,5 @@ def _split_file(folder: Path, train_ids: tuple[int, ...], num_photos: int) -> Pa
     """A split of these train views; the first of the others stands in for the test views, which nobody looks at."""
     held_out = min(set(range(num_photos)) - set(train_ids))
     path = folder / "split.json"
-    path.write_text(json.dumps({"train_ids": list(train_ids), "test_ids": [held_out]}), encoding="utf-8")
+    write_atomically(path, json.dumps({"train_ids": list(train_ids), "test_ids": [held_out]}).encode())
     return path

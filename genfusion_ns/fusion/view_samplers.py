@@ -21,6 +21,7 @@ from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
 from genfusion_ns.geometry.windows import clip_windows
+from genfusion_ns.stored_config import StoredConfig
 
 
 class ViewSampler(ABC):
@@ -64,7 +65,7 @@ class ViewSampler(ABC):
 
 
 @dataclass
-class SparseSamplerConfig(InstantiateConfig):
+class SparseSamplerConfig(StoredConfig, InstantiateConfig):
     """Views between and around a few observed ones."""
 
     _target: type = field(default_factory=lambda: SparseSampler)

@@ -15,10 +15,12 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.viewer.viewer import Viewer
 
 from genfusion_ns.data.generated_views import GeneratedView
+from genfusion_ns.errors import message_of
 from genfusion_ns.fusion.loop import FusionLoop, LoopStatus
 from genfusion_ns.fusion.viewer_panel_cameras import GeneratedCameras, scene_pose
 from genfusion_ns.fusion.viewer_panel_clips import ClipBrowser
 from genfusion_ns.fusion.viewer_panel_text import describe
+from genfusion_ns.messages import say
 
 _EVERY = 10
 """Steps between looks at the loop."""
@@ -53,6 +55,7 @@ class GenFusionPanel:
         self._training_state = training_state
         self._status: LoopStatus = loop.status(step)
         self._doing = ""
+        self._failed = False
         self._views: tuple[GeneratedView, ...] = ()
         self._frustums = GeneratedCameras(server, frustum_scale)
         gui, off = server.gui, not loop.active
@@ -78,17 +81,31 @@ class GenFusionPanel:
         self.fuse.on_click(lambda _: self._ask("making a round", lambda step: loop.fuse_once(step, requested=True)))
         self.complete.on_click(self._complete_from_here)
         self.cameras.on_update(lambda _: self._frustums.show(self.cameras.value))
-        self.refresh(step)
+        self._show(step)
 
     def after_step(self, step: int) -> None:
         """Show what the loop is doing, from time to time; on the training thread, after each step."""
+        if self._failed:
+            return
         due = self._status.next_step == step + 1 and not self._loop.paused
         if due or self._doing or step % _EVERY == 0:
             self._doing = f"making round {self._status.rounds}" if due else ""
             self.refresh(step + 1)
 
     def refresh(self, step: int) -> None:
-        """Take a new snapshot of the loop before this step and show it; on the training thread."""
+        """Take a new snapshot of the loop before this step and show it; on the training thread.
+
+        A panel that cannot be drawn is not drawn again; training goes on.
+        """
+        if self._failed:
+            return
+        try:
+            self._show(step)
+        except Exception as error:  # whatever a viewer or its connection has, the run must not end for it
+            self._failed = True
+            say(f'The panel "GenFusion" of the viewer stops, training goes on: {message_of(error)}', "yellow")
+
+    def _show(self, step: int) -> None:
         loop = self._loop
         self._status = loop.status(step)
         if self.pause.value != loop.paused:

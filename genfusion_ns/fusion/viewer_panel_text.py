@@ -9,9 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.errors import MarkupError
-from rich.text import Text
-
 from genfusion_ns.fusion.loop import LoopStatus
 
 
@@ -29,14 +26,6 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
     )
     style = '{{display: "grid", gridTemplateColumns: "auto 1fr", columnGap: "0.8em", fontSize: "0.85em"}}'
     return f"<div style={style}>{cells}</div>"
-
-
-def without_markup(message: str) -> str:
-    """A console message without rich's colour tags."""
-    try:
-        return Text.from_markup(message).plain
-    except MarkupError:  # brackets that were never meant as tags
-        return message
 
 
 def describe(status: LoopStatus, training_state: str, doing: str) -> str:
@@ -68,7 +57,7 @@ def describe(status: LoopStatus, training_state: str, doing: str) -> str:
     elif status.waiting:
         rows.append(("Now", f"waiting: {status.waiting}"))
     if status.message:
-        rows.append(("Last", without_markup(status.message)))
+        rows.append(("Last", status.message))
     return table(rows)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+
+from genfusion_ns.messages import say
 
 
 class ImageMetrics:
@@ -49,9 +50,10 @@ class ImageMetrics:
                 network = LearnedPerceptualImagePatchSimilarity(net_type=self._lpips_net, normalize=True)  # type: ignore[arg-type]
             except (OSError, RuntimeError) as error:
                 self._lpips_unavailable = True
-                CONSOLE.print(
-                    f"[yellow]LPIPS is left out: its {self._lpips_net} weights could not be loaded ({error}). "
-                    "Run once with network access, or put the torchvision file into the torch hub folder."
+                say(
+                    f"LPIPS is left out: its {self._lpips_net} weights could not be loaded ({error}). "
+                    "Run once with network access, or put the torchvision file into the torch hub folder.",
+                    "yellow",
                 )
                 return None
             self._lpips = network.to(device).eval()

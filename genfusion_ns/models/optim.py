@@ -12,9 +12,11 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
+from genfusion_ns.stored_config import StoredConfig
+
 
 @dataclass
-class FusedAdamConfig(AdamOptimizerConfig):
+class FusedAdamConfig(StoredConfig, AdamOptimizerConfig):
     """Adam in one pass over memory per parameter, several times faster on CPUs; eps as in 3D Gaussian Splatting."""
 
     eps: float = 1e-15
@@ -24,7 +26,7 @@ class FusedAdamConfig(AdamOptimizerConfig):
 
 
 @dataclass
-class LogLinearDecayConfig(SchedulerConfig):
+class LogLinearDecayConfig(StoredConfig, SchedulerConfig):
     """Learning rate that decays log-linearly over the run.
 
     nerfstudio's own exponential schedule writes numpy numbers into checkpoints, which torch >= 2.6 refuses to load;

@@ -37,6 +37,7 @@ from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.models.views import View
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 from genfusion_ns.rendering.thread_pool import set_num_threads
+from genfusion_ns.stored_config import StoredConfig
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
@@ -48,7 +49,7 @@ _LEAST_SPACING, _ALONE = 1e-5, 0.1
 
 
 @dataclass
-class GenFusionModelConfig(SplatfactoModelConfig):
+class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     """Surfel scene. Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations)."""
 
     _target: type = field(default_factory=lambda: GenFusionModel)

@@ -21,6 +21,7 @@ from genfusion_ns.priors.hub import (
     is_hub_name,
 )
 from genfusion_ns.priors.weight_files import check_folder
+from genfusion_ns.stored_config import StoredConfig
 
 _COMPACT_WEIGHTS = Path(__file__).parent / "weights" / "compact"
 _COMPACT_STEPS = 1
@@ -32,7 +33,7 @@ _SHARED = ("model", "steps", "device", "resolution", "dtype", "task_guidance_sca
 
 
 @dataclass
-class RepairerConfig:
+class RepairerConfig(StoredConfig):
     """The video diffusion model that repairs artifact clips.
 
     There are two kinds: compact, small, comes with the package; dynamicrafter, the generator that GenFusion published

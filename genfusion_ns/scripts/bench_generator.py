@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import tyro
+
+from genfusion_ns.errors import run_program
 
 if TYPE_CHECKING:
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
@@ -191,10 +192,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def entrypoint() -> None:
     """Entry point of `gf-bench-generator`."""
-    try:
-        tyro.cli(BenchGenerator, prog="gf-bench-generator").main()
-    except (ValueError, torch.OutOfMemoryError) as error:
-        sys.exit(f"gf-bench-generator: {error}")
+    run_program("gf-bench-generator", lambda: tyro.cli(BenchGenerator, prog="gf-bench-generator").main())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tqdm import tqdm
 
-from genfusion_ns.scripts.programs import program_path
+from genfusion_ns.errors import run_program
+from genfusion_ns.scripts.programs import program_path, run_to_end
 
 _METRICS = ("psnr", "ssim", "lpips")
 
@@ -152,9 +153,9 @@ class BenchLoop:
         threads = str(max(1, (os.cpu_count() or 1) // self.workers))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
         with (folder / "log.txt").open("ab") as log:
-            return subprocess.run(
+            return run_to_end(
                 [program_path(program), *map(str, arguments)], stdout=log, stderr=subprocess.STDOUT, env=environment
-            ).returncode
+            )
 
 
 def read_results(folder: Path) -> dict[Run, dict[str, float]]:
@@ -215,4 +216,4 @@ def _mean(values: list[float]) -> float:
 def entrypoint() -> None:
     """Entry point of `gf-bench-loop`."""
     bench, flags = tyro.cli(BenchLoop, return_unknown_args=True)
-    bench.run(flags)
+    run_program("gf-bench-loop", lambda: bench.run(flags))

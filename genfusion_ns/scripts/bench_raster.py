@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfusion_ns.data.array_files import ArrayFileError, read_arrays
+from genfusion_ns.errors import run_program
 from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, rasterize_surfels
 
@@ -245,7 +246,7 @@ def _report(name: str, forward: _Times, both: _Times, pairs: int) -> None:
 
 def entrypoint() -> None:
     """Console script."""
-    tyro.cli(BenchRaster, description=__doc__).main()
+    run_program("gf-bench-raster", lambda: tyro.cli(BenchRaster, description=__doc__).main())
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
+
+from genfusion_ns.errors import run_program
 
 
 @dataclass
@@ -52,10 +53,7 @@ def main(config: ConvertGeneratorConfig) -> None:
 def entrypoint() -> None:
     """Command line."""
     config = tyro.cli(ConvertGeneratorConfig, prog="gf-convert-generator")
-    try:
-        main(config)
-    except (OSError, ValueError) as error:
-        sys.exit(f"gf-convert-generator: {error}")
+    run_program("gf-convert-generator", lambda: main(config))
 
 
 if __name__ == "__main__":

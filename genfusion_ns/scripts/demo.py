@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from genfusion_ns.scripts.programs import program_path
+from genfusion_ns.errors import run_program
+from genfusion_ns.scripts.programs import program_path, run_to_end
 
 
 @dataclass
@@ -85,11 +85,11 @@ class Demo:
 def _command(*words: object) -> None:
     text = [str(word) for word in words]
     print(f"\n$ {shlex.join(text)}", flush=True)
-    status = subprocess.run([program_path(text[0]), *text[1:]], check=False).returncode
+    status = run_to_end([program_path(text[0]), *text[1:]])
     if status != 0:
         raise SystemExit(f"{text[0]} failed with status {status}; its own message stands above")
 
 
 def entrypoint() -> None:
     """Entry point of `gf-demo`."""
-    tyro.cli(Demo).run()
+    run_program("gf-demo", lambda: tyro.cli(Demo).run())

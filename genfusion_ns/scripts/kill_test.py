@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from genfusion_ns.errors import run_program
 from genfusion_ns.scripts.programs import program_path
 
 if TYPE_CHECKING:
     import torch
 
 _PARAMETERS = "_model.gauss_params."
+_ATTEMPTS = 3
+"""To kill a run before its end."""
 
 
 @dataclass
@@ -62,8 +65,7 @@ class KillTest:
         failures = 0
         for number, moment in enumerate(self.moments):
             name = f"{number}_{moment}"
-            after = chance.uniform(0.2, 0.9)
-            where = self._kill(f"{name}_killed", moment, after)
+            where = self._killed(f"{name}_killed", moment, chance.uniform(0.2, 0.9))
             checkpoints = self._run_folder(f"{name}_killed") / "nerfstudio_models"
             has_checkpoint = any(checkpoints.glob("step-*.ckpt"))
             resume = ("--load-dir", str(checkpoints)) if has_checkpoint else ()
@@ -78,13 +80,25 @@ class KillTest:
         if failures:
             raise SystemExit(1)
 
+    def _killed(self, name: str, moment: str, after: float) -> str:
+        """Start a run and kill it, earlier when it was at its end before; returns where it was, for people."""
+        for attempt in range(_ATTEMPTS):
+            where = self._kill(name, moment, after / 2**attempt)
+            if where is not None:
+                return where
+            shutil.move(self._run_folder(name), self._run_folder(f"{name}_{attempt}_too_late"))
+        raise SystemExit(
+            f"{name} was at its end {_ATTEMPTS} times before it could be killed in a {moment}; give more than "
+            f"{self.steps} --steps"
+        )
+
     def _start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         period = max(10, self.steps // 7)
         words = [
             *("ns-train", self.method, "--data", self.data, "--output-dir", self.output, "--experiment-name", "run"),
             *("--timestamp", name, "--vis", "tensorboard", "--max-num-iterations", self.steps),
             *("--steps-per-save", period + 3, "--pipeline.fusion.start", period, "--pipeline.fusion.every", period),
-            *("--pipeline.model.refine-every", 10, *self._flags, *more),
+            *("--pipeline.model.refine-every", 10, "--logging.steps-per-log", 1, *self._flags, *more),
         ]
         self._run_folder(name).mkdir(parents=True)
         with self._log(name).open("wb") as log:
@@ -92,8 +106,8 @@ class KillTest:
                 [program_path("ns-train"), *map(str, words[1:])], stdout=log, stderr=subprocess.STDOUT
             )
 
-    def _kill(self, name: str, moment: str, after: float) -> str:
-        """Start a run and kill it; returns where it was, for people."""
+    def _kill(self, name: str, moment: str, after: float) -> str | None:
+        """Start a run and kill it; returns where it was, for people, or None when it was at its end."""
         process = self._start(name)
         folder = self._run_folder(name)
         rounds = folder / "genfusion"
@@ -102,7 +116,7 @@ class KillTest:
             return any((folder / "nerfstudio_models").glob("*.ckpt"))
 
         def writes_checkpoint() -> bool:
-            return any(folder.glob(".step-*.partial")) and has_checkpoint()
+            return any(folder.glob(".step-*.part.ckpt")) and has_checkpoint()
 
         def makes_round() -> bool:
             return has_checkpoint() and any(not (r / "round.json").exists() for r in rounds.glob("round_*"))
@@ -112,10 +126,11 @@ class KillTest:
         condition = conditions.get(moment, lambda: self._step(name) >= goal)
         while process.poll() is None and not condition():
             time.sleep(0 if moment == "checkpoint" else 0.002)
-        if process.poll() is not None:
-            raise SystemExit(f"{name} ended before it could be killed; see {self._log(name)}")
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        if process.wait() not in (0, -signal.SIGKILL):
+            raise SystemExit(f"ns-train failed with status {process.returncode}; see {self._log(name)}")
+        if (folder / "nerfstudio_models" / f"step-{self.steps - 1:09d}.ckpt").exists():
+            return None
         return f"after step {self._step(name)}"
 
     def _step(self, name: str) -> int:
@@ -167,4 +182,4 @@ def _finish(process: subprocess.Popen[bytes], log: Path) -> None:
 def entrypoint() -> None:
     """Entry point of `gf-kill-test`."""
     test, flags = tyro.cli(KillTest, return_unknown_args=True)
-    test.run(flags)
+    run_program("gf-kill-test", lambda: test.run(flags))

@@ -5,7 +5,6 @@ Every capture and seed is a job, see `fusion.clip_making`; jobs run on Ray.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from genfusion_ns.errors import run_program
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.scripts.clip_jobs import JobOptions, run_jobs
 
@@ -66,7 +66,4 @@ class MakeClips:
 
 def entrypoint() -> None:
     """Entry point of `gf-make-clips`."""
-    try:
-        tyro.cli(MakeClips).run()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"gf-make-clips: {error}")
+    run_program("gf-make-clips", lambda: tyro.cli(MakeClips).run())

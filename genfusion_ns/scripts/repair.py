@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import tyro
+
+from genfusion_ns.errors import run_program
 
 if TYPE_CHECKING:
     from genfusion_ns.fusion.clip_sources import ClipSource
@@ -198,12 +199,12 @@ def _plain(value: Any) -> Any:
 def entrypoint() -> None:
     """Entry point of `gf-repair`."""
     command = tyro.cli(Repair, prog="gf-repair")
-    try:
-        command.run()
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        # The checks of the repairer speak of ns-train, where the same settings have longer names.
-        text = str(error).replace("--pipeline.repairer.resolution", "--size").replace("--pipeline.repairer.", "--")
-        sys.exit(f"gf-repair: {text}")
+    run_program("gf-repair", command.run, _with_own_flags)
+
+
+def _with_own_flags(message: str) -> str:
+    """The checks of the repairer speak of ns-train, where the same settings have longer names."""
+    return message.replace("--pipeline.repairer.resolution", "--size").replace("--pipeline.repairer.", "--")
 
 
 if __name__ == "__main__":

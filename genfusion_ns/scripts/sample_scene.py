@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from genfusion_ns.data.sample_scene import SampleSceneConfig, write_sample_scene
+from genfusion_ns.errors import run_program
 
 
 @dataclass
@@ -30,10 +30,7 @@ def main(command: Command) -> None:
 def entrypoint() -> None:
     """Console script; user errors end with one line and exit status 1."""
     command = tyro.cli(Command)
-    try:
-        main(command)
-    except (ValueError, OSError) as error:
-        sys.exit(f"gf-sample-scene: {error}")
+    run_program("gf-sample-scene", lambda: main(command))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tyro.conf import Suppress
 
 from genfusion_ns.data.clip_sampling import AugmentationConfig
 from genfusion_ns.data.frame_clips import FrameAugmentation
+from genfusion_ns.errors import run_program
+from genfusion_ns.files import write_atomically
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
 from genfusion_ns.scripts.training_files import read_settings, to_plain
 
@@ -98,7 +100,6 @@ def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
     # Takes seconds to import, which --help should not; so in the functions below.
     import torch
 
-    from genfusion_ns.priors.training.checkpoints import replace_file
     from genfusion_ns.priors.training.loop import build_accelerator
 
     if config.threads is not None:
@@ -107,7 +108,7 @@ def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
     accelerator = build_accelerator(config.optimisation)
     if accelerator.is_main_process:
         config.output.mkdir(parents=True, exist_ok=True)
-        replace_file(config.output / _RECORD, yaml.safe_dump(to_plain(config), sort_keys=False))
+        write_atomically(config.output / _RECORD, yaml.safe_dump(to_plain(config), sort_keys=False).encode())
         loop, processes = config.optimisation, accelerator.num_processes
         print(
             f"Training on {processes} process(es), {accelerator.device.type}: {loop.batch_size} samples x "
@@ -231,14 +232,14 @@ def _kind(settings: Mapping[str, Any]) -> type[TrainCompactConfig | TrainDynamiC
 
 def entrypoint() -> None:
     """Command line: options, optionally after the path of a YAML file that gives other defaults."""
-    arguments = sys.argv[1:]
-    try:
-        default = TrainCompactConfig()
-        if arguments and arguments[0].endswith((".yaml", ".yml")):
-            default = read_config(Path(arguments.pop(0)))
-        main(tyro.cli(type(default), default=default, args=arguments, prog="gf-train-generator"))
-    except (OSError, ValueError, ImportError, FloatingPointError) as error:
-        sys.exit(f"gf-train-generator: {error}")
+    run_program("gf-train-generator", lambda: _run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> None:
+    default = TrainCompactConfig()
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        default = read_config(Path(arguments.pop(0)))
+    main(tyro.cli(type(default), default=default, args=arguments, prog="gf-train-generator"))
 
 
 if __name__ == "__main__":

@@ -1,35 +1,47 @@
-"""Checkpoints that trainings resume from, and files that are there whole or not at all."""
+"""Checkpoints that trainings resume from: there whole or not at all, and the same as when they were written."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from genfusion_ns.digests import digest_of_file
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.files import files_of, folder_to_disk, write_atomically, write_error
+
 MARKER = "checkpoint.json"
-"""Names the step of the checkpoint that counts; others are incomplete or old."""
+"""Names the step of the checkpoint that counts, with the checksums of its files; others are incomplete or old."""
+_WAY_OUT = "repeat the command to go on from the checkpoint before"
 
 
 def save_checkpoint(accelerator: Accelerator, output: Path, step: int) -> None:
     """Replace the checkpoint; the old one counts until the new one is complete. Called by all processes.
 
     A kill at any moment leaves one of the two.
+
+    Raises:
+        WriteError: the disk is full or not writable; the old one stays.
     """
-    accelerator.save_state(str(output / f"checkpoint-{step}"))
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
-        return
-    for path in (output / f"checkpoint-{step}").rglob("*"):
-        if path.is_file():
-            _to_disk(path)
-    replace_file(output / MARKER, json.dumps({"step": step}))
+    folder = output / f"checkpoint-{step}"
+    try:
+        accelerator.save_state(str(folder))
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return
+        folder_to_disk(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what libraries make of a full disk
+        shutil.rmtree(folder, ignore_errors=True)
+        raise write_error(folder, error, "the checkpoint", _WAY_OUT) from error
+    files = {path.relative_to(folder).as_posix(): digest_of_file(path) for path in files_of(folder)}
+    content = json.dumps({"step": step, "files": files}, indent=1)
+    write_atomically(output / MARKER, content.encode(), "the mark of the checkpoint", _WAY_OUT)
     for old in output.glob("checkpoint-*"):
         if old.name != f"checkpoint-{step}":
             shutil.rmtree(old)
@@ -39,18 +51,20 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> int:
     """Load the checkpoint, if there is one; the number of steps it has seen, 0 without one.
 
     Raises:
-        ValueError: it is damaged, incomplete, or of another network.
+        CheckpointError: it is damaged, incomplete, or of another network.
     """
     step = checkpoint_step(output)
     if step == 0:
         return 0
     folder = output / f"checkpoint-{step}"
+    if accelerator.is_main_process:
+        _check_files(folder, _marker(output).get("files"), output)
     try:
         accelerator.load_state(str(folder))
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
         # torch lists every tensor that does not fit
         said = textwrap.shorten(str(error), 300)
-        raise ValueError(f"{folder} cannot be resumed from: {said}; {_afresh(output)}") from error
+        raise CheckpointError(f"{folder} cannot be resumed from: {said}; {_afresh(output)}") from error
     return step
 
 
@@ -58,47 +72,37 @@ def checkpoint_step(output: Path) -> int:
     """Steps that the checkpoint of a folder has seen; 0 without one.
 
     Raises:
-        ValueError: the file that names it is damaged.
+        CheckpointError: the file that names it is damaged.
     """
+    return _marker(output)["step"]
+
+
+def _marker(output: Path) -> dict[str, Any]:
     marker = output / MARKER
     if not marker.is_file():
-        return 0
+        return {"step": 0}
     try:
-        return int(json.loads(marker.read_text(encoding="utf-8"))["step"])
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return {**content, "step": int(content["step"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{marker} names no step ({error!r}); {_afresh(output)}") from error
+        raise CheckpointError(f"{marker} names no step ({error!r}); {_afresh(output)}") from error
+
+
+def _check_files(folder: Path, digests: Any, output: Path) -> None:
+    if digests is None:
+        print(f"{folder} is of a version without checksums: damage to its numbers cannot be seen")
+        return
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{output / MARKER} holds no checksums of files; {_afresh(output)}")
+    for name, digest in digests.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder} cannot be resumed from: {name} is missing; {_afresh(output)}")
+        if digest_of_file(path) != digest:
+            raise CheckpointError(
+                f"{folder} cannot be resumed from: {name} is damaged, it does not fit its checksum; {_afresh(output)}"
+            )
 
 
 def _afresh(output: Path) -> str:
     return f"delete {output / MARKER} to train afresh, or restore the folder"
-
-
-def replace_file(path: Path, content: str) -> None:
-    """Write a text file so that a kill at any moment leaves the old one or the new one."""
-    staging = path.with_name(f".{path.name}.part")
-    staging.write_text(content, encoding="utf-8")
-    _to_disk(staging)
-    os.replace(staging, path)
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside its place, then move its files there one by one.
-
-    Other files of the folder stay. Folders that are written anew never hold a part of a file.
-    """
-    staging = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        write(staging)
-        for source in sorted(path for path in staging.rglob("*") if path.is_file()):
-            target = folder / source.relative_to(staging)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

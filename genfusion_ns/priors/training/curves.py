@@ -11,8 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from genfusion_ns.files import replacing, write_atomically
 from genfusion_ns.geometry.clip_pairs import to_bytes
-from genfusion_ns.priors.training.checkpoints import replace_file
 
 _TRAINING, _VALIDATION = "training.jsonl", "validation.jsonl"
 
@@ -62,8 +62,8 @@ class Curves:
 
 def write_picture(sheet: Float[Tensor, "H W 3"], path: Path) -> None:
     """Write a picture of colours in 0..1 as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(to_bytes(sheet).numpy()).save(path)
+    with replacing(path) as unfinished:
+        Image.fromarray(to_bytes(sheet).numpy()).save(unfinished)
 
 
 def _cut(path: Path, first: int) -> None:
@@ -78,4 +78,4 @@ def _cut(path: Path, first: int) -> None:
             continue
         if step <= first:
             kept.append(line + "\n")
-    replace_file(path, "".join(kept))
+    write_atomically(path, "".join(kept).encode())

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_checkpoint, write_folder
+from genfusion_ns.files import replacing_files
+from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_checkpoint
 from genfusion_ns.priors.training.curves import Curves, write_picture
 from genfusion_ns.priors.training.objective import Objective
 from genfusion_ns.priors.training.settings import LoopConfig, seed_of
@@ -140,7 +141,8 @@ class Training:
             weights = self._weights()
             if self.accelerator.is_main_process:
                 folder = self.output / "kept" / f"step-{step}"
-                write_folder(folder, lambda staging: self.objective.write(weights, staging))
+                with replacing_files(folder, "the generator") as staging:
+                    self.objective.write(weights, staging)
             self.accelerator.wait_for_everyone()
 
     def checkpoint(self, step: int) -> None:
@@ -158,7 +160,8 @@ class Training:
         return cast(dict[str, Tensor], self.accelerator.get_state_dict(self.network))
 
     def _judge(self, weights: dict[str, Tensor], step: int, curves: Curves) -> ValidationReport:
-        write_folder(self.output, lambda staging: self.objective.write(weights, staging))
+        with replacing_files(self.output, "the generator") as staging:
+            self.objective.write(weights, staging)
         judgement = self.objective.validate(weights)
         write_picture(judgement.sheet, self.output / "samples.png")
         curves.validate(step, judgement.report.as_dict(), judgement.sheet)
