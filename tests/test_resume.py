@@ -159,6 +159,35 @@ def test_lost_views_are_made_anew(capture_folder, generator_folder, tmp_path, ca
     assert len(second.pipeline.loop.store) == 20
 
 
+def test_all_lost_rounds_are_made_anew_in_their_places(capture_folder, generator_folder, tmp_path, capsys):
+    first = trainer_of(capture_folder, tmp_path / "first", generator_folder)
+    loop = first.pipeline.loop
+    loop.store.keep_rounds = 3
+    first.pipeline.scene.step_cb(first.optimizers, 4)
+    pose = loop.photos.whole.c2w[0].clone()
+    loop.fuse_once(4)
+    loop.complete_from(5, pose, 0.8)
+    loop.fuse_once(8)
+    loop.drop(1, 0)
+    held = [(view.round, view.clip, view.frame) for view in loop.store]
+    rounds = loop.store.rounds
+    assert rounds[0] == 0 and rounds[-1] == 2
+    first.save_checkpoint(9)
+    for index in (0, 1):
+        (loop.files.path(index)).unlink()
+    second = trainer_of(capture_folder, tmp_path / "second", generator_folder, load_dir=first.checkpoint_dir)
+    again = second.pipeline.loop
+    again.store.keep_rounds = 3
+    second.pipeline.scene.step_cb(second.optimizers, 10)
+    assert [view.round for view in again.store] == [2] * 20
+    again.before_step(10)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "round 0 are lost, the round is made anew" in said
+    assert sorted({(view.round, view.clip, view.frame) for view in again.store}) == sorted(set(held))
+    assert again.store.pinned == loop.store.pinned and again.store.state()["newest"] == [0, 2]
+    assert again._judged[0] == 2, "the newest round is the one that is judged"
+
+
 def without_checksums(state: dict) -> dict:
     """A checkpoint as versions without checksums wrote it."""
     pipeline = dict(state["pipeline"])
