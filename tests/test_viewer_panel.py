@@ -295,3 +295,38 @@ def test_messages_are_quoted_for_the_page_that_evaluates_them():
     rest = page.replace(quoted(status.message), "")
     assert rest != page, "markup that does not pair is shown as it is"
     assert "</span>{1}" not in rest
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory [/x]"),
+        OSError(28, "No space left on device"),
+        KeyError("[red]key"),
+        FloatingPointError(),
+        AssertionError("[/]"),
+    ],
+)
+def test_a_wish_never_ends_the_run_whatever_goes_wrong(trainer, server, error, capsys):
+    watched = Watched(server, trainer)
+    made = watched.loop.status(0).rounds
+
+    def fails(step: int) -> None:
+        raise error
+
+    watched.panel._ask("failing", fails)
+    watched.step(3)
+    message = f"This could not be done: {str(error) or type(error).__name__}"
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert message in watched.text
+    assert watched.loop.status(4).rounds == made
+
+
+def test_a_panel_that_cannot_be_drawn_does_not_end_the_run(trainer, server, capsys, monkeypatch):
+    watched = Watched(server, trainer)
+    monkeypatch.setattr(watched.panel._frustums, "clear_views", lambda: 1 // 0)
+    watched.panel.refresh(3)
+    watched.panel.after_step(10)
+    watched.panel.finish(11)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count('The panel "GenFusion" of the viewer stops, training goes on: integer') == 1

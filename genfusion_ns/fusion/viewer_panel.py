@@ -123,6 +123,8 @@ class GenFusionPanel:
         """Training is over: show the final state, and that no wish can be granted any more."""
         self._doing = ""
         self.refresh(step + 1)
+        if self._failed:
+            return
         for button in (self.pause, self.fuse, self.complete, self.clips.drop):
             button.disabled = True
 
