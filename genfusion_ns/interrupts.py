@@ -41,8 +41,13 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Leave signals to whoever had them before; what was received stays noted."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number)

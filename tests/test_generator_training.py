@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import room_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
@@ -15,12 +17,16 @@ from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, Cli
 from genfusion_ns.data.clips import Provenance, read_pair, write_pair
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.data.published_clips import FrameSequencePair, write_published
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.files import WriteError, files_of
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.conditioning import Target
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
+from genfusion_ns.priors.training.checkpoints import save_checkpoint
 from genfusion_ns.priors.training.compact import _log_error
 from genfusion_ns.priors.training.curves import Curves
+from genfusion_ns.priors.training.loop import build_accelerator
 from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
 from genfusion_ns.scripts.train_generator import (
     TrainCompactConfig,
@@ -96,6 +102,62 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+@pytest.fixture(scope="module")
+def trained(paths: list[Path], held_out: list[ClipPair], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of two steps with its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = replace(TINY, steps=2)
+    train(batches(paths, config), held_out[:1], folder, config)
+    return folder
+
+
+def test_every_file_of_a_checkpoint_is_checked_against_its_checksum(
+    trained: Path, paths: list[Path], held_out: list[ClipPair], tmp_path: Path
+) -> None:
+    config = replace(TINY, steps=3)
+    for source in files_of(trained / "checkpoint-2"):
+        folder = tmp_path / source.name
+        shutil.copytree(trained, folder)
+        path = folder / "checkpoint-2" / source.relative_to(trained / "checkpoint-2")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 8
+        path.write_bytes(content)
+        before = {file: file.read_bytes() for file in files_of(folder)}
+        with pytest.raises(CheckpointError, match=rf"{source.name} is damaged, it does not fit its checksum; delete"):
+            train(batches(paths, config), held_out[:1], folder, config)
+        path.unlink()
+        with pytest.raises(CheckpointError, match=f"{source.name} is missing"):
+            train(batches(paths, config), held_out[:1], folder, config)
+        assert {file: file.read_bytes() for file in files_of(folder)} == {k: v for k, v in before.items() if k != path}
+
+
+def test_a_checkpoint_without_checksums_still_loads_and_says_so(
+    trained: Path, paths: list[Path], held_out: list[ClipPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "older")
+    (tmp_path / "older" / "checkpoint.json").write_text('{"step": 2}')
+    config = replace(TINY, steps=2)
+    train(batches(paths, config), held_out[:1], tmp_path / "older", config)
+    assert "checkpoint-2 is of a version without checksums" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [0, 20_000, 200_000])
+def test_a_checkpoint_that_does_not_fit_leaves_the_older_one(trained: Path, tmp_path: Path, size: int) -> None:
+    """Files of real size: torch, safetensors and pickle hide a full disk behind errors of their own."""
+    output = tmp_path / "output"
+    shutil.copytree(trained, output)
+    before = {file: file.read_bytes() for file in files_of(output)}
+    accelerator = build_accelerator(replace(TINY, precision="no"))
+    accelerator.prepare(torch.nn.Linear(512, 512))
+    with (
+        room_for(size),
+        pytest.raises(WriteError, match=r"cannot write the checkpoint .*checkpoint-3: .*free disk space"),
+    ):
+        save_checkpoint(accelerator, output, 3)
+    assert {file: file.read_bytes() for file in files_of(output)} == before
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-2"]
 
 
 def test_workers_prepare_what_the_training_would_have_prepared(

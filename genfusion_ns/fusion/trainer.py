@@ -97,7 +97,6 @@ class GenFusionTrainer(Trainer):
         self._last_step = -1
         self._saved_step = -1
         self._saved_round: object = None
-        self._resting = False
         self._stop = StopRequest(
             "the run stops after this step and saves a checkpoint; a round under way is ended first. Once more: it "
             "stops at once.",
@@ -144,10 +143,8 @@ class GenFusionTrainer(Trainer):
             self.config.max_num_iterations = total
 
     def _stop_soon(self) -> None:
-        """Somebody asks to stop; between any two instructions of the training."""
+        """Somebody asks to stop; called between any two instructions of the training."""
         self.stop_training = True
-        if self._resting:  # everything is saved, and only the viewer goes on
-            raise SystemExit(0)
 
     def _save_after_round(self, step: int) -> None:
         """Rounds cost most; a checkpoint of the step in which one was made keeps it."""
@@ -182,9 +179,14 @@ class GenFusionTrainer(Trainer):
         raise SystemExit(self._stop.status)
 
     def _train_complete_viewer(self) -> None:
-        self._resting = True
-        if self._stop.received is None:
+        """Show the finished scene until Ctrl-C, which then is the usual way to end."""
+        if self._stop.received is not None:
+            return
+        self._stop.release()
+        try:
             super()._train_complete_viewer()
+        except KeyboardInterrupt:
+            self.shutdown()
 
     def _resume_command(self) -> str:
         """What to type to go on from the latest checkpoint."""
