@@ -20,7 +20,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModelConfig, random_quat_tensor
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
@@ -28,6 +27,7 @@ from tyro.conf import Suppress
 from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, full_precision, resize_intrinsics
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
+from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
 from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels, parameter_values
@@ -257,7 +257,7 @@ class GenFusionModel(SurfelDoors):
             means, colours = self.seed_points[0].float(), self.seed_points[1].float() / 255
             backdrop = self._metadata.get("num_backdrop_points", 0)
             if 0 < limit < len(means):
-                CONSOLE.log(f"Seed points: {limit} of {len(means)} are taken (--pipeline.model.max-surfels).")
+                say(f"Seed points: {limit} of {len(means)} are taken (--pipeline.model.max-surfels).")
                 kept = evenly_picked(len(means), limit)
                 backdrop = int((kept >= len(means) - backdrop).sum())
                 means, colours = means[kept], colours[kept]
