@@ -16,11 +16,11 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
 from nerfstudio.models.splatfacto import SplatfactoModel
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import look_at
+from genfusion_ns.messages import say
 from genfusion_ns.models.panorama import look_along
 from genfusion_ns.models.views import View, without_background
 from genfusion_ns.rendering.surfels import SurfelRender
@@ -124,7 +124,7 @@ class SurfelDoors(SplatfactoModel):
         )
         if not self._shown_in_viewer:
             raise ValueError(message)
-        CONSOLE.print(f"[yellow]Nothing is drawn: {message}.")
+        say(f"Nothing is drawn: {message}.", "yellow")
         background = self.display_background()
         return View.empty(int(camera.width.item()), int(camera.height.item()), background).outputs(background)
 
