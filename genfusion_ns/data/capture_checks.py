@@ -13,12 +13,12 @@ from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataP
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.colmap_checks import check_colmap
 from genfusion_ns.data.file_lookup import FileLookup
 from genfusion_ns.data.image_files import CaptureError, raise_for
 from genfusion_ns.data.transforms_checks import SPLITS, check_blender, check_transforms
+from genfusion_ns.messages import say
 
 _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 _FILE_KEYS = ("file_path", "mask_path", "depth_file_path")
@@ -157,7 +157,7 @@ def _with_files(source: Path, folder: Path, frames: list[dict[str, Any]]) -> lis
         if Path(os.path.normpath(new["file_path"])) != path
     ]
     if other:
-        CONSOLE.log(f"{source} names {len(other)} images otherwise than the disk: {other[0]}", markup=False)
+        say(f"{source} names {len(other)} images otherwise than the disk: {other[0]}")
     return found
 
 

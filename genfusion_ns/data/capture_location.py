@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nerfstudio.utils.rich_utils import CONSOLE
-
 from genfusion_ns.data.image_files import CaptureError
+from genfusion_ns.messages import say
 
 _FLAG = "--load-config"
 _AROUND = 8
@@ -39,7 +38,7 @@ def located(data: Path, config: Path | None) -> Path:
         return Path(os.path.abspath(data))
     for candidate in _near(data, Path(os.path.abspath(config)).parent):
         if candidate.exists():
-            CONSOLE.log(f"{data} is not there any more; the run's data are read from {candidate}.", markup=False)
+            say(f"{data} is not there any more; the run's data are read from {candidate}.")
             return candidate
     raise CaptureError(
         f"{config}: its key pipeline.datamanager.data names {data}, which does not exist, nor is there anything of "

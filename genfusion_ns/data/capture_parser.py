@@ -18,12 +18,12 @@ from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataPar
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.io import write_to_json
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from genfusion_ns.data.capture_checks import CameraFiles, KnownConfig, checked_factor, read_camera_files
 from genfusion_ns.data.file_lookup import FileLookup
 from genfusion_ns.data.image_sizes import SHRINK
+from genfusion_ns.messages import say
 
 _AS_WRITTEN: dict[str, Any] = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
 
@@ -66,7 +66,7 @@ class CaptureParser(DataParser):
         rounding = getattr(self.config, "downscale_rounding_mode", "floor")
         folder = files.images.with_name(f"{files.images.name}_{factor}")
         if not folder.is_dir():
-            CONSOLE.log(f"{folder} does not exist: images are shrunk by {factor} as they are loaded.", markup=False)
+            say(f"{folder} does not exist: images are shrunk by {factor} as they are loaded.")
             _divide(outputs.cameras, factor, "floor")
             return replace(outputs, metadata={**outputs.metadata, SHRINK: factor})
         _divide(outputs.cameras, factor, rounding)
@@ -91,7 +91,7 @@ class CaptureParser(DataParser):
             isinstance(self.config, ColmapDataParserConfig) or images.with_name(f"{images.name}_{2 * factor}").is_dir()
         ):
             factor *= 2
-        CONSOLE.log(f"Auto image downscale factor of {factor}")
+        say(f"Auto image downscale factor of {factor}")
         return factor
 
 

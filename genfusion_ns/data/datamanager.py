@@ -364,7 +364,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         self.train_dataset.metadata.update(num_backdrop_points=len(found.xyz), backdrop_color=found.plain)
         if found.plain is not None:
             colour = (255 * found.plain).round().int().tolist()
-            CONSOLE.log(f"Plain backdrop of about the colour {colour}: {len(found.xyz)} points behind everything.")
+            say(f"Plain backdrop of about the colour {colour}: {len(found.xyz)} points behind everything.")
 
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.utils.rich_utils import CONSOLE
-
 from genfusion_ns.data.image_files import CaptureError, raise_for, read_header
 from genfusion_ns.data.view_checks import IMAGE_WAY_OUT, is_number
+from genfusion_ns.messages import say
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 """Names of transforms.json's camera models that the surfel renderer can use once images are undistorted."""
@@ -100,10 +99,9 @@ def _say_overridden(path: Path, content: Mapping[str, Any], frames: list[dict[st
         key for key in CAMERA_KEYS if key in content and any(f.get(key, content[key]) != content[key] for f in frames)
     ]
     if differ:
-        CONSOLE.log(
+        say(
             f"{path}: {', '.join(differ)} of frames differ from the top of the file; what a frame has counts.",
-            style="yellow",
-            markup=False,
+            colour="yellow",
         )
 
 

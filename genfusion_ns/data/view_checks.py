@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.image_files import CaptureError, raise_for
 from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, loaded_header, size_problem
+from genfusion_ns.messages import say
 
 MIN_VIEWS = 3
 """Two to train on and one held out."""
@@ -102,11 +102,10 @@ def check_positions(where: Path, names: Sequence[str], centers: Float[np.ndarray
         )
     if far:
         more = f" and {len(far) - _SHOWN} more" if len(far) > _SHOWN else ""
-        CONSOLE.log(
+        say(
             f"{where}: {', '.join(shown[:_SHOWN])}{more} farther from the other cameras than these from their middle. "
             "If their registration failed, remove them from the camera file.",
-            style="yellow",
-            markup=False,
+            colour="yellow",
         )
 
 
