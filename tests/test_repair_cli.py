@@ -236,7 +236,7 @@ def test_a_trained_run_along_a_camera_path(tmp_path, toy):
     with pytest.raises(ValueError, match="does not belong to this run"):
         repair(camera_path=tmp_path / "far.json", output=tmp_path / "c")
     (tmp_path / "no_run.yml").write_text("just: text")
-    with pytest.raises(ValueError, match=r"no_run\.yml cannot be loaded as a run"):
+    with pytest.raises(ValueError, match=r"no_run\.yml holds a dict, not the config of a run"):
         repair(load_config=tmp_path / "no_run.yml", output=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

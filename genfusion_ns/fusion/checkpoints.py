@@ -7,6 +7,7 @@ covers the rest, which a resumed run needs as well.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     way_out = f"resume with --load-dir {path.parent}"
     with replacing(path, "the checkpoint", way_out, staging) as unfinished, unfinished.open("wb") as stream:
         torch.save({**state, "pipeline": pipeline, _DIGEST: whole}, stream)
+
+
+def checkpoints_of(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their step; none where there is no such folder."""
+    names = {path: re.fullmatch(r"step-([0-9]+)\.ckpt", path.name) for path in folder.glob("step-*.ckpt")}
+    return {int(name.group(1)): path for path, name in names.items() if name}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

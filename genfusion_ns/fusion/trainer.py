@@ -23,7 +23,7 @@ from genfusion_ns.data.capture_location import absolute_if_there, config_file
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import WriteError, is_full_disk, write_atomically
-from genfusion_ns.fusion.checkpoints import check_training_state, read_checkpoint, write_checkpoint
+from genfusion_ns.fusion.checkpoints import check_training_state, checkpoints_of, read_checkpoint, write_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.messages import say
@@ -262,7 +262,7 @@ def _checkpoint_to_load(config: GenFusionTrainerConfig) -> Path | None:
         if config.load_checkpoint is not None and not config.load_checkpoint.is_file():
             raise CheckpointError(f"--load-checkpoint {config.load_checkpoint} does not exist")
         return config.load_checkpoint
-    found = {int(path.stem.removeprefix("step-")): path for path in config.load_dir.glob("step-*[0-9].ckpt")}
+    found = checkpoints_of(config.load_dir)
     if not found:
         raise CheckpointError(
             f"--load-dir {config.load_dir} holds no checkpoint (step-*.ckpt); give the folder nerfstudio_models of "

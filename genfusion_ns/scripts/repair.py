@@ -167,26 +167,12 @@ class Repair:
     def _run_clips(self, repairer: VideoRepairer, config: Path, camera_path: Path) -> ClipSource:
         if not config.is_file():
             raise ValueError(f"--load-config {config} does not exist; ns-train writes a config.yml per run")
-        import yaml
-        from nerfstudio.utils.eval_utils import eval_setup
-
         from genfusion_ns.data.camera_path import read_camera_path
         from genfusion_ns.fusion.clip_sources import RunClips
-        from genfusion_ns.fusion.pipeline import GenFusionPipeline
+        from genfusion_ns.fusion.run_config import load_run
 
         path = read_camera_path(camera_path)
-        try:
-            pipeline: Any = eval_setup(config, test_mode="inference")[1]
-        except (yaml.YAMLError, AssertionError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"--load-config {config} cannot be loaded as a run ({type(error).__name__}: {error}); give "
-                "the config.yml that ns-train wrote"
-            ) from error
-        if not isinstance(pipeline, GenFusionPipeline):
-            raise ValueError(
-                f"--load-config {config} is a run of another method ({type(pipeline).__name__}); render it "
-                "with ns-render and give the video to --video"
-            )
+        pipeline = load_run(config)
         return RunClips.of(pipeline, path, repairer.resolution, self.references, self.num_references)
 
 

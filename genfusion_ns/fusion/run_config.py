@@ -1,0 +1,257 @@
+"""``config.yml`` of a run, read without running anything that a stranger may have written into it.
+
+nerfstudio writes these files as YAML with Python tags and reads them with ``yaml.Loader``, which calls whatever a tag
+names. Here a tag may name a dataclass or an enum of nerfstudio or of this package, a class of theirs or of
+``torch.optim`` as the ``_target`` of such a dataclass, a path, or a tuple. Everything else is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import reprlib
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.fusion.checkpoints import checkpoints_of, read_checkpoint
+from genfusion_ns.fusion.pipeline import GenFusionPipeline, GenFusionPipelineConfig
+
+MOVED: dict[str, str] = {}
+"""Modules that older files name, and where their classes are now."""
+_OWNERS = ("nerfstudio", "genfusion_ns")
+_PROGRAMS = ("nerfstudio.scripts", "genfusion_ns.scripts")
+_TARGETS = ("torch.optim", *_OWNERS)
+_PATHS = tuple(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows", ""))
+_LARGEST_FILE = 2**20
+_LARGEST_CONTENT = 50_000
+"""Values in a file when its aliases are written out; a run has about 300."""
+_PYTHON = "tag:yaml.org,2002:python/"
+_WAY_OUT = "Give the config.yml that ns-train wrote for a run of genfusion."
+
+
+class RunConfigError(ValueError):
+    """A config.yml that cannot be read as that of a run; the message names the file, the line and what stands there."""
+
+
+def read_run_config(path: Path) -> TrainerConfig:
+    """The config of a run; nothing in the file is called.
+
+    Raises:
+        RunConfigError: no such file, no YAML, a tag that is not allowed, or another thing than the config of a run.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise RunConfigError(
+                f"{path} has {path.stat().st_size} bytes, too many for the config of a run. {_WAY_OUT}"
+            )
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunConfigError(f"{path} cannot be read: {error.strerror}. {_WAY_OUT}") from error
+    except UnicodeDecodeError as error:
+        raise RunConfigError(f"{path} is no text in UTF-8: {error}. {_WAY_OUT}") from error
+    try:
+        config = _load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RunConfigError(f"{path}{_said(error)}. {_WAY_OUT}") from error
+    if not isinstance(config, TrainerConfig):
+        raise RunConfigError(f"{path} holds a {type(config).__name__}, not the config of a run. {_WAY_OUT}")
+    return config
+
+
+def load_run(path: Path) -> GenFusionPipeline:
+    """The pipeline of a run at its latest checkpoint, for renders.
+
+    Args:
+        path: ``config.yml`` of the run; its checkpoints are looked for beside it, else where the config says.
+
+    Raises:
+        RunConfigError: as `read_run_config`, or a run of another method.
+        CheckpointError: no checkpoint, or a damaged one.
+        ValueError: the capture of the run cannot be used.
+    """
+    config = read_run_config(path)
+    if not isinstance(config.pipeline, GenFusionPipelineConfig):
+        raise RunConfigError(
+            f"{path} is a run of another method ({config.method_name}); render it with ns-render and give the video to "
+            "--video"
+        )
+    beside = path.parent / config.relative_model_dir
+    folder = beside if beside.is_dir() else config.get_checkpoint_dir()
+    checkpoints = checkpoints_of(folder)
+    if not checkpoints:
+        raise CheckpointError(f"{folder}, where {path} has its checkpoints, holds none (step-*.ckpt)")
+    state = read_checkpoint(checkpoints[max(checkpoints)])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        pipeline = config.pipeline.setup(device=device, test_mode="inference")
+    except (AssertionError, AttributeError, KeyError, TypeError) as error:
+        raise RunConfigError(
+            f"{path} does not describe a run that can be set up ({type(error).__name__}: {error}). {_WAY_OUT}"
+        ) from error
+    try:
+        pipeline.load_pipeline(state["pipeline"], state["step"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoints[max(checkpoints)]} does not fit {path}: {error}") from error
+    return pipeline.eval()
+
+
+def _load(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return " is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        return f"{'' if mark is None else f', line {mark.line + 1}'}: {error.problem or error.context}"
+    return f": {error}"
+
+
+def _refuse(node: Node, problem: str) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _check_size(root: Node) -> None:
+    """Refuse content that grows without bound when aliases and merge keys are written out."""
+    sizes: dict[int, int | None] = {}  # None: within this node, now
+
+    def size(node: Node) -> int:
+        known = sizes.get(id(node), 0)
+        if known is None:
+            _refuse(node, "a value that contains itself is not allowed")
+        if known:
+            return known
+        sizes[id(node)] = None
+        total = 1
+        if isinstance(node, MappingNode):
+            for key, value in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":
+                    _refuse(key, "merge keys (<<) are not allowed")
+                total += size(key) + size(value)
+        elif isinstance(node, SequenceNode):
+            total += sum(size(item) for item in node.value)
+        if total > _LARGEST_CONTENT:
+            _refuse(node, f"more than {_LARGEST_CONTENT} values with all aliases written out")
+        sizes[id(node)] = total
+        return total
+
+    size(root)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, and the Python tags that configs of runs have; see the module."""
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # numbers, dates and entries of enums that there are not
+            _refuse(node, str(error))
+
+    def tuple_of(self, node: Node) -> tuple[Any, ...]:
+        return tuple(self.construct_sequence(node))  # pyright: ignore[reportArgumentType]
+
+    def named(self, path: str, node: Node) -> type:
+        if not isinstance(node, ScalarNode) or node.value:
+            _refuse(node, f"the tag {_shown(node)} has a value; none is allowed")
+        return _class(path, node, _TARGETS)
+
+    def called(self, path: str, node: Node) -> Path | Enum:
+        """A path or an entry of an enum; nothing else is called."""
+        if not isinstance(node, SequenceNode):
+            _refuse(node, f"the tag {_shown(node)} is not allowed in this form")
+        values = self.construct_sequence(node, deep=True)
+        if path in _PATHS:
+            if not all(isinstance(value, str) for value in values):
+                _refuse(node, f"a path of {reprlib.repr(values)}; parts of a path are text")
+            return Path(*values)
+        kind = _class(path, node, _OWNERS)
+        if not issubclass(kind, Enum) or len(values) != 1:
+            _refuse(node, f"the tag {_shown(node)} is not allowed: it would call {path}")
+        return kind(values[0])
+
+    def dataclass(self, path: str, node: Node) -> Iterator[Any]:
+        kind = _class(path, node, _OWNERS)
+        if not dataclasses.is_dataclass(kind):
+            _refuse(node, f"the tag {_shown(node)} is not allowed: {path} is no dataclass")
+        instance: Any = object.__new__(kind)
+        yield instance  # before its fields, which may refer to it by an alias
+        if not isinstance(node, MappingNode):
+            _refuse(node, f"the tag {_shown(node)} needs fields")
+        state: dict[Any, Any] = self.construct_mapping(node, deep=True)
+        _check_fields(kind, state, node)
+        if hasattr(instance, "__setstate__"):
+            instance.__setstate__(state)
+        else:
+            instance.__dict__.update(state)
+
+    def refuse(self, suffix: str, node: Node) -> NoReturn:
+        _refuse(node, f"the tag {_shown(node)} is not allowed")
+
+
+_Loader.add_constructor(f"{_PYTHON}tuple", _Loader.tuple_of)
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.named)
+_Loader.add_multi_constructor(f"{_PYTHON}object/apply:", _Loader.called)
+_Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.dataclass)
+_Loader.add_multi_constructor("", _Loader.refuse)
+
+
+def _class(path: str, node: Node, packages: tuple[str, ...]) -> type:
+    """The class of one of the packages that a tag names, of whichever module has it now."""
+    module, _, name = path.rpartition(".")
+    module = MOVED.get(module, module)
+    if not _within(module, packages) or _within(module, _PROGRAMS):
+        _refuse(node, f"the tag {_shown(node)} is not allowed: only {' and '.join(packages)} may be named")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        _refuse(node, f"the tag {_shown(node)} names a module that this installation lacks ({error})")
+    # What a module merely imports, such as a class of subprocess, is not its own.
+    if not isinstance(found, type) or not _within(found.__module__, packages):
+        _refuse(node, f"the tag {_shown(node)} is not allowed: {module} has no class {name} of its own")
+    return found
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _check_fields(kind: type, state: dict[Any, Any], node: Node) -> None:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in state.items():
+        # Fields that have gone since are kept, as yaml.Loader does, unless they would hide a method.
+        if not isinstance(name, str) or name.startswith("__") or (name not in fields and hasattr(kind, name)):
+            _refuse(node, f"{kind.__name__} has no field {reprlib.repr(name)}")
+        if name == "_target":
+            usual = _default(fields.get(name))
+            if not isinstance(value, type) or not (usual is None or issubclass(value, usual)):
+                shown = value.__qualname__ if isinstance(value, type) else reprlib.repr(value)
+                _refuse(node, f"_target of {kind.__name__} is {shown}; only {usual and usual.__qualname__} is allowed")
+
+
+def _default(field: dataclasses.Field[Any] | None) -> type | None:
+    if field is None:
+        return None
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _shown(node: Node) -> str:
+    return node.tag.replace("tag:yaml.org,2002:", "!!")
