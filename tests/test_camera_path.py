@@ -160,6 +160,11 @@ BAD = {
     "camera type 3": (_set("camera_type", value=3), "camera_type is 3"),
     "no width": (_set("render_width", value=0), "render_width is 0; allowed: a whole number"),
     "height is half a pixel": (_set("render_height", value=0.5), "render_height is 0.5"),
+    "height without end": (_set("render_height", value=math.inf), "render_height is inf; allowed: a whole number"),
+    "height is nan": (_set("render_height", value=math.nan), "render_height is nan; allowed: a whole number"),
+    "width of a billion": (_set("render_width", value=10**9), r"render_width is 1000000000; allowed: .* 1\.\.32768"),
+    "width is true": (_set("render_width", value=True), "render_width is True; allowed: a whole number"),
+    "endless fps": (_set("fps", value=math.inf), "fps is inf; allowed: frames per second above 0"),
     "fps 0": (_set("fps", value=0), "fps is 0; allowed: frames per second above 0"),
 }
 
@@ -175,11 +180,28 @@ def test_bad_content_is_explained(write, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1, 2", "\x00", '{"camera_path": ', "[" * 100_000, "1" * 5000, '"just text"', "null", "[]"]
+    "text",
+    [
+        "",
+        "{",
+        "[1, 2",
+        "\x00",
+        '{"camera_path": ',
+        "[" * 100_000,
+        "1" * 5000,
+        '"just text"',
+        "null",
+        "[]",
+        '{"fps": 1, "fps": 2}',
+    ],
 )
 def test_what_is_no_json_object_is_explained(write, text):
     with pytest.raises(CameraPathError, match=r"path\.json"):
         read_camera_path(write(text))
+
+
+def test_a_byte_order_mark_is_no_fault(write):
+    assert len(read_camera_path(write("\ufeff" + json.dumps(content())))) == 5
 
 
 def test_files_that_cannot_be_read_are_explained(tmp_path):
@@ -188,7 +210,7 @@ def test_files_that_cannot_be_read_are_explained(tmp_path):
     with pytest.raises(CameraPathError, match="cannot be read: Is a directory"):
         read_camera_path(tmp_path)
     (tmp_path / "image.json").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(CameraPathError, match=r"image\.json is not JSON"):
+    with pytest.raises(CameraPathError, match=r"image\.json cannot be read as JSON"):
         read_camera_path(tmp_path / "image.json")
 
 

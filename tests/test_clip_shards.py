@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def test_members_come_back_from_shards_of_bounded_size(tmp_path: Path) -> None:
         assert is_sample(path)
         assert read_member(path, "npz") == contents[path.name]
         assert read_member(path, "json") == path.name.encode()
-    assert read_record(tmp_path / "job")["answer"] == 42
+    assert read_record(tmp_path / "job")["answer"].value == 42
     # Programs that know nothing of us read them in order, by key.
     with tarfile.open(shards[0]) as archive:
         assert archive.getnames()[:4] == ["s0.npz", "s0.json", "s1.npz", "s1.json"]
@@ -131,3 +133,64 @@ def test_pairs_are_listed_from_finished_jobs_and_single_files(tmp_path: Path) ->
     shard.write_bytes(content)
     with pytest.raises(ValueError, match="a_s0_clip"):
         read_pair(paths[0])
+
+
+def rewrite(shard: Path, change: Callable[[tarfile.TarInfo], object]) -> None:
+    """The shard with other headers of its members."""
+    with tarfile.open(shard) as archive:
+        members = [(info, archive.extractfile(info)) for info in archive.getmembers()]
+        contents = [(info, stream.read() if stream is not None else b"") for info, stream in members]
+    with tarfile.open(shard, "w") as archive:
+        for info, content in contents:
+            change(info)
+            archive.addfile(info, io.BytesIO(content) if info.isreg() else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m, "name", f"/etc/{m.name}"), r"its member '/etc/s0\.npz' is no file KEY\.ENDING"),
+        (lambda m: setattr(m, "name", f"../{m.name}"), r"'\.\./s0\.npz' is no file"),
+        (lambda m: setattr(m, "name", f"a/{m.name}"), r"'a/s0\.npz' is no file"),
+        (lambda m: setattr(m, "name", "s0"), "'s0' is no file"),
+        (lambda m: setattr(m, "name", "s0.npz"), r"two members 's0\.npz'"),
+        (
+            lambda m: (setattr(m, "type", tarfile.SYMTYPE), setattr(m, "linkname", "/etc/passwd")),
+            r"'s0\.npz' is no file",
+        ),
+        (lambda m: (setattr(m, "type", tarfile.LNKTYPE), setattr(m, "linkname", "s1.npz")), r"'s0\.npz' is no file"),
+        (lambda m: setattr(m, "type", tarfile.DIRTYPE), r"'s0\.npz' is no file"),
+        (lambda m: setattr(m, "type", tarfile.CHRTYPE), r"'s0\.npz' is no file"),
+    ],
+)
+def test_members_that_lead_elsewhere_are_refused(tmp_path: Path, change: Callable, said: str) -> None:
+    write_job(tmp_path, samples=2, max_bytes=10**6)
+    shard = tmp_path / "shard-00000.tar"
+    rewrite(shard, change)
+    with pytest.raises(ValueError, match=rf"shard-00000\.tar cannot be read as a shard: .*{said}"):
+        sample_paths(shard)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/hostname", "../other.tar", "a/../../other.tar", "link.tar", "folder/hostname", "C:\\x.tar", "..\\other.tar"],
+)
+def test_records_name_shards_of_their_own_folder_alone(tmp_path: Path, name: str) -> None:
+    write_job(tmp_path / "job")
+    (tmp_path / "other.tar").write_bytes(b"of somebody else")
+    (tmp_path / "job" / "link.tar").symlink_to("../other.tar")
+    (tmp_path / "job" / "folder").symlink_to("/etc")
+    record = json.loads((tmp_path / "job" / RECORD).read_text())
+    record["shards"][1] |= {"file": name, "bytes": 16}
+    (tmp_path / "job" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"job\.json: shards\[1\]\.file is .* allowed: a path that stays inside"):
+        finished_shards(tmp_path / "job")
+
+
+def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
+    write_job(tmp_path / "real")
+    (tmp_path / "data").symlink_to("real")
+    (shard, *_) = finished_shards(tmp_path / "real")
+    shard.rename(tmp_path / "real" / "moved")
+    shard.symlink_to("moved")
+    assert finished_shards(tmp_path / "data", check_sums=True)[0] == tmp_path / "data" / shard.name

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from genfusion_ns.data import clips
 from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
 from genfusion_ns.data.clips import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
 from genfusion_ns.data.degradation import degrade_clip, degrade_pair
+from genfusion_ns.data.frame_clips import FrameClipDataset
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.geometry.warping import warp_references
@@ -110,6 +112,76 @@ def test_files_that_are_no_pairs_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(ValueError, match=r"text\.npz"):
         read_pair(tmp_path / "text.npz")
+
+
+def edited(folder: Path, target: Path, name: str, change: Any) -> Path:
+    """A pair with one array changed."""
+    with np.load(folder / "clip_0.npz") as file:
+        arrays = dict(file)
+    arrays[name] = change(arrays[name])
+    np.savez_compressed(target / "edited.npz", **arrays)
+    return target / "edited.npz"
+
+
+def put(array: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarray:
+    array[place] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "viewmats",
+            lambda a: put(a, (2, 1, 3), np.nan),
+            "camera of frame 2 is not rigid, or has numbers that are not",
+        ),
+        ("viewmats", lambda a: put(a, (0, 0, 0), np.inf), "camera of frame 0"),
+        ("viewmats", lambda a: 2 * a, "camera of frame 0 is not rigid"),
+        ("viewmats", lambda a: put(a, (1, 3, 3), 0), "camera of frame 1 is not rigid"),
+        ("viewmats", lambda a: a * np.float32([-1, 1, 1, 1])[:, None], "camera of frame 0 is not rigid"),
+        ("Ks", lambda a: put(a, (4, 0, 0), np.nan), "camera of frame 4"),
+        ("Ks", lambda a: -a, "camera of frame 0"),
+        ("reference_viewmats", lambda a: put(a, (1, 0, 3), np.nan), "camera of photo 1"),
+        ("reference_Ks", lambda a: 0 * a, "camera of photo 0"),
+        (
+            "clean_depth",
+            lambda a: put(a, (0, 0, 0, 0), np.nan),
+            "clean_depth has values that are negative or not finite",
+        ),
+        ("artifact_depth", lambda a: put(a, (0, 0, 0, 0), -1), "artifact_depth has values that are negative"),
+        ("artifact_rgb", lambda a: a[:4], r"clean_rgb is uint8 \[5, .*is needed|artifact_depth is float16 \[5"),
+        ("artifact_rgb", lambda a: a / np.float32(255), r"artifact_rgb is float32 .*uint8 \[T, H, W, 3\]"),
+        ("clean_depth", lambda a: a[..., 0], r"clean_depth is float16 \[5, 48, 64\]; needed is float16 \[T, H, W, 1\]"),
+        ("clean_alpha", lambda a: np.repeat(a, 3, -1), r"clean_alpha is uint8 \[5, 48, 64, 3\]"),
+        ("reference_rgb", lambda a: a[:0], r"reference_rgb is uint8 \[0, "),
+        ("Ks", lambda a: a.astype(">f4"), "Ks is >f4|Ks is float32"),
+        ("Ks", lambda a: a.astype(object), "cannot be read as a clip pair: it holds Python objects"),
+    ],
+)
+def test_pairs_that_nothing_can_be_learned_from_are_named(
+    folder: Path, tmp_path: Path, name: str, change: Any, said: str
+) -> None:
+    path = edited(folder, tmp_path, name, change)
+    for attempt in (read_pair, lambda p: FrameClipDataset([p], (32, 24), frames=2)[0]):
+        with pytest.raises(ValueError, match=rf"edited\.npz.*({said})"):
+            attempt(path)
+
+
+def test_arrays_of_unreasonable_size_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "_LARGEST_ARRAY", 5 * 48 * 64 * 3 - 1)
+    with pytest.raises(ValueError, match=r"clip_0\.npz .*artifact_rgb is uint8 .* at most 46,079 bytes"):
+        read_pair(folder / "clip_0.npz")
+
+
+def test_pairs_with_impossible_cameras_are_not_written(folder: Path, tmp_path: Path) -> None:
+    pair = read_pair(folder / "clip_0.npz")
+    viewmats = pair.artifact.viewmats.clone()
+    viewmats[3, 0, 0] = torch.nan
+    bad = replace(pair, artifact=replace(pair.artifact, viewmats=viewmats))
+    with pytest.raises(ValueError, match="the camera of frame 3 is not rigid"):
+        write_pair(tmp_path / "new", "bad", bad, ORIGIN)
+    assert not (tmp_path / "new").exists()
 
 
 def test_batches_depend_on_seed_and_index_alone(folder: Path) -> None:

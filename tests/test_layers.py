@@ -21,6 +21,7 @@ NEUTRAL = {
     "errors": {"files"},
     "files": set(),
     "interrupts": set(),
+    "json_files": set(),
     "messages": set(),
     "stored_config": set(),
 }

@@ -24,9 +24,10 @@ METHODS = {spec.config.method_name: spec.config for spec in (genfusion, genfusio
 
 
 def config_of(method: str) -> Any:
-    config = copy.deepcopy(METHODS[method])
+    config: Any = copy.deepcopy(METHODS[method])
     config.data, config.output_dir = Path("/photos of/mäuse"), Path("runs") / "a"
-    config.load_dir, config.pipeline.repairer = Path("../b"), replace(config.pipeline.repairer, resolution=(256, 144))
+    config.load_dir = Path("../b")
+    config.pipeline.repairer = replace(config.pipeline.repairer, resolution=(256, 144))
     config.timestamp = "2026-01-02_030405"
     return config
 

@@ -5,6 +5,7 @@ A header of a hundred bytes may claim terabytes, and a small archive may unpack 
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, ZipInfo
 from zlib import error as ZlibError
 
 import numpy as np
@@ -34,6 +35,7 @@ DAMAGE = (
     struct.error,
     BadZipFile,
     ZlibError,
+    lzma.LZMAError,
 )
 """What numpy and zipfile raise for files that are damaged, or made to be."""
 
@@ -64,19 +66,25 @@ def read_arrays(source: Path | IO[bytes], names: Iterable[str] | None = None) ->
         ArrayFileError: missing, damaged, cut off, of objects, or together beyond `LARGEST`.
     """
     arrays = {}
-    room = LARGEST
     try:
         with ZipFile(source) as archive:
-            there = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            for name in there if names is None else [name for name in names if name in there]:
-                member = archive.getinfo(there[name])
-                with archive.open(member) as stream:
-                    room -= read_layout(stream, member.file_size, room).nbytes
+            members = _members(archive, names)
+            _layouts(archive, members)
+            for name, member in members.items():
                 with archive.open(member) as stream:
                     arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
     except DAMAGE as error:
         raise ArrayFileError(_reason(error)) from error
     return arrays
+
+
+def read_layouts(source: Path | IO[bytes], names: Iterable[str] | None = None) -> dict[str, ArrayLayout]:
+    """The headers of the arrays that `read_arrays` would read, with the same arguments and errors."""
+    try:
+        with ZipFile(source) as archive:
+            return _layouts(archive, _members(archive, names))
+    except DAMAGE as error:
+        raise ArrayFileError(_reason(error)) from error
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,22 @@ def read_layout(stream: IO[bytes], size: int, largest: int | None = LARGEST) -> 
     if largest is not None and layout.nbytes > largest:
         raise ValueError(f"it holds {what}, more than the {LARGEST >> 30} GiB that are read at once")
     return layout
+
+
+def _members(archive: ZipFile, names: Iterable[str] | None) -> dict[str, ZipInfo]:
+    """Those of `names`, or all, that there are."""
+    there = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    return there if names is None else {name: there[name] for name in names if name in there}
+
+
+def _layouts(archive: ZipFile, members: dict[str, ZipInfo]) -> dict[str, ArrayLayout]:
+    layouts = {}
+    room = LARGEST
+    for name, member in members.items():
+        with archive.open(member) as stream:
+            layouts[name] = read_layout(stream, member.file_size, room)
+        room -= layouts[name].nbytes
+    return layouts
 
 
 def _reason(error: Exception) -> str:

@@ -6,12 +6,9 @@ long as the capture, ``orientation_method``, ``center_method`` and ``auto_scale_
 
 from __future__ import annotations
 
-import json
 import math
-import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +16,12 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
+from genfusion_ns.json_files import JsonValue, read_json
+
 _RIGID_TOLERANCE = 1e-4
 _ASPECTS = (0.1, 10.0)
+_LARGEST_SIDE = 2**15
+"""Of a render, in pixels; what viewers save is far below."""
 _SAVE_AGAIN = "Save the path again from the render panel of ns-viewer."
 
 
@@ -80,117 +81,70 @@ def read_camera_path(path: Path) -> CameraPath:
     Raises:
         CameraPathError: no such file, not JSON, or anything in it that is missing or out of range.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    if not path.is_file():
         raise CameraPathError(
-            f"The camera path {path} cannot be read: {error.strerror}. Give the JSON file that the render panel of "
-            "ns-viewer saves under camera_paths/ in the data folder."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CameraPathError(f"The camera path {path} is not JSON: {error}. {_SAVE_AGAIN}") from error
-    return _Reader(path).path_of(content)
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Checks the parsed content of one file."""
-
-    file: Path
-
-    def path_of(self, content: Any) -> CameraPath:
-        if not isinstance(content, dict):
-            raise self._error("the file", content, "an object with the key camera_path")
-        self._check_camera_type(content.get("camera_type"))
-        width, height = (self._size(content, key) for key in ("render_width", "render_height"))
-        shape = width / height if width is not None and height is not None else None
-        frames = content.get("camera_path")
-        if not isinstance(frames, list) or not frames:
-            raise self._error("camera_path", frames, "a list of frames", "Add keyframes in the render panel and save.")
-        if len(frames) == 1:
-            raise self._error(
-                "camera_path", "1 frame", "at least 2 frames", "Add a second keyframe, or a longer duration."
-            )
-        poses, fovs, aspects = [], [], []
-        for index, frame in enumerate(frames):
-            where = f"camera_path[{index}]"
-            if not isinstance(frame, dict):
-                raise self._error(where, frame, "an object with camera_to_world, fov and aspect")
-            poses.append(self._pose(f"{where}.camera_to_world", frame.get("camera_to_world")))
-            fovs.append(self._fov(f"{where}.fov", frame.get("fov")))
-            aspects.append(self._aspect(f"{where}.aspect", frame.get("aspect", shape)))
-        fps = content.get("fps")
-        return CameraPath(
-            c2w=torch.from_numpy(np.stack(poses)),
-            fov_y=torch.tensor(fovs, dtype=torch.float64),
-            aspect=torch.tensor(aspects, dtype=torch.float64),
-            width=width,
-            height=height,
-            fps=None if fps is None else self._fps(fps),
+            f"The camera path {path} cannot be read: {'Is a directory' if path.is_dir() else 'No such file'}. Give the "
+            "JSON file that the render panel of ns-viewer saves under camera_paths/ in the data folder."
         )
-
-    def _check_camera_type(self, value: Any) -> None:
-        # nerfstudio, too, takes a file without a type as perspective.
-        if value is None or (isinstance(value, str) and value.lower() == "perspective"):
-            return
-        raise self._error("camera_type", value, "perspective", "Choose Perspective in the render panel and save again.")
-
-    def _size(self, content: dict[str, Any], key: str) -> int | None:
-        value = content.get(key)
-        if value is None:
-            return None
-        number = _number(value)
-        if not (number >= 1 and number == math.floor(number) and number < 2**31):
-            raise self._error(key, value, "a whole number of pixels, at least 1")
-        return int(number)
-
-    def _pose(self, where: str, value: Any) -> np.ndarray:
-        allowed = "16 finite numbers, a 4 x 4 matrix row by row"
-        if not isinstance(value, list) or len(value) != 16:
-            found = f"a list of {len(value)}" if isinstance(value, list) else value
-            raise self._error(where, found, allowed)
-        numbers = [_number(item) for item in value]
-        for item, number in zip(value, numbers, strict=True):
-            if not abs(number) < 1e9:
-                raise self._error(where, item, allowed)
-        pose = np.array(numbers).reshape(4, 4)
-        rotation = pose[:3, :3]
-        if np.abs(pose[3] - [0, 0, 0, 1]).max() > _RIGID_TOLERANCE:
-            raise self._error(where, pose[3].tolist(), "0, 0, 0, 1 as the last row: a camera-to-world matrix by rows")
-        if not (np.abs(rotation.T @ rotation - np.eye(3)).max() <= _RIGID_TOLERANCE and np.linalg.det(rotation) > 0):
-            raise self._error(
-                where, rotation.tolist(), "a rotation in the upper left 3 x 3 block, without scale or mirror"
-            )
-        return pose
-
-    def _fov(self, where: str, value: Any) -> float:
-        number = _number(value)
-        if not 0 < number < 180:
-            raise self._error(where, value, "degrees between 0 and 180, both exclusive")
-        return math.radians(number)
-
-    def _aspect(self, where: str, value: Any) -> float:
-        number = _number(value)
-        if not _ASPECTS[0] <= number <= _ASPECTS[1]:
-            raise self._error(where, value, f"width / height between {_ASPECTS[0]:g} and {_ASPECTS[1]:g}")
-        return number
-
-    def _fps(self, value: Any) -> float:
-        number = _number(value)
-        if not 0 < number < math.inf:
-            raise self._error("fps", value, "frames per second above 0")
-        return number
-
-    def _error(self, where: str, found: Any, allowed: str, way_out: str = _SAVE_AGAIN) -> CameraPathError:
-        shown = "is missing" if found is None else f"is {reprlib.repr(found)}"
-        return CameraPathError(f"Camera path {self.file}: {where} {shown}; allowed: {allowed}. {way_out}")
+    content = read_json(path, _SAVE_AGAIN, CameraPathError, "The camera path")
+    kind = content["camera_type"]
+    # nerfstudio, too, takes a file without a type as perspective.
+    if kind.is_given and not (isinstance(kind.value, str) and kind.value.lower() == "perspective"):
+        kind.refuse("perspective", "Choose Perspective in the render panel and save again.")
+    width, height = (_size(content[key]) for key in ("render_width", "render_height"))
+    frames, shape = _frames(content["camera_path"]), width / height if width and height else None
+    return CameraPath(
+        c2w=torch.from_numpy(np.stack([_pose(frame["camera_to_world"]) for frame in frames])),
+        fov_y=torch.tensor([_fov(frame["fov"]) for frame in frames], dtype=torch.float64),
+        aspect=torch.tensor([_aspect(frame["aspect"], shape) for frame in frames], dtype=torch.float64),
+        width=width,
+        height=height,
+        fps=_fps(content["fps"]),
+    )
 
 
-def _number(value: Any) -> float:
-    """The number in a JSON value, nan where there is none or it is too large for a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
+def _frames(value: JsonValue) -> list[JsonValue]:
+    frames = value.entries("a list of frames")
+    if not frames:
+        value.refuse("a list of frames", "Add keyframes in the render panel and save.")
+    if len(frames) == 1:
+        replace(value, value="1 frame").refuse("at least 2 frames", "Add a second keyframe, or a longer duration.")
+    return frames
+
+
+def _size(value: JsonValue) -> int | None:
+    allowed = f"a whole number of pixels, 1..{_LARGEST_SIDE}"
+    return value.whole(allowed, 1, _LARGEST_SIDE) if value.is_given else None
+
+
+def _pose(value: JsonValue) -> np.ndarray:
+    allowed = "16 finite numbers, a 4 x 4 matrix row by row"
+    entries = value.entries(allowed)
+    if len(entries) != 16:
+        replace(value, value=f"a list of {len(entries)}").refuse(allowed)
+    pose = np.array([entry.number(allowed, lambda number: abs(number) < 1e9) for entry in entries]).reshape(4, 4)
+    rotation = pose[:3, :3]
+    if np.abs(pose[3] - [0, 0, 0, 1]).max() > _RIGID_TOLERANCE:
+        shown = replace(value, value=pose[3].tolist())
+        shown.refuse("0, 0, 0, 1 as the last row: a camera-to-world matrix by rows")
+    if not (np.abs(rotation.T @ rotation - np.eye(3)).max() <= _RIGID_TOLERANCE and np.linalg.det(rotation) > 0):
+        shown = replace(value, value=rotation.tolist())
+        shown.refuse("a rotation in the upper left 3 x 3 block, without scale or mirror")
+    return pose
+
+
+def _fov(value: JsonValue) -> float:
+    return math.radians(value.number("degrees between 0 and 180, both exclusive", lambda fov: 0 < fov < 180))
+
+
+def _aspect(value: JsonValue, shape: float | None) -> float:
+    given = replace(value, value=shape) if shape is not None and not value.is_given else value
+    return given.number(f"width / height between {_ASPECTS[0]:g} and {_ASPECTS[1]:g}", _is_aspect)
+
+
+def _is_aspect(number: float) -> bool:
+    return _ASPECTS[0] <= number <= _ASPECTS[1]
+
+
+def _fps(value: JsonValue) -> float | None:
+    return value.number("frames per second above 0", lambda fps: fps > 0) if value.is_given else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from genfusion_ns.files import write_atomically
+from genfusion_ns.json_files import JsonValue, read_json
 
 FORMAT = "genfusion clips"
 VERSION = 1
 RECORD = "job.json"
+_MEMBER = re.compile(r"[^./\\\0]+\.[^/\\\0]+")
+"""``KEY.ENDING``; keys have neither dots nor slashes, so that none leads out of its shard."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,13 @@ class ShardWriter:
         """Append one sample.
 
         Args:
-            key: of letters, digits, ``_`` and ``-``; unique within the job.
+            key: without dots and slashes; unique within the job.
             members: contents by file name ending, such as "npz".
 
         Raises:
             ValueError: a dot or slash in the key.
         """
-        if "." in key or "/" in key:
+        if not all(_MEMBER.fullmatch(f"{key}.{ending}") for ending in members) or "." in key:
             raise ValueError(f"{key}: keys of samples must not have dots or slashes")
         if self._archive is not None:
             end = self._archive.offset + sum(tarfile.BLOCKSIZE + _padded(len(member)) for member in members.values())
@@ -102,25 +106,33 @@ def write_record(folder: Path, shards: list[ShardRecord], **content: Any) -> Non
     write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Content of a job's `job.json`.
+def read_record(folder: Path) -> JsonValue:
+    """Content of a job's `job.json`; values that are read from it are checked then, with a ValueError.
 
     Raises:
         FileNotFoundError: the job is not finished.
         ValueError: the file is damaged, or of a newer version.
     """
     path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; delete {folder} and make it again") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no finished job: it has no {RECORD}")
+    record = read_json(path, f"Delete {folder} and make it again.")
+    if record["format"].value != FORMAT:
         raise ValueError(f"{path} is not the record of a job of gf-make-clips; delete it, or name another folder")
-    if record.get("version") != VERSION:
-        raise ValueError(f"{path} has version {record.get('version')}, this program reads version {VERSION}; update it")
+    if record["version"].value != VERSION:
+        raise ValueError(
+            f"{path} has version {record['version'].value}, this program reads version {VERSION}; update it"
+        )
     return record
+
+
+def _shard_record(entry: JsonValue) -> ShardRecord:
+    return ShardRecord(
+        file=entry["file"].text("the name of a file"),
+        bytes=entry["bytes"].whole("a number of bytes", 0),
+        sha256=entry["sha256"].text("a sum in hexadecimal"),
+        samples=entry["samples"].whole("a number of samples", 0),
+    )
 
 
 def finished_shards(folder: Path, check_sums: bool = False) -> list[Path]:
@@ -132,12 +144,12 @@ def finished_shards(folder: Path, check_sums: bool = False) -> list[Path]:
 
     Raises:
         FileNotFoundError: the job is not finished.
-        ValueError: a shard is missing or differs from the record; the message names it.
+        ValueError: the record is damaged or names files outside of the folder, or a shard is missing or differs from
+            the record; the message names it.
     """
     paths = []
-    for entry in read_record(folder)["shards"]:
-        shard = ShardRecord(**entry)
-        path = folder / shard.file
+    for entry in read_record(folder)["shards"].entries():
+        shard, path = _shard_record(entry), entry["file"].path_in(folder)
         found = path.stat().st_size if path.is_file() else None
         if found != shard.bytes:
             what = "is missing" if found is None else f"has {found} bytes, {RECORD} says {shard.bytes}"
@@ -192,14 +204,26 @@ def _index(shard: Path) -> dict[str, tuple[int, int]]:
 def _read_index(shard: Path, size: int, changed: int) -> dict[str, tuple[int, int]]:
     try:
         with tarfile.open(shard, "r:") as archive:
-            index = {member.name: (member.offset_data, member.size) for member in archive.getmembers()}
+            index = _places(archive.getmembers())
         # tarfile takes a file that ends within a header for complete.
         with shard.open("rb") as stream:
             stream.seek(max((_padded(sum(place)) for place in index.values()), default=0))
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, tarfile.TarError, ValueError, OverflowError) as error:
         raise ValueError(f"{shard} cannot be read as a shard: {error}; it is damaged or not complete") from error
+    return index
+
+
+def _places(members: list[tarfile.TarInfo]) -> dict[str, tuple[int, int]]:
+    """Offset and size of each member; links, and names that would lead to other places than the shard, are refused."""
+    index: dict[str, tuple[int, int]] = {}
+    for member in members:
+        if not member.isreg() or member.size < 0 or not _MEMBER.fullmatch(member.name):
+            raise tarfile.ReadError(f"its member {member.name!r} is no file KEY.ENDING without slashes")
+        if member.name in index:
+            raise tarfile.ReadError(f"it has two members {member.name!r}")
+        index[member.name] = member.offset_data, member.size
     return index
 
 

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.data.array_files import ArrayFileError, read_arrays
+from genfusion_ns.data.array_files import ArrayFileError, ArrayLayout, read_arrays, read_layouts
 from genfusion_ns.data.clip_shards import RECORD, finished_shards, is_sample, read_member, sample_paths
 from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair, to_bytes
+from genfusion_ns.geometry.clip_pairs import ClipPair, camera_problem, to_bytes
+from genfusion_ns.json_files import parse_json, read_json
 
 ARRAYS = {
     "artifact_rgb": "uint8 [T, H, W, 3]: frames of the weak reconstruction, 0..255",
@@ -49,6 +50,13 @@ EXTRAS = {
 }
 """Arrays that some pairs have."""
 _MAX_HALF = 65504.0
+_LARGEST_ARRAY = 2**31
+"""Bytes of an array that are still taken for a clip."""
+_MAKE_AGAIN = "Copy it again, or make the clips again."
+
+
+class ClipPairError(ValueError):
+    """A file that is no clip pair, or one that nothing can be learned from; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def write_pair(folder: Path, name: str, pair: ClipPair, provenance: Provenance) 
         Path of the ``.npz`` file.
 
     Raises:
-        ValueError: artifact and clean clip differ in shape or cameras.
+        ValueError: artifact and clean clip differ in shape or cameras, or a camera is not rigid or not finite.
     """
     members = pack(name, pair, provenance)
     path = folder / f"{name}.npz"
@@ -104,6 +112,9 @@ def pack(name: str, pair: ClipPair, provenance: Provenance) -> dict[str, bytes]:
     artifact, clean, photos = pair.artifact, pair.clean, pair.references
     if artifact.rgb.shape != clean.rgb.shape:
         raise ValueError(f"{name}: artifact {tuple(artifact.rgb.shape)} and clean {tuple(clean.rgb.shape)} differ")
+    problem = camera_problem(pair)
+    if problem is not None:
+        raise ClipPairError(f"{name}: {problem}")
     if not (torch.allclose(artifact.viewmats, clean.viewmats) and torch.allclose(artifact.Ks, clean.Ks)):
         raise ValueError(f"{name}: artifact and clean clip are seen by different cameras")
     arrays = {
@@ -153,12 +164,10 @@ def read_packed(path: Path, normals: bool = False) -> ClipPair:
     wanted = [*ARRAYS, "reference_seen", *(["artifact_normals"] if normals else [])]
     source = io.BytesIO(read_member(path, "npz")) if is_sample(path) else path
     try:
+        _check_layouts(path, read_layouts(source, wanted))
         arrays = {name: torch.from_numpy(array) for name, array in read_arrays(source, wanted).items()}
-    except (ArrayFileError, TypeError) as error:  # types that torch does not have
-        raise ValueError(f"{path} cannot be read as a clip pair: {error}") from error
-    missing = [name for name in ARRAYS if name not in arrays]
-    if missing:
-        raise ValueError(f"{path} is not a clip pair: it lacks {', '.join(missing)}; gf-make-clips writes such files")
+    except ArrayFileError as error:
+        raise ClipPairError(f"{path} cannot be read as a clip pair: {error}") from error
     artifact, clean = (
         Clip(
             rgb=arrays[f"{kind}_rgb"],
@@ -172,7 +181,45 @@ def read_packed(path: Path, normals: bool = False) -> ClipPair:
     )
     rgb, viewmats, Ks = (arrays[f"reference_{name}"] for name in ("rgb", "viewmats", "Ks"))
     rendered = is_sample(path) and read_provenance(path).clean == "render"
-    return ClipPair(artifact, clean, References(rgb, viewmats, Ks, arrays.get("reference_seen")), rendered)
+    pair = ClipPair(artifact, clean, References(rgb, viewmats, Ks, arrays.get("reference_seen")), rendered)
+    problem = camera_problem(pair) or _depth_problem(pair)
+    if problem is not None:
+        raise ClipPairError(f"{path}: {problem}; leave the clip out, or make it again")
+    return pair
+
+
+def _depth_problem(pair: ClipPair) -> str | None:
+    for name, clip in (("artifact", pair.artifact), ("clean", pair.clean)):
+        if not bool((torch.isfinite(clip.depth) & (clip.depth >= 0)).all()):
+            return f"{name}_depth has values that are negative or not finite"
+    return None
+
+
+def _check_layouts(path: Path, layouts: Mapping[str, ArrayLayout]) -> None:
+    """Refuse arrays that are not what `ARRAYS` says, before they are read."""
+    missing = [name for name in ARRAYS if name not in layouts]
+    if missing:
+        raise ClipPairError(
+            f"{path} is not a clip pair: it lacks {', '.join(missing)}; gf-make-clips writes such files"
+        )
+    sizes: dict[str, int] = {}
+    for name, layout in layouts.items():
+        kind, sides = _meaning(name)
+        fits = layout.dtype == np.dtype(kind) and len(layout.shape) == len(sides) and layout.nbytes <= _LARGEST_ARRAY
+        for side, size in zip(sides, layout.shape, strict=fits):
+            fits &= size == (int(side) if side.isdecimal() else sizes.setdefault(side, size)) and size > 0
+        if not fits:
+            known = ", ".join(f"{side} = {size}" for side, size in sizes.items())
+            raise ClipPairError(
+                f"{path} is not a clip pair: {name} is {layout.dtype} {list(layout.shape)}; needed is {kind} "
+                f"[{', '.join(sides)}] with {known} as in the arrays before it and at most {_LARGEST_ARRAY:,} bytes"
+            )
+
+
+def _meaning(name: str) -> tuple[str, list[str]]:
+    """Type and sides of an array, by its description."""
+    kind, _, rest = (ARRAYS | EXTRAS)[name].partition(" [")
+    return kind, rest.partition("]")[0].split(", ")
 
 
 def unpack(pair: ClipPair) -> ClipPair:
@@ -218,15 +265,34 @@ def list_pairs(folder: Path) -> list[Path]:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Provenance of the pair at `path`; raises FileNotFoundError where its json is missing."""
+    """Provenance of the pair at `path`.
+
+    Raises:
+        FileNotFoundError: its json is missing.
+        ValueError: it is damaged; the message names it.
+    """
     if is_sample(path):
-        content: dict[str, Any] = json.loads(read_member(path, "json"))
+        content = parse_json(read_member(path, "json"), f"{path}.json", _MAKE_AGAIN)
     else:
-        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    content.pop("arrays", None)
-    for key in ("train_views", "frames", "references"):
-        content[key] = tuple(content.get(key, ()))
-    return Provenance(**content)
+        file = path.with_suffix(".json")
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}, which says where {path.name} comes from, is missing")
+        content = read_json(file, _MAKE_AGAIN)
+    stage, path_name, clean, psnr = (content[key] for key in ("stage", "path", "clean", "psnr"))
+    names = {
+        key: tuple(entry.text() for entry in content[key].entries()) if content[key].is_given else ()
+        for key in ("train_views", "frames", "references")
+    }
+    return Provenance(
+        capture=content["capture"].text(),
+        split=content["split"].text(),
+        seed=content["seed"].whole("a seed", -(2**63), 2**63),
+        stage=stage.number() if stage.is_given else None,
+        path=path_name.text() if path_name.is_given else "capture",
+        clean="render" if clean.is_given and clean.choice(("photo", "render")) == "render" else "photo",
+        psnr=psnr.number() if psnr.is_given else None,
+        **names,
+    )
 
 
 class ClipFolder(Sequence[ClipPair]):

@@ -11,7 +11,6 @@ photos onto its clips cannot be trained from it. `clips` keeps all of that.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -29,9 +28,12 @@ from torch import Tensor
 from genfusion_ns.data.array_files import DAMAGE, ArrayLayout, read_layout
 from genfusion_ns.data.video_files import VideoWriter
 from genfusion_ns.files import replacing
+from genfusion_ns.json_files import read_json
 
 _TOLERANCE = 1e-3
 _QUALITY = 9
+_UNDECODABLE = (OSError, RuntimeError, StopIteration, ValueError, KeyError, ZeroDivisionError)
+"""What imageio-ffmpeg, and arithmetic with what it says of a file, may raise where it is no video."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class PublishedClip:
         shape = _array_shape(self.depth)
         try:
             counted, _ = imageio_ffmpeg.count_frames_and_secs(str(self.video))
-        except (OSError, RuntimeError) as error:
+        except _UNDECODABLE as error:
             raise ValueError(f"{self.video} cannot be read as a video: {error}") from error
         if counted != shape[0]:
             raise ValueError(f"{self.video} has {counted} frames, {self.depth} has disparities of {shape[0]}")
@@ -104,7 +106,7 @@ class PublishedClip:
             reader = imageio_ffmpeg.read_frames(str(self.video), input_params=seek, output_params=last)
             width, height = next(reader)["size"]
             frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-        except (OSError, RuntimeError, StopIteration) as error:
+        except _UNDECODABLE as error:
             raise ValueError(f"{self.video} cannot be decoded: {error}") from error
         finally:
             reader.close()
@@ -126,16 +128,14 @@ def list_published(path: Path) -> list[PublishedClip]:
 
     Args:
         path: a scene folder, a folder with scene folders at any depth, or a JSON file with a list of scene folders,
-            relative to the file.
+            relative to the file and beside or below it.
 
     Raises:
         FileNotFoundError: no such path, or a listed scene that is not there.
-        ValueError: not a list of names, or a scene whose videos and disparity files do not pair up.
+        ValueError: not a list of names, a name that leads elsewhere, or a scene whose videos and disparity files do not
+            pair up.
     """
-    if path.suffix == ".json":
-        scenes = [path.parent / name for name in _read_list(path)]
-    else:
-        scenes = sorted({video.parent for video in path.rglob("*.mp4")})
+    scenes = _read_list(path) if path.suffix == ".json" else sorted({video.parent for video in path.rglob("*.mp4")})
     clips = [clip for scene in scenes for clip in _parts(scene)]
     if not clips:
         raise FileNotFoundError(f"{path} holds no scene in the published layout: *.mp4 beside *depth_part*.npz")
@@ -184,14 +184,10 @@ def _parts(scene: Path) -> list[PublishedClip]:
     return [PublishedClip(video, depth) for video, depth in zip(videos, depths, strict=True)]
 
 
-def _read_list(path: Path) -> list[str]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a list of scenes: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path} must hold a list of names of scene folders, relative to the file")
-    return names
+def _read_list(path: Path) -> list[Path]:
+    what = "a list of names of scene folders, relative to the file"
+    entries = read_json(path, f"Make it {what}.", what="the list of scenes").entries(what)
+    return [entry.path_in(path.parent) for entry in entries]
 
 
 def _array_shape(path: Path) -> tuple[int, int, int]:

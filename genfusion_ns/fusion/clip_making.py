@@ -74,11 +74,12 @@ class ClipJob:
             return False
         if not (self.folder / RECORD).is_file():
             raise ValueError(f"{self.folder} exists but is no finished job (no {RECORD}); move it away")
-        found, wanted = read_record(self.folder)["recipe"], self.recipe.as_record()
+        found, wanted = read_record(self.folder)["recipe"].fields(), self.recipe.as_record()
+        made = {name: value.value for name, value in found.items()}
         differing = [
-            f"{name} is {found.get(name)}, asked for is {value}"
+            f"{name} is {made.get(name)}, asked for is {value}"
             for name, value in wanted.items()
-            if found.get(name) != value
+            if made.get(name) != value
         ]
         if differing:
             raise ValueError(

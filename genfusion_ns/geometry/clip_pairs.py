@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, crop_intrinsics, resize_intrinsics
 
+_RIGID_TOLERANCE = 1e-3
 _SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
 
 
@@ -44,6 +45,25 @@ def typical_depth(clip: Clip) -> float:
     """
     seen = clip.depth[(clip.alpha > _SOLID) & (clip.depth > 0)]
     return float(seen.median()) if seen.numel() else 0.0
+
+
+def camera_problem(pair: ClipPair) -> str | None:
+    """The first camera of clips and photos that is not rigid or not finite, in words; None where there is none."""
+    for name, seen in (("frame", pair.artifact), ("clean frame", pair.clean), ("photo", pair.references)):
+        wrong = (~_usable(seen.viewmats, seen.Ks)).nonzero()
+        if len(wrong):
+            return f"the camera of {name} {int(wrong[0])} is not rigid, or has numbers that are not finite"
+    return None
+
+
+def _usable(viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"]) -> Bool[Tensor, " T"]:
+    finite = torch.isfinite(viewmats).all(dim=(1, 2)) & torch.isfinite(Ks).all(dim=(1, 2))
+    rotation = viewmats[:, :3, :3].double()
+    identity = torch.eye(4, dtype=rotation.dtype, device=rotation.device)
+    # Comparisons with NaN are false.
+    rigid = ((rotation @ rotation.transpose(1, 2) - identity[:3, :3]).abs() < _RIGID_TOLERANCE).all(dim=(1, 2))
+    rigid &= (torch.linalg.det(rotation.nan_to_num(0.0, 0.0, 0.0)) > 0) & (viewmats[:, 3] == identity[3]).all(dim=1)
+    return finite & rigid & (Ks[:, 0, 0] > 0) & (Ks[:, 1, 1] > 0)
 
 
 def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
