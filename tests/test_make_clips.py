@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.fusion.unrepaired import Presets
 from genfusion_ns.methods import genfusion, genfusion_masked
 from genfusion_ns.rendering.thread_pool import set_num_threads
-from genfusion_ns.scripts.clip_jobs import JobOptions, run_jobs
+from genfusion_ns.scripts.clip_jobs import JobOptions, _attempt, run_jobs
 from genfusion_ns.scripts.make_clips import MakeClips
 
 PRESETS = Presets(genfusion.config, genfusion_masked.config)
@@ -262,14 +263,66 @@ def test_folders_that_are_no_captures_are_named(tmp_path: Path) -> None:
 
 def test_without_ray_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # makes the import fail
-    with pytest.raises(ModuleNotFoundError, match=r"pip install genfusion-ns\[train\]"):
-        run_jobs([ClipJob(tmp_path, tmp_path, 0, RECIPE)], JobOptions())
+    with pytest.raises(ModuleNotFoundError, match=r"pip install genfusion-ns\[train\]\. --workers 1 does without"):
+        run_jobs([ClipJob(tmp_path, tmp_path, 0, RECIPE)], JobOptions(workers=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (JobOptions(workers=2), r"Ray did not start \(.*/proc/nowhere"),
+        (JobOptions(ray_address="no address"), r"Ray cannot be reached at no address \("),
+        (JobOptions(ray_address="127.0.0.1:1"), r"Ray cannot be reached at 127\.0\.0\.1:1 \(.*refused"),
+        (JobOptions(ray_address="ray://[::1]:1"), r"Ray cannot be reached at ray://\[::1\]:1 \("),
+    ],
+)
+def test_a_ray_that_does_not_start_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: JobOptions, said: str
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    with pytest.raises(ConnectionError, match=rf"{said}.*\); --workers 1 without --ray-address does without Ray"):
+        run_jobs([ClipJob(tmp_path, tmp_path, 0, RECIPE)], options)
 
 
 def process_of(job: Path) -> int | None:
     log = job / "log.txt"
     found = re.search(r"process (\d+)", log.read_text()) if log.is_file() else None
     return int(found.group(1)) if found else None
+
+
+def test_one_worker_does_without_ray(
+    monkeypatch: pytest.MonkeyPatch, capture: tiny_capture.TinyCapture, job: ClipJob, tmp_path: Path
+) -> None:
+    """In a process of its own, begun again when it is killed: the same bytes as this process makes."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ray'] = None\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    apart = ClipJob(capture.folder, tmp_path / "clips", 0, QUICK)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_jobs, [apart], JobOptions(threads=torch.get_num_threads()))
+        while (victim := process_of(apart.unfinished)) is None:
+            assert not running.done(), running.result()
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+        assert running.result() == {}
+    assert process_of(apart.folder) not in (victim, os.getpid())
+    set_num_threads(torch.get_num_threads())
+    try:
+        again = replace(apart, out=tmp_path / "again")
+        again.run(PRESETS)
+    finally:
+        set_num_threads(None)
+    shard = "shard-00000.tar"
+    assert (apart.folder / shard).read_bytes() == (again.folder / shard).read_bytes()
+
+
+def test_failures_are_told_by_their_reason(tmp_path: Path, capture: tiny_capture.TinyCapture) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "has no transforms.json" in str(_attempt(ClipJob(tmp_path / "empty", tmp_path / "clips", 0, QUICK), 1))
+    (tmp_path / "clips").rename(tmp_path / "moved")
+    (tmp_path / "clips").touch()
+    said = str(_attempt(ClipJob(capture.folder, tmp_path / "clips", 0, QUICK), 1))
+    assert said.startswith(("NotADirectoryError: ", "FileExistsError: "))
 
 
 @pytest.mark.slow

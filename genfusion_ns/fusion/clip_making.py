@@ -33,7 +33,6 @@ from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
 from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
 
-LOG = "log.txt"
 """What the reconstructions print, in the folder of the job."""
 
 
@@ -63,6 +62,11 @@ class ClipJob:
     def unfinished(self) -> Path:
         """Where the job works, and where it leaves its log when it fails."""
         return self.out / f".{self.name}.partial"
+
+    @property
+    def log(self) -> Path:
+        """What it printed, while it is unfinished."""
+        return self.unfinished / "log.txt"
 
     def is_finished(self) -> bool:
         """Whether the job was done before; its shards are then compared with their sums.
@@ -101,7 +105,7 @@ class ClipJob:
         shutil.rmtree(self.unfinished, ignore_errors=True)
         self.unfinished.mkdir(parents=True)
         with (
-            (self.unfinished / LOG).open("w", buffering=1, encoding="utf-8") as log,
+            self.log.open("w", buffering=1, encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):

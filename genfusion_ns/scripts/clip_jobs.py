@@ -1,12 +1,20 @@
-"""Jobs of `gf-make-clips` on Ray, on this machine or on a cluster."""
+"""Jobs of `gf-make-clips`: one by one on this machine, or on Ray, several at a time on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import textwrap
+import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from socket import create_connection
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -14,6 +22,11 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from genfusion_ns.fusion.clip_making import ClipJob
 
+    Results = Iterator[tuple[ClipJob, int | str]]
+    """Jobs as they end, with the number of their samples or the reason of their failure."""
+
+_PATIENCE = 10
+"""Seconds that a cluster may take to answer."""
 _STORE_BYTES = 100 * 2**20
 """Room for objects that Ray passes between processes; jobs pass settings and a number."""
 
@@ -23,7 +36,7 @@ class JobOptions:
     """Where jobs run, and how many at a time."""
 
     workers: int = 1
-    """Jobs at a time on this machine; on a cluster, as many as its cores allow."""
+    """Jobs at a time on this machine; 1 does without Ray. On a cluster, as many as its cores allow."""
     threads: int | None = None
     """CPU threads of a job; by default the cores of this machine, shared by the workers."""
     gpus_per_job: float | None = None
@@ -31,7 +44,7 @@ class JobOptions:
     ray_address: str | None = None
     """Ray cluster to run on ("auto", or host:port); every node needs this package and sees captures and data set
     under the same paths, and RAY_AUTH_TOKEN must be the cluster's where that asks for one. By default Ray is started
-    on this machine for the time of the command."""
+    on this machine for the time of the command, where there are several workers."""
     retries: int = 2
     """How often a job is started again whose process was killed or whose node was lost."""
 
@@ -50,34 +63,89 @@ class JobOptions:
 def run_jobs(jobs: Sequence[ClipJob], options: JobOptions) -> dict[str, str]:
     """Run all jobs; one that fails does not stop the others.
 
-    Progress is shown on standard error, and a line for each job that ends on standard output.
+    Progress is shown on standard error, and a line for each job that ends on standard output. Ray is imported only for
+    several workers or for a cluster; the clips are the same.
 
     Returns:
         Reason of each failure, by the name of its job.
 
     Raises:
-        ModuleNotFoundError: Ray is not installed.
-        ConnectionError: there is no cluster at the address.
+        ModuleNotFoundError: Ray is needed and not installed.
+        ConnectionError: Ray does not start, or there is no cluster at the address.
     """
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.workers)
+    here = options.workers == 1 and options.ray_address is None
     failures: dict[str, str] = {}
-    with _ray(options, threads) as ray, tqdm(total=len(jobs), unit="job", desc="clips") as progress:
-        # A process of its own for every job: nothing that a job leaves behind reaches the next.
-        task = ray.remote(max_calls=1)(_run_job).options(
+    with tqdm(total=len(jobs), unit="job", desc="clips") as progress:
+        for job, result in (_one_by_one if here else _on_ray)(jobs, options, threads):
+            if isinstance(result, str):
+                failures[job.name] = result + (f" (its output: {job.log})" if job.log.is_file() else "")
+                progress.write(f"{job.name}: failed")
+            else:
+                progress.write(f"{job.name}: {result} samples in {job.folder}")
+            progress.update()
+            progress.set_postfix(failed=len(failures))
+    return failures
+
+
+def _one_by_one(jobs: Sequence[ClipJob], options: JobOptions, threads: int) -> Results:
+    """A process of its own for every job, started afresh: nothing that a job leaves behind reaches the next."""
+    for job in jobs:
+        for _ in range(1 + options.retries):
+            with ProcessPoolExecutor(1, get_context("spawn"), _prepare, (options.gpus_per_job,)) as pool:
+                try:
+                    result = pool.submit(_attempt, job, threads).result()
+                    break
+                except BrokenProcessPool as error:
+                    result = _lost(error)
+        yield job, result
+
+
+def _on_ray(jobs: Sequence[ClipJob], options: JobOptions, threads: int) -> Results:
+    with _ray(options, threads) as ray:
+        # A process of its own for every job, as in `_one_by_one`.
+        task = ray.remote(max_calls=1)(_attempt).options(
             num_cpus=threads, num_gpus=_gpus(options), max_retries=options.retries, name="gf-make-clips"
         )
         running = {task.remote(job, threads): job for job in jobs}
         while running:
             ended, _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(ended[0])
             try:
-                progress.write(f"{job.name}: {ray.get(ended[0])} samples in {job.folder}")
+                result = ray.get(ended[0])
             except ray.exceptions.RayError as error:
-                failures[job.name] = _reason(ray, error, job)
-                progress.write(f"{job.name}: failed")
-            progress.update()
-            progress.set_postfix(failed=len(failures))
-    return failures
+                result = _lost(error)
+            yield running.pop(ended[0]), result
+
+
+def _lost(error: Exception) -> str:
+    return f"its process was lost, again after every retry: {error}"
+
+
+def _prepare(gpus: float | None) -> None:
+    """In a process of `_one_by_one`, before its job."""
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # nobody waits for this job any more
+
+
+def _attempt(job: ClipJob, threads: int) -> int | str:
+    """In the worker process: the number of samples, or the reason of a failure."""
+    try:
+        return _run_job(job, threads)
+    except Exception as error:
+        if isinstance(error, ValueError):
+            return str(error)
+        if job.unfinished.is_dir():
+            with job.log.open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+        return f"{type(error).__name__}: {error}"
 
 
 def _run_job(job: ClipJob, threads: int) -> int:
@@ -101,16 +169,11 @@ def _gpus(options: JobOptions) -> float:
     return min(1.0, torch.cuda.device_count() / options.workers)
 
 
-def _reason(ray: Any, error: Any, job: ClipJob) -> str:
-    from genfusion_ns.fusion.clip_making import LOG
-
-    log = job.unfinished / LOG
-    where = f" (its output: {log})" if log.is_file() else ""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        cause = error.cause
-        text = str(cause) if isinstance(cause, ValueError) else f"{type(cause).__name__}: {cause}"
-        return text + where
-    return f"its process was lost, again after every retry: {error}{where}"
+def _look_for(address: str | None) -> None:
+    """Raise OSError where nothing listens at host:port; Ray itself would wait for minutes."""
+    found = re.fullmatch(r"(?:ray://)?(?P<host>[^/:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})", address or "")
+    if found:
+        create_connection((found["host"].strip("[]"), int(found["port"])), _PATIENCE).close()
 
 
 @contextmanager
@@ -123,19 +186,24 @@ def _ray(options: JobOptions, threads: int) -> Iterator[Any]:
         import ray
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "gf-make-clips runs its jobs on Ray, which is not installed: pip install genfusion-ns[train]"
+            "several --workers, and --ray-address, need Ray, which is not installed: pip install genfusion-ns[train]. "
+            "--workers 1 does without"
         ) from error
+    settings: dict[str, Any] = {"address": options.ray_address}
     if options.ray_address is None:
-        ray.init(
-            address="local",  # whatever other Ray is found on the machine or in the environment
-            num_cpus=options.workers * threads,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_STORE_BYTES,
-        )
-    else:
-        ray.init(address=options.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        settings = {
+            "address": "local",  # whatever other Ray is found on the machine or in the environment
+            "num_cpus": options.workers * threads,
+            "include_dashboard": False,
+            "object_store_memory": _STORE_BYTES,
+        }
+    try:
+        _look_for(options.ray_address)
+        ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of whichever part did not start
+        where = "did not start" if options.ray_address is None else f"cannot be reached at {options.ray_address}"
+        said = textwrap.shorten(str(error) or type(error).__name__, 500)
+        raise ConnectionError(f"Ray {where} ({said}); --workers 1 without --ray-address does without Ray") from error
     try:
         yield ray
     finally:
