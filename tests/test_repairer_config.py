@@ -175,7 +175,7 @@ def test_a_damaged_generator_folder_is_refused_before_it_is_loaded(tmp_path):
         check_repairer(RepairerConfig(model=str(folder)))
     weights.write_bytes(whole)
     (folder / "vae" / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"vae.config.json contains a list"):
+    with pytest.raises(ValueError, match=r"vae.config.json is \[\]; allowed: an object"):
         check_repairer(RepairerConfig(model=str(folder)))
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="describes a StableDiffusionPipeline"):

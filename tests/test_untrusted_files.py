@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from dynamicrafter_toys import ENCODER, PROJECTION, UNET, VAE
 from json_fuzz import survey
+from safetensors.torch import load_file, save_file
+from tiny_run import save_toy_generator
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from genfusion_ns.data.camera_path import read_camera_path
 from genfusion_ns.data.clip_shards import RECORD, ShardWriter, finished_shards, write_record
@@ -16,6 +22,13 @@ from genfusion_ns.data.clips import Provenance, pack, read_provenance, write_pai
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.data.published_clips import FrameSequencePair, list_published, write_published
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
+from genfusion_ns.priors.compact import load_network
+from genfusion_ns.priors.dynamicrafter import loading
+from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
+from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
+from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
+from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 
 ORIGIN = Provenance("fox", "6 views", 3, stage=0.5, train_views=("a", "b"), frames=("a",), references=("b",), psnr=20.5)
 
@@ -71,6 +84,109 @@ def test_lists_of_published_scenes(tmp_path: Path) -> None:
         path.write_text(json.dumps(["a", name]))
         with pytest.raises(JsonFileError, match=r"list\.json: \[1\] is .*allowed: a path that stays inside"):
             list_published(path)
+
+
+def test_configs_of_the_compact_network(tmp_path: Path) -> None:
+    folder = save_toy_generator(tmp_path)
+    config = folder / "config.json"
+    extra = (3, 7, 2**14, [16, 16, 31], [16, 16, 64])
+    survey(json.loads(config.read_text()), into(config), lambda: load_network(folder), config, extra)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dynamicrafter generator with two stages of one layer."""
+    folder = tmp_path_factory.mktemp("generator")
+    widths = [32, 64]
+    ends = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    small = {"block_out_channels": widths, "layers_per_block": 1, "norm_num_groups": 8}
+    DynamiCrafterPipeline(
+        unet=DynamiCrafterUNet(**UNET | small),
+        vae=AutoencoderKL(**VAE | ends | small),
+        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)),
+        image_projection=ImageProjection(**PROJECTION),
+        scheduler=DynamiCrafterScheduler(),
+        width=64,
+        height=64,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model_index.json", "scheduler/scheduler_config.json"]
+    + [f"{part}/config.json" for part in ("unet", "vae", "image_encoder", "image_projection")],
+)
+def test_configs_of_dynamicrafter_generators(generator: Path, name: str) -> None:
+    config = generator / name
+    part = config.parent.name
+
+    def attempt() -> None:
+        facts = check_pipeline_folder(generator)
+        assert all(side % facts.size_multiple == 0 for side in facts.resolution)
+        if part == "scheduler":
+            scheduler: Any = DynamiCrafterScheduler.from_pretrained(config.parent)
+            assert torch.isfinite(scheduler.alphas_cumprod).all() and torch.isfinite(scheduler.scales).all()
+            assert len(scheduler.scales) == len(scheduler.alphas_cumprod) == len(scheduler)
+        elif part != generator.name:
+            loading._compare(config.parent, part)
+
+    survey(json.loads(config.read_text()), into(config), attempt, config.parent, (7, [32, 32, 32], [32, 48]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("unet", ["os", "system"]),
+        ("unet", ["hostile_module", "DynamiCrafterUNet"]),
+        ("scheduler", ["genfusion_ns.priors.dynamicrafter.scheduler", "ConfigMixin"]),
+        ("vae", ["hostile_module", "AutoencoderKL"]),
+        ("safety_checker", ["hostile_module", "Anything"]),
+        ("_class_name", ["hostile_module", "DynamiCrafterPipeline"]),
+    ],
+)
+def test_an_index_names_the_classes_of_the_generator_alone(
+    generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile_module.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
+    folder = tmp_path / "copy"
+    shutil.copytree(generator, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {key: value}))
+    with pytest.raises(ValueError, match=r"model_index\.json"):
+        loading.load_pipeline(folder, torch.float32)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_weights_in_several_files_lie_beside_their_index(generator: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(generator, folder)
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    (tmp_path / "other.safetensors").write_bytes(b"")
+    for name, said in (
+        ("../../other.safetensors", "a path that stays inside"),
+        ("missing.safetensors", "a file of weights beside the index: diffusion_pytorch_model.safetensors"),
+        (7, r"weight_map\.a is 7"),
+    ):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(ValueError, match=rf"index\.json: .*{said}"):
+            check_pipeline_folder(folder)
+
+
+def test_weights_that_are_missing_are_not_made_up(generator: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(generator, folder)
+    for part in ("unet", "vae", "image_projection"):
+        path = folder / part / "diffusion_pytorch_model.safetensors"
+        whole = load_file(path)
+        save_file({name: tensor for name, tensor in whole.items() if not name.endswith("proj_out.bias")}, path)
+        if part == "vae":
+            save_file(dict(list(whole.items())[1:]), path)
+        with pytest.raises(ValueError, match=rf"{part}.*[1-9] tensors missing"):
+            loading.load_pipeline(folder, torch.float32)
+        save_file(whole, path)
+    assert loading.load_pipeline(folder, torch.float32).resolution == (64, 64)
 
 
 @pytest.mark.parametrize(

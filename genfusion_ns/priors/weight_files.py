@@ -5,7 +5,6 @@ Errors are told apart before a network is built, so that a run can refuse a fold
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from genfusion_ns.json_files import read_json
+from genfusion_ns.priors.config_checks import COMPACT, check_config, check_kind
+
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _SHOWN = 3
 
 
 def check_folder(folder: Path) -> None:
-    """Look at both files of a weights folder without loading them.
+    """Look at both files of a folder with the weights of a compact network, without loading them.
 
     Raises:
         FileNotFoundError: one of them is missing.
-        ValueError: config.json is no JSON object, or the weights are no whole safetensors file.
+        ValueError: config.json is not that of a compact network, or the weights are no whole safetensors file.
     """
     read_config(folder)
     with _open(folder / WEIGHTS_FILE):
@@ -31,11 +33,11 @@ def check_folder(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of config.json.
+    """The content of the config.json of a compact network, whose values have been checked.
 
     Raises:
         FileNotFoundError: it or the weights are missing.
-        ValueError: it is no JSON object.
+        ValueError: it is no JSON object, of another network, or has values of a wrong type or out of range.
     """
     for name in ("config.json", WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -43,14 +45,11 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{folder} has no {name}: a repairer is a folder with config.json and {WEIGHTS_FILE} (pickled weights, "
                 ".bin or .ckpt, are never loaded); gf-train-generator writes one"
             )
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}; copy the folder again") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} contains a {type(config).__name__}, an object is needed; copy the folder again")
-    return config
+    config = read_json(folder / "config.json", "Copy the folder again.")
+    config.fields()
+    check_kind(config, "CompactUNet")
+    check_config(config, COMPACT)
+    return config.value
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:
@@ -63,7 +62,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     with _open(path) as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        _compare(path, expected, found)
+        compare_shapes(path, expected, found)
         weights = {key: file.get_tensor(key) for key in found}
     _require_numbers(path, weights)
     network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
@@ -79,7 +78,17 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-def _compare(path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+def compare_shapes(path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+    """Refuse weights that are not those of the network which the config beside them describes.
+
+    Args:
+        path: the file of the weights, for the message.
+        expected: shapes of the network's tensors by name.
+        found: those of the file.
+
+    Raises:
+        ValueError: other names, or other shapes.
+    """
     other = [
         f"{key} {found[key]} for {expected[key]}" for key in expected if key in found and found[key] != expected[key]
     ]

@@ -20,6 +20,7 @@ from torch import Tensor
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
 from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.conversion_plan import VAE_PREFIX, Plan, plan_conversion
+from genfusion_ns.priors.dynamicrafter.loading import load_autoencoder
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
@@ -131,7 +132,7 @@ def _load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
     """An autoencoder of RGB-D from a diffusers folder."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not the folder of a diffusers autoencoder")
-    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    vae = load_autoencoder(folder, dtype)
     if _channels(vae) != RGBD_CHANNELS:
         raise CheckpointError(
             f"the autoencoder in {folder} has {_channels(vae)} image channels (in, out); RGB-D needs {RGBD_CHANNELS}, "

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from genfusion_ns.json_files import JsonValue, read_json
+from genfusion_ns.priors.config_checks import (
+    AUTOENCODER,
+    IMAGE_ENCODER,
+    IMAGE_PROJECTION,
+    SCHEDULER,
+    UNET,
+    check_config,
+    check_kind,
+    check_weight_index,
+    whole,
+)
 
 INDEX = "model_index.json"
 """The file that tells a folder of a diffusers pipeline from others."""
 _CLASS = "DynamiCrafterPipeline"
-_PARTS = ("unet", "vae", "image_encoder", "image_projection")
+_OWN = "genfusion_ns.priors.dynamicrafter"
+_CLASSES = {
+    "unet": (f"{_OWN}.unet", "DynamiCrafterUNet"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+    "image_projection": (f"{_OWN}.image_projection", "ImageProjection"),
+    "scheduler": (f"{_OWN}.scheduler", "DynamiCrafterScheduler"),
+}
+_LIBRARIES = ("diffusers", "transformers")
+_CONFIGS = {"unet": UNET, "vae": AUTOENCODER, "image_encoder": IMAGE_ENCODER, "image_projection": IMAGE_PROJECTION}
+_PARTS = tuple(_CONFIGS)
+_INDEX_KEYS = {"width": whole(8), "height": whole(8), "frames_per_slice": whole(1, 1024)}
 _PUBLISHED_SIZE = (960, 512)
 
 
@@ -37,23 +60,44 @@ def check_pipeline_folder(folder: Path) -> PipelineFacts:
     if not index.is_file():
         raise FileNotFoundError(f"{folder} has no {INDEX}; gf-convert-generator writes such a folder")
     content = _read(index)
-    if content.get("_class_name") != _CLASS:
-        raise ValueError(f"{index} describes a {content.get('_class_name')}, not a {_CLASS}")
-    configs = {name: _check_part(folder / name) for name in _PARTS}
+    check_kind(content, _CLASS)
+    # The library imports whatever module stands here.
+    check_config(content, _INDEX_KEYS | {name: partial(_check_part_class, kind) for name, kind in _CLASSES.items()})
+    configs = {name: _check_part(folder / name, name) for name in _PARTS}
+    _check_scheduler(folder / "scheduler")
     halvings = 0
     for name in ("unet", "vae"):
-        widths = configs[name].get("block_out_channels")
-        if not isinstance(widths, list) or not widths:
-            raise ValueError(f"{folder / name / 'config.json'} names no block_out_channels; {_AGAIN}")
-        halvings += len(widths) - 1
-    width, height = (content.get(name, size) for name, size in zip(("width", "height"), _PUBLISHED_SIZE, strict=True))
-    return PipelineFacts((width, height), 2**halvings)
+        widths = configs[name]["block_out_channels"]
+        if not widths.is_given:
+            widths.refuse("a list of widths")
+        halvings += len(widths.value) - 1
+    width, height = (
+        content[name].value if content[name].is_given else size
+        for name, size in zip(("width", "height"), _PUBLISHED_SIZE, strict=True)
+    )
+    multiple = 2**halvings
+    if width % multiple or height % multiple:
+        raise ValueError(
+            f"{index}: width and height are {width} {height}; multiples of {multiple} are needed; {_AGAIN}"
+        )
+    return PipelineFacts((width, height), multiple)
+
+
+def _check_part_class(kind: tuple[str, str], value: JsonValue) -> None:
+    library, name = kind
+    allowed = f"[{library!r}, {name!r}]"
+    entries = value.entries(allowed)
+    if len(entries) != 2 or entries[1].value != name or not isinstance(entries[0].value, str):
+        value.refuse(allowed)
+    # Modules of this package may have had other names when the folder was written.
+    if entries[0].value.split(".")[0] != library.split(".")[0]:
+        value.refuse(allowed)
 
 
 _AGAIN = "copy the folder again, or convert the checkpoint again with gf-convert-generator"
 
 
-def _check_part(folder: Path) -> dict[str, Any]:
+def _check_part(folder: Path, name: str) -> JsonValue:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: the folder is incomplete or damaged; {_AGAIN}")
     files = sorted(folder.glob("*.safetensors"))
@@ -65,14 +109,46 @@ def _check_part(folder: Path) -> dict[str, Any]:
                 pass  # opening reads the header and compares it with the length of the file
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is no whole safetensors file ({error}); {_AGAIN}") from error
-    return _read(folder / "config.json")
+    for path in folder.glob("*.safetensors.index.json"):
+        check_weight_index(_read(path), [file.name for file in files], lambda entry: entry.path_in(folder))
+    config = _read(folder / "config.json")
+    if name == "image_encoder":
+        check_kind(config, "clip_vision_model", "model_type")
+    else:
+        check_kind(config, _CLASSES[name][1])
+    check_config(config, _CONFIGS[name], closed=_CLASSES[name][0] not in _LIBRARIES)
+    if name == "vae":
+        _check_lengths(config, ("block_out_channels", "down_block_types", "up_block_types"))
+    return config
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {error}; {_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} contains a {type(content).__name__}, an object is needed; {_AGAIN}")
+def check_autoencoder(folder: Path) -> None:
+    """Look at the files of a diffusers autoencoder without loading them.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: it is a network of another kind, or a file is damaged.
+    """
+    _check_part(folder, "vae")
+
+
+def _check_lengths(config: JsonValue, names: tuple[str, ...]) -> None:
+    lengths = {name: len(config[name].value) for name in names if config[name].is_given}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"{config.file}: lists that belong together have other numbers of entries: {said}; {_AGAIN}")
+
+
+def _check_scheduler(folder: Path) -> None:
+    file = folder / "scheduler_config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has no {file.name}: the folder is incomplete or damaged; {_AGAIN}")
+    config = _read(file)
+    check_kind(config, _CLASSES["scheduler"][1])
+    check_config(config, SCHEDULER)
+
+
+def _read(path: Path) -> JsonValue:
+    content = read_json(path, f"{_AGAIN[0].upper()}{_AGAIN[1:]}.")
+    content.fields()
     return content

@@ -14,8 +14,8 @@ from genfusion_ns.geometry.clip_pairs import resize_images, typical_depth
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.choice import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
-from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.images import fit_within
+from genfusion_ns.priors.dynamicrafter.loading import load_pipeline
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 
@@ -103,14 +103,9 @@ class DynamiCrafterRepairer:
             FileNotFoundError: the folder is missing or is not a pipeline.
             ValueError: the pipeline is of another kind, or its files are incomplete.
         """
-        check_pipeline_folder(Path(folder))
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        try:
-            pipeline = DynamiCrafterPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{folder} is incomplete or damaged; convert it again: {error}") from error
-        return cls(pipeline, sampling, device, resolution, offload, samples)
+        return cls(load_pipeline(Path(folder), dtype), sampling, device, resolution, offload, samples)
 
     def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
         """Repair one clip of any size; see `VideoRepairer.repair`.

@@ -7,7 +7,6 @@ import shutil
 import textwrap
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from genfusion_ns.digests import digest_of_file
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import files_of, folder_to_disk, write_atomically, write_error
+from genfusion_ns.json_files import JsonValue, path_inside, read_json
 
 MARKER = "checkpoint.json"
 """Names the step of the checkpoint that counts, with the checksums of its files; others are incomplete or old."""
@@ -58,7 +58,7 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> int:
         return 0
     folder = output / f"checkpoint-{step}"
     if accelerator.is_main_process:
-        _check_files(folder, _marker(output).get("files"), output)
+        _check_files(folder, _marker(output)["files"], output)
     try:
         accelerator.load_state(str(folder))
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
@@ -74,31 +74,27 @@ def checkpoint_step(output: Path) -> int:
     Raises:
         CheckpointError: the file that names it is damaged.
     """
-    return _marker(output)["step"]
+    if not (output / MARKER).is_file():
+        return 0
+    return _marker(output)["step"].whole("a number of steps", 0)
 
 
-def _marker(output: Path) -> dict[str, Any]:
-    marker = output / MARKER
-    if not marker.is_file():
-        return {"step": 0}
-    try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        return {**content, "step": int(content["step"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{marker} names no step ({error!r}); {_afresh(output)}") from error
+def _marker(output: Path) -> JsonValue:
+    way_out = _afresh(output)
+    return read_json(output / MARKER, f"{way_out[0].upper()}{way_out[1:]}.", CheckpointError)
 
 
-def _check_files(folder: Path, digests: Any, output: Path) -> None:
-    if digests is None:
+def _check_files(folder: Path, digests: JsonValue, output: Path) -> None:
+    if not digests.is_given:
         print(f"{folder} is of a version without checksums: damage to its numbers cannot be seen")
         return
-    if not isinstance(digests, dict):
-        raise CheckpointError(f"{output / MARKER} holds no checksums of files; {_afresh(output)}")
-    for name, digest in digests.items():
-        path = folder / name
+    for name, digest in digests.fields().items():
+        path = path_inside(folder, name)
+        if path is None:
+            digests.refuse(f"checksums of files inside {folder}")
         if not path.is_file():
             raise CheckpointError(f"{folder} cannot be resumed from: {name} is missing; {_afresh(output)}")
-        if digest_of_file(path) != digest:
+        if digest_of_file(path) != digest.value:
             raise CheckpointError(
                 f"{folder} cannot be resumed from: {name} is damaged, it does not fit its checksum; {_afresh(output)}"
             )

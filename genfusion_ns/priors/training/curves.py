@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genfusion_ns.files import replacing, write_atomically
 from genfusion_ns.geometry.clip_pairs import to_bytes
+from genfusion_ns.json_files import JsonFileError, parse_json
 
 _TRAINING, _VALIDATION = "training.jsonl", "validation.jsonl"
 
@@ -71,10 +72,10 @@ def _cut(path: Path, first: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
+            step = parse_json(line, str(path))["step"].whole("a step", 0)
+        except JsonFileError:
             continue
         if step <= first:
             kept.append(line + "\n")

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from genfusion_ns.geometry.cameras import RepairedClip
 from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
+from genfusion_ns.priors.dynamicrafter.loading import load_pipeline
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.repairer import confidence_of
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
@@ -76,7 +77,7 @@ class DynamiCrafterObjective:
         low, high = config.reference_dropout
         if not 0 <= low <= high <= 1:
             raise ValueError(f"--optimisation.reference-dropout is {low} {high}; a range within 0..1 is needed")
-        pipeline = DynamiCrafterPipeline.from_pretrained(initial, torch_dtype=torch.float32, use_safetensors=True)
+        pipeline = load_pipeline(initial, torch.float32)
         if pipeline.vae.config["in_channels"] != _RGBD:
             raise ValueError(
                 f"the autoencoder in {initial} has no depth; a base checkpoint needs another one, with --vae VAE, a "
