@@ -213,13 +213,15 @@ def test_settings_out_of_range(model: str, options: dict, said: str) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", r"checkpoint.json names no step .*; delete .*checkpoint.json to train afresh"),
-        ("{}", r"checkpoint.json names no step \(KeyError\('step'\)\)"),
-        ('{"step": null}', r"checkpoint.json names no step"),
-        ("[1]", r"checkpoint.json names no step"),
+        ("", r"checkpoint.json cannot be read as JSON: .* Delete .*checkpoint.json to train afresh"),
+        ("{}", r"checkpoint.json: step is missing; allowed: a number of steps, 1 or more"),
+        ('{"step": null}', r"checkpoint.json: step is None"),
+        ('{"step": 1e999}', r"checkpoint.json: step is inf"),
+        ('{"step": true}', r"checkpoint.json: step is True"),
+        ("[1]", r"checkpoint.json is \[1\]; allowed: an object"),
         ('{"step": 7}', r"checkpoint-7 cannot be resumed from: .*; delete .*checkpoint.json to train afresh"),
     ],
-    ids=["empty", "no-step", "null", "list", "no-folder"],
+    ids=["empty", "no-step", "null", "endless", "true", "list", "no-folder"],
 )
 def test_training_checkpoints_that_cannot_be_resumed(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "checkpoint.json").write_text(content)

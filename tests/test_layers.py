@@ -24,6 +24,7 @@ NEUTRAL = {
     "json_files": set(),
     "messages": set(),
     "stored_config": set(),
+    "yaml_files": {"json_files"},
 }
 """Modules beside the layers, for all of them; with those of the package that they import."""
 FORBIDDEN_LIBRARIES = {

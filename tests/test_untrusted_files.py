@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from dynamicrafter_toys import ENCODER, PROJECTION, UNET, VAE
 from json_fuzz import survey
@@ -29,6 +31,10 @@ from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
+from genfusion_ns.priors.training.checkpoints import MARKER, checkpoint_step
+from genfusion_ns.priors.training.curves import Curves
+from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, read_config
+from genfusion_ns.scripts.training_files import to_plain
 
 ORIGIN = Provenance("fox", "6 views", 3, stage=0.5, train_views=("a", "b"), frames=("a",), references=("b",), psnr=20.5)
 
@@ -131,7 +137,7 @@ def test_configs_of_dynamicrafter_generators(generator: Path, name: str) -> None
         elif part != generator.name:
             loading._compare(config.parent, part)
 
-    survey(json.loads(config.read_text()), into(config), attempt, config.parent, (7, [32, 32, 32], [32, 48]))
+    survey(json.loads(config.read_text()), into(config), attempt, config.parent, (7, [32, 32, 32], [32, 48]), stride=3)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +193,66 @@ def test_weights_that_are_missing_are_not_made_up(generator: Path, tmp_path: Pat
             loading.load_pipeline(folder, torch.float32)
         save_file(whole, path)
     assert loading.load_pipeline(folder, torch.float32).resolution == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["compact", "dynamicrafter"])
+def test_settings_of_trainings(tmp_path: Path, kind: str) -> None:
+    config = TrainCompactConfig() if kind == "compact" else TrainDynamiCrafterConfig()
+    content = to_plain(config)
+    del content["parent"]  # errors name that file
+    path = tmp_path / "settings.yaml"
+
+    def read_and_check() -> None:
+        read = read_config(path)
+        with suppress(ValueError):  # which names the flag
+            read.optimisation.check()
+
+    survey(content, lambda value: path.write_text(yaml.safe_dump(value)), read_and_check, path, stride=4)
+    assert read_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [*a]", "line 1: a value that contains itself"),
+        ("a: 1\na: 2", "line 2: the key 'a' stands twice"),
+        ("!!python/object/apply:os.system [ls]", "line 1: could not determine a constructor for the tag"),
+        ("[" * 10**5, "is nested too deeply"),
+        ("steps: " + "9" * 5000, "line 1: Exceeds the limit"),
+        ("parent: 2026-99-99", "line 1: month must be"),
+    ],
+    ids=["itself", "twice", "tag", "deep", "number", "date"],
+)
+def test_settings_that_are_no_plain_yaml(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"settings\.yaml,? ?{said}"):
+        read_config(path)
+
+
+def test_steps_of_trainings(tmp_path: Path) -> None:
+    marker = tmp_path / MARKER
+    survey({"step": 7}, into(marker), lambda: checkpoint_step(tmp_path), marker)
+
+
+def test_curves_drop_the_lines_that_cannot_be_read(tmp_path: Path) -> None:
+    whole = [json.dumps({"step": step, "loss": 0.5}) for step in (1, 2, 3)]
+    bad = [
+        "",
+        "{",
+        "7",
+        '"x"',
+        "[]",
+        '{"loss": 1}',
+        '{"step": "1"}',
+        '{"step": 1e999}',
+        '{"step": [1]}',
+        '{"step": true}',
+    ]
+    (tmp_path / "training.jsonl").write_text("\n".join([whole[0], *bad, *whole[1:]]) + "\n")
+    with Curves(tmp_path, 2):
+        pass
+    assert (tmp_path / "training.jsonl").read_text().splitlines() == whole[:2]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.fusion.checkpoints import checkpoints_of, read_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline, GenFusionPipelineConfig
+from genfusion_ns.yaml_files import read_yaml, refuse
 
 MOVED: dict[str, str] = {}
 """Modules that older files name, and where their classes are now."""
@@ -30,9 +31,6 @@ _OWNERS = ("nerfstudio", "genfusion_ns")
 _PROGRAMS = ("nerfstudio.scripts", "genfusion_ns.scripts")
 _TARGETS = ("torch.optim", *_OWNERS)
 _PATHS = tuple(f"{module}.{kind}Path" for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows", ""))
-_LARGEST_FILE = 2**20
-_LARGEST_CONTENT = 50_000
-"""Values in a file when its aliases are written out; a run has about 300."""
 _PYTHON = "tag:yaml.org,2002:python/"
 _WAY_OUT = "Give the config.yml that ns-train wrote for a run of genfusion."
 
@@ -47,20 +45,7 @@ def read_run_config(path: Path) -> TrainerConfig:
     Raises:
         RunConfigError: no such file, no YAML, a tag that is not allowed, or another thing than the config of a run.
     """
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise RunConfigError(
-                f"{path} has {path.stat().st_size} bytes, too many for the config of a run. {_WAY_OUT}"
-            )
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunConfigError(f"{path} cannot be read: {error.strerror}. {_WAY_OUT}") from error
-    except UnicodeDecodeError as error:
-        raise RunConfigError(f"{path} is no text in UTF-8: {error}. {_WAY_OUT}") from error
-    try:
-        config = _load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RunConfigError(f"{path}{_said(error)}. {_WAY_OUT}") from error
+    config = read_yaml(path, _WAY_OUT, RunConfigError, _Loader).value
     if not isinstance(config, TrainerConfig):
         raise RunConfigError(f"{path} holds a {type(config).__name__}, not the config of a run. {_WAY_OUT}")
     return config
@@ -103,58 +88,6 @@ def load_run(path: Path) -> GenFusionPipeline:
     return pipeline.eval()
 
 
-def _load(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_size(node)
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return " is nested too deeply"
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        return f"{'' if mark is None else f', line {mark.line + 1}'}: {error.problem or error.context}"
-    return f": {error}"
-
-
-def _refuse(node: Node, problem: str) -> NoReturn:
-    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-def _check_size(root: Node) -> None:
-    """Refuse content that grows without bound when aliases and merge keys are written out."""
-    sizes: dict[int, int | None] = {}  # None: within this node, now
-
-    def size(node: Node) -> int:
-        known = sizes.get(id(node), 0)
-        if known is None:
-            _refuse(node, "a value that contains itself is not allowed")
-        if known:
-            return known
-        sizes[id(node)] = None
-        total = 1
-        if isinstance(node, MappingNode):
-            for key, value in node.value:
-                if key.tag == "tag:yaml.org,2002:merge":
-                    _refuse(key, "merge keys (<<) are not allowed")
-                total += size(key) + size(value)
-        elif isinstance(node, SequenceNode):
-            total += sum(size(item) for item in node.value)
-        if total > _LARGEST_CONTENT:
-            _refuse(node, f"more than {_LARGEST_CONTENT} values with all aliases written out")
-        sizes[id(node)] = total
-        return total
-
-    size(root)
-
-
 class _Loader(yaml.SafeLoader):
     """Plain YAML, and the Python tags that configs of runs have; see the module."""
 
@@ -162,38 +95,38 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except ValueError as error:  # numbers, dates and entries of enums that there are not
-            _refuse(node, str(error))
+            refuse(node, str(error))
 
     def tuple_of(self, node: Node) -> tuple[Any, ...]:
         return tuple(self.construct_sequence(node))  # pyright: ignore[reportArgumentType]
 
     def named(self, path: str, node: Node) -> type:
         if not isinstance(node, ScalarNode) or node.value:
-            _refuse(node, f"the tag {_shown(node)} has a value; none is allowed")
+            refuse(node, f"the tag {_shown(node)} has a value; none is allowed")
         return _class(path, node, _TARGETS)
 
     def called(self, path: str, node: Node) -> Path | Enum:
         """A path or an entry of an enum; nothing else is called."""
         if not isinstance(node, SequenceNode):
-            _refuse(node, f"the tag {_shown(node)} is not allowed in this form")
+            refuse(node, f"the tag {_shown(node)} is not allowed in this form")
         values = self.construct_sequence(node, deep=True)
         if path in _PATHS:
             if not all(isinstance(value, str) for value in values):
-                _refuse(node, f"a path of {reprlib.repr(values)}; parts of a path are text")
+                refuse(node, f"a path of {reprlib.repr(values)}; parts of a path are text")
             return Path(*values)
         kind = _class(path, node, _OWNERS)
         if not issubclass(kind, Enum) or len(values) != 1:
-            _refuse(node, f"the tag {_shown(node)} is not allowed: it would call {path}")
+            refuse(node, f"the tag {_shown(node)} is not allowed: it would call {path}")
         return kind(values[0])
 
     def dataclass(self, path: str, node: Node) -> Iterator[Any]:
         kind = _class(path, node, _OWNERS)
         if not dataclasses.is_dataclass(kind):
-            _refuse(node, f"the tag {_shown(node)} is not allowed: {path} is no dataclass")
+            refuse(node, f"the tag {_shown(node)} is not allowed: {path} is no dataclass")
         instance: Any = object.__new__(kind)
         yield instance  # before its fields, which may refer to it by an alias
         if not isinstance(node, MappingNode):
-            _refuse(node, f"the tag {_shown(node)} needs fields")
+            refuse(node, f"the tag {_shown(node)} needs fields")
         state: dict[Any, Any] = self.construct_mapping(node, deep=True)
         _check_fields(kind, state, node)
         if hasattr(instance, "__setstate__"):
@@ -201,15 +134,15 @@ class _Loader(yaml.SafeLoader):
         else:
             instance.__dict__.update(state)
 
-    def refuse(self, suffix: str, node: Node) -> NoReturn:
-        _refuse(node, f"the tag {_shown(node)} is not allowed")
+    def forbidden(self, suffix: str, node: Node) -> NoReturn:
+        refuse(node, f"the tag {_shown(node)} is not allowed")
 
 
 _Loader.add_constructor(f"{_PYTHON}tuple", _Loader.tuple_of)
 _Loader.add_multi_constructor(f"{_PYTHON}name:", _Loader.named)
 _Loader.add_multi_constructor(f"{_PYTHON}object/apply:", _Loader.called)
 _Loader.add_multi_constructor(f"{_PYTHON}object:", _Loader.dataclass)
-_Loader.add_multi_constructor("", _Loader.refuse)
+_Loader.add_multi_constructor("", _Loader.forbidden)
 
 
 def _class(path: str, node: Node, packages: tuple[str, ...]) -> type:
@@ -217,14 +150,14 @@ def _class(path: str, node: Node, packages: tuple[str, ...]) -> type:
     module, _, name = path.rpartition(".")
     module = MOVED.get(module, module)
     if not _within(module, packages) or _within(module, _PROGRAMS):
-        _refuse(node, f"the tag {_shown(node)} is not allowed: only {' and '.join(packages)} may be named")
+        refuse(node, f"the tag {_shown(node)} is not allowed: only {' and '.join(packages)} may be named")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
-        _refuse(node, f"the tag {_shown(node)} names a module that this installation lacks ({error})")
+        refuse(node, f"the tag {_shown(node)} names a module that this installation lacks ({error})")
     # What a module merely imports, such as a class of subprocess, is not its own.
     if not isinstance(found, type) or not _within(found.__module__, packages):
-        _refuse(node, f"the tag {_shown(node)} is not allowed: {module} has no class {name} of its own")
+        refuse(node, f"the tag {_shown(node)} is not allowed: {module} has no class {name} of its own")
     return found
 
 
@@ -237,12 +170,12 @@ def _check_fields(kind: type, state: dict[Any, Any], node: Node) -> None:
     for name, value in state.items():
         # Fields that have gone since are kept, as yaml.Loader does, unless they would hide a method.
         if not isinstance(name, str) or name.startswith("__") or (name not in fields and hasattr(kind, name)):
-            _refuse(node, f"{kind.__name__} has no field {reprlib.repr(name)}")
+            refuse(node, f"{kind.__name__} has no field {reprlib.repr(name)}")
         if name == "_target":
             usual = _default(fields.get(name))
             if not isinstance(value, type) or not (usual is None or issubclass(value, usual)):
                 shown = value.__qualname__ if isinstance(value, type) else reprlib.repr(value)
-                _refuse(node, f"_target of {kind.__name__} is {shown}; only {usual and usual.__qualname__} is allowed")
+                refuse(node, f"_target of {kind.__name__} is {shown}; only {usual and usual.__qualname__} is allowed")
 
 
 def _default(field: dataclasses.Field[Any] | None) -> type | None:

@@ -18,6 +18,7 @@ from genfusion_ns.errors import run_program
 from genfusion_ns.files import write_atomically
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
 from genfusion_ns.scripts.training_files import read_settings, to_plain
+from genfusion_ns.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -155,7 +156,8 @@ def _result_of(parent: Path) -> Path:
     record = output / _RECORD
     if not record.is_file() or not any((output / name).is_file() for name in _GENERATORS):
         raise FileNotFoundError(f"{parent} has not been trained: {output} holds no generator. Run {command}, {other}")
-    done, steps = checkpoint_step(output), yaml.safe_load(record.read_text(encoding="utf-8"))["optimisation"]["steps"]
+    done = checkpoint_step(output)
+    steps = read_yaml(record, f"Run {command} again, {other}.")["optimisation"]["steps"].whole("a number of steps", 1)
     if done < steps:
         raise ValueError(
             f"{parent} has been trained for {done} of {steps} steps. Run {command} to finish it, {other}: {output} for "

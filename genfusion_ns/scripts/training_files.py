@@ -7,18 +7,22 @@ for those of its own run: where it started and where it wrote.
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from genfusion_ns.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 _OWN = ("parent", "output", "initial", "vae", "resume")
 """Keys that are not inherited."""
 _CHILD = "parent"
+_LARGEST = 2**63
+"""Whole numbers are below it, as seeds must be."""
 
 
 def read_settings(path: Path, kind: Callable[[Mapping[str, Any]], type[Config]]) -> Config:
@@ -49,8 +53,8 @@ def _gather(path: Path, kind: Callable[[Mapping[str, Any]], type], children: tup
     if parent is None:
         fill(kind(own), own, str(path))
         return own
-    if not isinstance(parent, str):
-        raise ValueError(f"{path}: parent is {parent!r}; the path of a YAML file is needed")
+    if not isinstance(parent, str) or not parent.isprintable():
+        raise ValueError(f"{path}: parent is {reprlib.repr(parent)}; the path of a YAML file is needed")
     own[_CHILD] = str(here.parent / parent)
     inherited = _gather(here.parent / parent, kind, (*children, here))
     inherited = {name: value for name, value in inherited.items() if name not in _OWN}
@@ -60,15 +64,12 @@ def _gather(path: Path, kind: Callable[[Mapping[str, Any]], type], children: tup
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if content is None:
+    content = read_yaml(path)
+    if content.value is None:
         return {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; keys and values are needed")
-    return content
+    if not isinstance(content.value, dict):
+        raise ValueError(f"{path} holds a {type(content.value).__name__}; keys and values are needed")
+    return content.value
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def fill(cls: type[Config], values: object, where: str) -> Config:
         ValueError: an unknown key, or a value of another type.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: found {values!r}; keys and values are needed")
+        raise ValueError(f"{where}: found {reprlib.repr(values)}; keys and values are needed")
     hints = get_type_hints(cls)
     unknown = sorted(str(name) for name in set(values) - set(hints))
     if unknown:
@@ -114,14 +115,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return tuple(_convert(item, kind, where) for item, kind in zip(value, kinds, strict=True))
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+    if hint is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST:
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)  # YAML takes 1e-5, without a point, for a word
-    if hint in (str, Path) and isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            number = float(value)  # YAML takes 1e-5, without a point, for a word
+            if not math.isnan(number):
+                return number
+    if hint in (str, Path) and isinstance(value, str) and value.isprintable():
         return hint(value)
-    raise ValueError(f"{where} is {value!r}; {_wanted(hint)} is needed")
+    raise ValueError(f"{where} is {reprlib.repr(value)}; {_wanted(hint)} is needed")
 
 
 def _wanted(hint: Any) -> str:

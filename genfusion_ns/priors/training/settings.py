@@ -74,8 +74,10 @@ class LoopConfig:
             "seed": 0,
         }
         for name, value in least.items():
-            if not getattr(self, name) >= value:  # also of NaN
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; at least {value} is needed")
+            if not value <= getattr(self, name) < math.inf:  # also of NaN
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; a number of at least {value} is needed")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"{_flag('betas')} is {self.betas}; two numbers of 0 to less than 1 are needed")
         if not self.clip_norm > 0:
             raise ValueError(f"{_flag('clip_norm')} is {self.clip_norm}; a positive number is needed, inf for no limit")
         if not 0 <= self.ema < 1:
