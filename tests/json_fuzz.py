@@ -78,6 +78,7 @@ def survey(
     attempt: Callable[[], object],
     names: Path,
     extra: tuple[Any, ...] = (),
+    stride: int = 1,
 ) -> tuple[int, int]:
     """Try all of `broken`: each is taken, or refused by a ValueError or OSError whose message names the file.
 

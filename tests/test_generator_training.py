@@ -277,7 +277,7 @@ def test_config_files_are_checked(tmp_path: Path) -> None:
         ("resume: 1", "resume is 1; true or false"),
         ("clips: 3", "clips is 3; a path"),
         ("generator: large", "generator is 'large'; one of compact is needed"),
-        ("a: [", "generator.yaml is no YAML"),
+        ("a: [", "generator.yaml, line 1: expected the node content"),
         ("- a", "holds a list"),
         ("parent: none.yaml", r"none\.yaml, the parent of .*generator\.yaml: no such config file"),
         ("parent: [a]", "parent is .*; the path of a YAML file"),

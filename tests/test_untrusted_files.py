@@ -103,12 +103,11 @@ def test_configs_of_the_compact_network(tmp_path: Path) -> None:
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dynamicrafter generator with two stages of one layer."""
     folder = tmp_path_factory.mktemp("generator")
-    widths = [32, 64]
-    ends = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    small = {"block_out_channels": widths, "layers_per_block": 1, "norm_num_groups": 8}
+    ends: Any = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    small: Any = {"block_out_channels": [32, 64], "layers_per_block": 1, "norm_num_groups": 8}
     DynamiCrafterPipeline(
-        unet=DynamiCrafterUNet(**UNET | small),
-        vae=AutoencoderKL(**VAE | ends | small),
+        unet=DynamiCrafterUNet(**(UNET | small)),
+        vae=AutoencoderKL(**(VAE | ends | small)),
         image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)),
         image_projection=ImageProjection(**PROJECTION),
         scheduler=DynamiCrafterScheduler(),

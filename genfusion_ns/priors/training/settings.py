@@ -75,7 +75,7 @@ class LoopConfig:
         }
         for name, value in least.items():
             if not value <= getattr(self, name) < math.inf:  # also of NaN
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; a number of at least {value} is needed")
+                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; at least {value} is needed")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"{_flag('betas')} is {self.betas}; two numbers of 0 to less than 1 are needed")
         if not self.clip_norm > 0:
