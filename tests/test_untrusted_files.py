@@ -33,6 +33,7 @@ from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.checkpoints import MARKER, checkpoint_step
 from genfusion_ns.priors.training.curves import Curves
+from genfusion_ns.scripts.bench_loop import read_results
 from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, read_config
 from genfusion_ns.scripts.training_files import to_plain
 
@@ -96,7 +97,7 @@ def test_configs_of_the_compact_network(tmp_path: Path) -> None:
     folder = save_toy_generator(tmp_path)
     config = folder / "config.json"
     extra = (3, 7, 2**14, [16, 16, 31], [16, 16, 64])
-    survey(json.loads(config.read_text()), into(config), lambda: load_network(folder), config, extra)
+    survey(json.loads(config.read_text()), into(config), lambda: load_network(folder), config, extra, stride=3)
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,13 @@ def test_settings_that_are_no_plain_yaml(tmp_path: Path, text: str, said: str) -
 def test_steps_of_trainings(tmp_path: Path) -> None:
     marker = tmp_path / MARKER
     survey({"step": 7}, into(marker), lambda: checkpoint_step(tmp_path), marker)
+
+
+def test_results_of_benches(tmp_path: Path) -> None:
+    line = {"capture": "fox", "task": "3 views", "seed": 0, "repairer": "none", "psnr": 18.5, "seconds": 60}
+    file = tmp_path / "results.jsonl"
+    survey(line, into(file), lambda: read_results(tmp_path), file)
+    assert list(read_results(tmp_path).values()) == [{"psnr": 18.5, "seconds": 60.0}]
 
 
 def test_curves_drop_the_lines_that_cannot_be_read(tmp_path: Path) -> None:

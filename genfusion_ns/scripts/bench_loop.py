@@ -21,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from genfusion_ns.errors import run_program
+from genfusion_ns.json_files import parse_json
 from genfusion_ns.scripts.programs import program_path, run_to_end
 
 _METRICS = ("psnr", "ssim", "lpips")
@@ -159,13 +160,24 @@ class BenchLoop:
 
 
 def read_results(folder: Path) -> dict[Run, dict[str, float]]:
-    """The results that a bench has written so far."""
+    """The results that a bench has written so far.
+
+    Raises:
+        ValueError: a line of results.jsonl is damaged; the message names it.
+    """
     file = folder / "results.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     results = {}
-    for line in map(json.loads, lines):
-        run = Run(*(line.pop(name) for name in ("capture", "task", "seed", "repairer")))
-        results[run] = line
+    for number, line in enumerate(lines, 1):
+        content = parse_json(line, f"{file}, line {number}", "Remove the line to repeat its run.")
+        run = Run(
+            content["capture"].text(),
+            content["task"].text(),
+            content["seed"].whole("a seed", 0),
+            content["repairer"].choice(("none", "compact")),
+        )
+        metrics = {name: value for name, value in content.fields().items() if name not in asdict(run)}
+        results[run] = {name: value.number() for name, value in metrics.items()}
     return results
 
 
