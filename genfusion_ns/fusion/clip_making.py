@@ -33,8 +33,6 @@ from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
 from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
 
-"""What the reconstructions print, in the folder of the job."""
-
 
 @dataclass(frozen=True)
 class ClipJob:
@@ -65,7 +63,7 @@ class ClipJob:
 
     @property
     def log(self) -> Path:
-        """What it printed, while it is unfinished."""
+        """What the reconstructions print."""
         return self.unfinished / "log.txt"
 
     def is_finished(self) -> bool:
