@@ -88,11 +88,14 @@ def survey(
         attempt: reads it.
         names: the file that messages must name.
         extra: as in `broken`.
-        stride: try every n-th only; where it does not divide the number of values, keys still meet all of them.
+        stride: try every n-th only. Of a number that shares no factor with that of the values, so that all of them meet
+            some key and every key meets some.
 
     Returns:
         How many were taken and refused.
     """
+    if math.gcd(stride, len((*VALUES, *extra, _DROP))) > 1:
+        raise ValueError(f"a stride of {stride} leaves out values")
     write(content)
     attempt()
     taken = refused = 0

@@ -21,8 +21,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from genfusion_ns.data.camera_path import read_camera_path
 from genfusion_ns.data.clip_shards import RECORD, ShardWriter, finished_shards, write_record
 from genfusion_ns.data.clips import Provenance, pack, read_provenance, write_pair
+from genfusion_ns.data.crop_windows import load_windows
 from genfusion_ns.data.procedural_clips import procedural_pair
 from genfusion_ns.data.published_clips import FrameSequencePair, list_published, write_published
+from genfusion_ns.data.view_selection import load_split_file
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
 from genfusion_ns.priors.compact import load_network
 from genfusion_ns.priors.dynamicrafter import loading
@@ -91,6 +93,15 @@ def test_lists_of_published_scenes(tmp_path: Path) -> None:
         path.write_text(json.dumps(["a", name]))
         with pytest.raises(JsonFileError, match=r"list\.json: \[1\] is .*allowed: a path that stays inside"):
             list_published(path)
+
+
+def test_protocols_of_masked_runs(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(4)]
+    content = {"windows": {"0.png": [0, 0, 8, 4.0], "images/3.png": [1, 2, 3, 4]}, "train_ids": [0, 2], "test_ids": [1]}
+    path = tmp_path / "protocol.json"
+    taken, _ = survey(content, into(path), lambda: load_windows(path, names, [(16, 12)] * 4, 0.25), path)
+    assert taken > 80
+    survey(content, into(path), lambda: load_split_file(path, names), path)
 
 
 def test_configs_of_the_compact_network(tmp_path: Path) -> None:
@@ -207,7 +218,7 @@ def test_settings_of_trainings(tmp_path: Path, kind: str) -> None:
         with suppress(ValueError):  # which names the flag
             read.optimisation.check()
 
-    survey(content, lambda value: path.write_text(yaml.safe_dump(value)), read_and_check, path, stride=4)
+    survey(content, lambda value: path.write_text(yaml.safe_dump(value)), read_and_check, path, stride=5)
     assert read_config(path) == config
 
 

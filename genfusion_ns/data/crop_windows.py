@@ -7,7 +7,6 @@ borders.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -19,6 +18,7 @@ import torch
 from genfusion_ns.data.array_files import ArrayFileError, read_array
 from genfusion_ns.data.view_selection import NameIndex
 from genfusion_ns.geometry.cameras import commonest_size
+from genfusion_ns.json_files import read_json
 
 PUBLISHED_AREA = 0.25
 """480 x 270 of 960 x 540 pixels."""
@@ -30,6 +30,7 @@ _START = (102 / 480, 106 / 270)
 _MIN_SIDE = 2
 """Rows and columns of a window at least: a line has no structure to learn from."""
 _FORMAT = "[x, y, width, height], whole numbers of pixels"
+_WAY_OUT = f"Give the protocol of a masked run, whose key windows has {_FORMAT}, per image name."
 
 Size = tuple[int, int]
 
@@ -192,33 +193,17 @@ def _whole(rows: np.ndarray) -> list[list[int]]:
 
 
 def _from_protocol(path: Path, names: Sequence[str], sizes: Sequence[Size]) -> list[CropWindow]:
-    try:
-        entries = dict(json.loads(path.read_text(encoding="utf-8"))["windows"].items())
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise WindowError(
-            f"{path} cannot be read as the protocol of a masked run ({error!r}); it needs the key windows with "
-            f"{_FORMAT}, per image name"
-        ) from error
-    found = {}
-    for name, entry in entries.items():
-        if not isinstance(entry, list) or len(entry) != 4 or not all(_is_pixel(value) for value in entry):
-            raise WindowError(
-                f"{path} cannot be read as the protocol of a masked run: the window of {name!r} is "
-                f"{str(entry)[:80]}; needed: {_FORMAT}"
-            )
-        found[name] = CropWindow(*map(int, entry))
+    content = read_json(path, _WAY_OUT, WindowError)
     windows = [CropWindow(0, 0, *size) for size in sizes]
     index = NameIndex(names)
-    for name, window in found.items():
+    for name, entry in content["windows"].fields().items():
         views = index.find(name)
         if len(views) != 1:
             raise WindowError(
                 f"{path}: window of {name!r}, which is {'no' if not views else 'more than one'} registered image"
             )
-        windows[views[0]] = window
+        sides = entry.entries(_FORMAT)
+        if len(sides) != 4:
+            entry.refuse(_FORMAT)
+        windows[views[0]] = CropWindow(*(side.whole(f"a whole number of pixels, of {_FORMAT}", 0) for side in sides))
     return windows
-
-
-def _is_pixel(value: object) -> bool:
-    """Whether a JSON value is a whole number; 3.0 is one, true and "3" are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
