@@ -3,12 +3,12 @@
 import json
 import re
 from functools import cache
-from pathlib import Path
 
-import pytest
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file
+from shared_files import HERE, recorded
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
@@ -16,9 +16,6 @@ from genfusion_ns.priors.dynamicrafter.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
-
-FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "generation"
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason=f"recorded numbers are not at {FIXTURES}")
 
 UNET = {
     "block_out_channels": [32, 32, 32, 64],
@@ -48,16 +45,19 @@ ENCODER = {
 
 
 def tensors(name: str) -> dict[str, torch.Tensor]:
-    return load_file(FIXTURES / f"{name}.safetensors")
+    """Recorded tensors; those that are too large for one file of the repository lie in several."""
+    if parts := sorted((HERE / "fixtures" / "generation").glob(f"{name}*.npz")):
+        return {key: torch.from_numpy(value) for part in parts for key, value in np.load(part).items()}
+    return load_file(recorded(f"generation/{name}.safetensors"))
 
 
 def facts(name: str) -> dict:
-    return json.loads((FIXTURES / f"{name}.json").read_text())
+    return json.loads(recorded(f"generation/{name}.json").read_text())
 
 
 @cache
-def recorded_weights() -> dict[str, torch.Tensor]:
-    return {name: tensor.float() for name, tensor in tensors("weights").items()}
+def recorded_weights(name: str = "weights") -> dict[str, torch.Tensor]:
+    return {name: tensor.float() for name, tensor in tensors(name).items()}
 
 
 def toy_pipeline(groups: int = 8) -> DynamiCrafterPipeline:
@@ -89,11 +89,11 @@ def quiet(pipeline: DynamiCrafterPipeline) -> DynamiCrafterPipeline:
     return pipeline
 
 
-def recorded_pipeline() -> DynamiCrafterPipeline:
-    """The weights with which the fixtures were made."""
+def recorded_pipeline(weights: str = "weights") -> DynamiCrafterPipeline:
+    """The weights with which the fixtures were made; of the parts for which `weights` has some."""
     pipeline = toy_pipeline(groups=32)
     states: dict[str, dict[str, torch.Tensor]] = {}
-    for source, tensor in recorded_weights().items():
+    for source, tensor in recorded_weights(weights).items():
         for piece in pieces_of(source):
             component, name = re.fullmatch(r"(\w+?)\.(.+)", piece.target).groups()
             states.setdefault(component, {})[name] = piece.of(tensor)

@@ -6,29 +6,15 @@ import copy
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
-from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.cameras import RepairedClip
 from genfusion_ns.methods import genfusion_completion
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    return save_toy_generator(tmp_path_factory.mktemp("generator"))
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("completion") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 def begun(trainer: GenFusionTrainer) -> GenFusionTrainer:

@@ -18,6 +18,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
+from shared_files import real_capture
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_blender, write_colmap, write_transforms
 
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
@@ -26,7 +27,6 @@ from genfusion_ns.data.image_sizes import ImageSizeError
 from genfusion_ns.data.view_selection import SplitError
 
 torch.set_num_threads(1)
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "open"
 
 
 @pytest.fixture
@@ -320,9 +320,7 @@ def test_masks_and_depths_follow_their_views(tiny: TinyCapture) -> None:
     ],
 )
 def test_nine_views_of_a_real_capture(scene: str, parser: DataParserConfig) -> None:
-    folder = SHARED / scene
-    if not folder.exists():
-        pytest.skip(f"the {scene} capture is not on this machine")
+    folder = real_capture(scene)
     manager = set_up(folder, parser, num_views=9)
     split = json.loads((folder / "train_test_split_9.json").read_text())
     assert list(manager.train_view_ids) == split["train_ids"]

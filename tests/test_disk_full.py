@@ -7,22 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from full_disk import room_for
-from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.data.video_files import is_whole
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    return save_toy_generator(tmp_path_factory.mktemp("generator"))
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("disk") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 def files_below(folder: Path) -> dict[Path, bytes]:

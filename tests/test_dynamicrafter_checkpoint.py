@@ -15,7 +15,6 @@ from dynamicrafter_toys import (
     UNET,
     VAE,
     facts,
-    needs_fixtures,
     published_names,
     recorded_pipeline,
     recorded_weights,
@@ -61,7 +60,6 @@ def operation_of(piece: Piece) -> str:
     return names.get(piece.operation, piece.operation)
 
 
-@needs_fixtures
 def test_rules_agree_with_an_independent_table():
     table = facts("diffusers_key_map")
     assert set(table["map"]) | set(table["unused_source_keys"]) == set(published_layout())
@@ -71,7 +69,6 @@ def test_rules_agree_with_an_independent_table():
     assert all(ignored_as(source) for source in table["unused_source_keys"])
 
 
-@needs_fixtures
 def test_the_published_file_fills_the_published_network():
     pipeline = Architecture().skeleton()
     plan = plan_conversion(Layout(published_layout()), pipeline)
@@ -85,7 +82,6 @@ def test_the_published_file_fills_the_published_network():
     assert sum(plan.ignored.values()) == 313
 
 
-@needs_fixtures
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -105,7 +101,6 @@ def test_strict_both_ways(change, message):
         plan_conversion(Layout(layout), Architecture().skeleton())
 
 
-@needs_fixtures
 @pytest.mark.parametrize("container", ["lightning", "deepspeed", "safetensors"])
 def test_recorded_weights_become_the_recorded_pipeline(container, tmp_path):
     weights = {name: tensor.half() for name, tensor in recorded_weights().items()}
@@ -123,7 +118,6 @@ def test_recorded_weights_become_the_recorded_pipeline(container, tmp_path):
     assert_same(DynamiCrafterPipeline.from_pretrained(tmp_path / "out"), recorded_pipeline())
 
 
-@needs_fixtures
 def test_base_files_have_an_autoencoder_with_the_original_names():
     data = tensors("lvdm_vae")
     weights = {name.removeprefix("weights."): v.float() for name, v in data.items() if name.startswith("weights.")}

@@ -15,7 +15,6 @@ from dynamicrafter_toys import (
     PROJECTION,
     UNET,
     VAE,
-    needs_fixtures,
     published_names,
     recorded_pipeline,
     tensors,
@@ -110,7 +109,6 @@ def without_dropout(initial: Path, folder: Path) -> Path:
     return folder
 
 
-@needs_fixtures
 @pytest.mark.parametrize("case", ["a", "b", "c"])
 def test_the_recorded_loss_and_its_gradients(case: str) -> None:
     data = {key.removeprefix(f"{case}."): value for key, value in tensors("train_loss").items()}
@@ -132,7 +130,6 @@ def test_the_recorded_loss_and_its_gradients(case: str) -> None:
         torch.testing.assert_close(gradient.reshape(data[name].shape), data[name], atol=1e-6, rtol=1e-3)
 
 
-@needs_fixtures
 def test_the_recorded_batch() -> None:
     data, pipeline = tensors("batch_input"), recorded_pipeline()
     unit = lambda name: (data[f"in.{name}"].permute(0, 2, 3, 4, 1) + 1) / 2  # noqa: E731

@@ -1,29 +1,15 @@
 """The fusion loop inside the real pipeline and trainer, at toy size, with an untrained (identity) generator."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.data.generated_views import load_views
 from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.cameras import RepairedClip
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    return save_toy_generator(tmp_path_factory.mktemp("generator"))
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("loop") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 def loop_of(trainer: GenFusionTrainer) -> FusionLoop:

@@ -13,7 +13,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from PIL import Image
 from test_surfel_model import make_model
 from tiny_capture import HEIGHT, WIDTH, make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.data.crop_windows import CropWindow
 from genfusion_ns.data.masking import MaskingConfig
@@ -23,11 +23,6 @@ from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import ellipse_path
 from genfusion_ns.methods import genfusion_masked
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    return save_toy_generator(tmp_path_factory.mktemp("generator"))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rendering_scenes import IMAGES, Scene, backpropagate, cotangents, random_scene, relative_error
+from shared_files import recorded
 from torch import Tensor
 
 from genfusion_ns.rendering import cpu_backend, cpu_kernels
@@ -21,7 +22,6 @@ from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surf
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PER_CAMERA = ("viewmats", "Ks", "background")
-ORACLE = REPOSITORY.parent / "shared" / "fixtures" / "raster" / "oracle_small.npz"
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,7 @@ def oracle_scene(data: dict[str, np.ndarray], dtype: torch.dtype) -> Scene:
     ],
 )
 def test_oracle(mode: str, backend: str, dtype: torch.dtype, images: float, gradients: float) -> None:
-    if not ORACLE.exists():
-        pytest.skip("the oracle fixture lies outside the repository and is not on this machine")
-    data = dict(np.load(ORACLE))
+    data = dict(np.load(recorded("raster/oracle_small.npz")))
     scene = oracle_scene(data, dtype).requiring_grad()
     result = render(scene, backend, depth_at=mode)
     outputs = {name: getattr(result, name)[0] for name in IMAGES if name != "depth"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from rendering_scenes import IMAGES
+from shared_files import recorded
 from torch import Tensor
 
 from genfusion_ns.rendering import gsplat_backend
 from genfusion_ns.rendering.reference import surfel_homographies
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, rasterize_surfels
 
-HERE = Path(__file__).resolve().parent
-FOLDERS = (HERE / "fixtures" / "gsplat", HERE.parents[1] / "shared" / "fixtures" / "gsplat")
 SCENES = ("random", "two_cameras_sh3", "background_near_behind", "one_tilted", "tiny", "all_culled")
 RECORDINGS = [f"gsplat{version}_{scene}" for version in (140, 153) for scene in SCENES] + ["gsplat140_empty"]
 FIELDS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
@@ -28,10 +26,7 @@ Recording = dict[str, Any]
 
 
 def load(name: str) -> Recording:
-    path = next((folder / f"{name}.npz" for folder in FOLDERS if (folder / f"{name}.npz").exists()), None)
-    if path is None:
-        pytest.skip(f"the recording {name}.npz lies outside the repository and is not on this machine")
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(recorded(f"gsplat/{name}.npz"), allow_pickle=False) as file:
         data = {key: torch.from_numpy(x) if x.dtype.kind in "fi" else json.loads(str(x)) for key, x in file.items()}
     return {"version": "1.4.0" if "gsplat140" in name else "1.5.3", **data}
 

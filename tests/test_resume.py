@@ -11,26 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.fusion.checkpoints import write_checkpoint
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 
 STEPS = 24
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    return save_toy_generator(tmp_path_factory.mktemp("generator"))
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("resume") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 class Killed(BaseException):
@@ -243,19 +230,16 @@ def damaged(checkpoints: Path, kind: str) -> None:
         ("gone", "holds no checkpoint"),
     ],
 )
-def test_checkpoints_that_cannot_be_resumed(capture_folder, generator_folder, tmp_path, kind, message):
-    first = make_trainer(capture_folder, tmp_path / "first", "none", steps=5)
-    first.train()
+def test_checkpoints_that_cannot_be_resumed(capture_folder, trained_run, tmp_path, kind, message):
     copy = tmp_path / "copy"
-    shutil.copytree(first.checkpoint_dir, copy)
+    shutil.copytree(trained_run / "nerfstudio_models", copy)
     damaged(copy, kind)
     with pytest.raises(CheckpointError, match=message):
         make_trainer(capture_folder, tmp_path / "second", "none", steps=6, load_dir=copy)
     assert not (copy / "executed").exists()
 
 
-def test_a_step_that_is_not_there(capture_folder, tmp_path):
-    first = make_trainer(capture_folder, tmp_path / "first", "none", steps=5)
-    first.train()
+def test_a_step_that_is_not_there(capture_folder, trained_run, tmp_path):
+    checkpoints = trained_run / "nerfstudio_models"
     with pytest.raises(CheckpointError, match=r"--load-step 7 is not in .*; it holds the steps \[4\]"):
-        make_trainer(capture_folder, tmp_path / "b", "none", steps=6, load_dir=first.checkpoint_dir, load_step=7)
+        make_trainer(capture_folder, tmp_path / "b", "none", steps=6, load_dir=checkpoints, load_step=7)

@@ -16,6 +16,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from scipy.spatial.transform import Rotation
+from shared_files import real_capture
 from tiny_capture import TinyCapture, make_capture, write_blender, write_colmap, write_ply, write_transforms
 
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
@@ -25,8 +26,6 @@ from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.similarity import AlignmentError, fit_similarity
 from genfusion_ns.data.sparse_model import SparseModelError, read_colmap_model, read_ply_model
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
-
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "open"
 
 
 def read(config: DataParserConfig) -> Capture:
@@ -277,9 +276,7 @@ def test_points_behind_or_beside_the_camera_are_not_seen() -> None:
 @pytest.mark.parametrize("scene", ["fox", "stone_horse"])
 @pytest.mark.parametrize("parser", ["nerfstudio", "colmap"])
 def test_tracks_reproject_within_a_pixel_and_a_half(scene: str, parser: str) -> None:
-    folder = SHARED / scene
-    if not folder.exists():
-        pytest.skip(f"the {scene} capture is not on this machine")
+    folder = real_capture(scene)
     config = (
         NerfstudioDataParserConfig(data=folder, downscale_factor=1)
         if parser == "nerfstudio"
@@ -304,9 +301,7 @@ def test_tracks_reproject_within_a_pixel_and_a_half(scene: str, parser: str) -> 
 
 def test_transform_of_the_parser_is_reproduced() -> None:
     """Fitting by poses agrees with the matrices that the parser reports."""
-    folder = SHARED / "fox"
-    if not folder.exists():
-        pytest.skip("the fox capture is not on this machine")
+    folder = real_capture("fox")
     config = NerfstudioDataParserConfig(data=folder, downscale_factor=2)
     capture = read(config)
     xyz = seed(config, list(range(len(capture.names))), "visible").xyz.double()
@@ -318,9 +313,7 @@ def test_transform_of_the_parser_is_reproduced() -> None:
 
 @pytest.mark.parametrize(("scene", "strict"), [("stone_horse", 47), ("fox", 226)])
 def test_three_views_share_few_points(scene: str, strict: int) -> None:
-    folder = SHARED / scene
-    if not folder.exists():
-        pytest.skip(f"the {scene} capture is not on this machine")
+    folder = real_capture(scene)
     config = NerfstudioDataParserConfig(data=folder, downscale_factor=2)
     train = {"stone_horse": [9, 23, 28], "fox": [7, 37, 44]}[scene]
     points = seed(config, train, "strict", min_points=100)

@@ -6,18 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer
 
 from genfusion_ns.methods import genfusion
 from genfusion_ns.models.optim import LogLinearDecayConfig
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory):
-    capture = make_capture(tmp_path_factory.mktemp("trainer") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 @pytest.mark.parametrize("flag", ["mixed-precision", "use-grad-scaler"])

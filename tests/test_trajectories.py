@@ -2,13 +2,13 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_files import real_capture, recorded
 
 from genfusion_ns.geometry.capture import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
 from genfusion_ns.geometry.trajectories import (
@@ -22,7 +22,6 @@ from genfusion_ns.geometry.trajectories import (
 from genfusion_ns.geometry.windows import clip_windows
 
 torch.set_num_threads(1)
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 CAPTURES = ("ring", "arc", "three", "fox", "stone_horse")
 
 
@@ -37,9 +36,7 @@ def ring(count: int, seed: int = 0, span: float = 2 * math.pi, axes=(3.0, 2.0)) 
 
 
 def scene(name: str) -> torch.Tensor:
-    folder = SHARED / "data" / "open" / name
-    if not folder.is_dir():
-        pytest.skip(f"the capture {name} is not on this machine")
+    folder = real_capture(name)
     frames = sorted(json.loads((folder / "transforms.json").read_text())["frames"], key=lambda f: f["file_path"])
     return torch.tensor([f["transform_matrix"] for f in frames], dtype=torch.float64)
 
@@ -248,10 +245,7 @@ def test_focus_of_converging_and_of_parallel_axes():
 
 
 def test_focus_agrees_with_the_published_path_helper():
-    file = SHARED / "fixtures" / "siblings" / "novel_view_paths.npz"
-    if not file.is_file():
-        pytest.skip("the novel-view path fixture is not on this machine")
-    data = np.load(file)
+    data = np.load(recorded("siblings/novel_view_paths.npz"))
     c2w = torch.eye(4, dtype=torch.float64).repeat(len(data["poses"]), 1, 1)
     c2w[:, :3] = torch.from_numpy(data["poses"])
     torch.testing.assert_close(focus_point(c2w), torch.from_numpy(data["focus"]), rtol=0, atol=1e-8)
@@ -273,7 +267,7 @@ def test_real_captures_are_told_apart():
         c2w = scene(name)
         assert surrounds_focus(c2w) == surrounded
         for views in (3, 6, 9):
-            split = json.loads((SHARED / "data" / "open" / name / f"train_test_split_{views}.json").read_text())
+            split = json.loads((real_capture(name) / f"train_test_split_{views}.json").read_text())
             assert surrounds_focus(c2w[split["train_ids"]]) == surrounded, (name, views)
 
 
@@ -353,10 +347,8 @@ def test_windows_in_particular():
 
 
 def test_no_more_windows_than_the_published_rule():
-    file = SHARED / "fixtures" / "generation" / "overlap_windows.json"
-    if not file.is_file():
-        pytest.skip("the window fixture is not on this machine")
-    for frames, (starts, _) in json.loads(file.read_text()).items():
+    windows = json.loads(recorded("generation/overlap_windows.json").read_text())
+    for frames, (starts, _) in windows.items():
         ours = clip_windows(int(frames))
         assert len(ours) <= len(starts)
         assert (ours[0].start, ours[-1].start) == (starts[0], starts[-1])

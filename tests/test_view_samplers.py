@@ -3,12 +3,12 @@
 import json
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_files import real_capture
 
 from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
 from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
@@ -19,7 +19,6 @@ from genfusion_ns.geometry.free_space import SeenSurfaces, clearance_test, clear
 from genfusion_ns.geometry.trajectories import follow_path, look_at
 
 torch.set_num_threads(1)
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 WIDTH, HEIGHT = 96, 64
 
@@ -347,9 +346,7 @@ def test_config_is_checked(field):
 @pytest.mark.parametrize(("name", "kind"), [("fox", "follow"), ("stone_horse", "ellipse")])
 @pytest.mark.parametrize("views", [3, 9])
 def test_real_captures(name, kind, views):
-    folder = SHARED / "data" / "open" / name
-    if not folder.is_dir():
-        pytest.skip(f"the capture {name} is not on this machine")
+    folder = real_capture(name)
     meta = json.loads((folder / "transforms.json").read_text())
     frames = sorted(meta["frames"], key=lambda f: f["file_path"])
     train = json.loads((folder / f"train_test_split_{views}.json").read_text())["train_ids"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_files import real_capture
 
 from genfusion_ns.data.view_selection import (
     NameIndex,
@@ -22,7 +23,6 @@ from genfusion_ns.data.view_selection import (
 )
 
 NAMES = [f"img_{i:03d}.jpg" for i in range(20)]
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "open"
 
 
 def write_split(folder: Path, content: object, name: str = "split.json") -> Path:
@@ -164,9 +164,7 @@ def test_a_split_file_of_another_size_than_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scene", ["fox", "stone_horse"])
 @pytest.mark.parametrize("num_views", [3, 6, 9])
 def test_published_splits_hold_out_every_8th_view(scene: str, num_views: int) -> None:
-    folder = SHARED / scene
-    if not folder.exists():
-        pytest.skip(f"the {scene} capture is not on this machine")
+    folder = real_capture(scene)
     names = sorted(path.name for path in (folder / "images").iterdir())
     split = select_views(names, folder, num_views)
     assert len(split.train_ids) == num_views

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 import viser
 import viser.transforms as vtf
-from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer
 from viser import _messages
 
@@ -19,24 +17,6 @@ from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.fusion.viewer_panel import GenFusionPanel, attach_panel
 from genfusion_ns.fusion.viewer_panel_cameras import scene_pose, viser_pose
 from genfusion_ns.fusion.viewer_panel_text import describe, quoted
-
-
-@pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory) -> Path:
-    from genfusion_ns.priors.compact_unet import CompactUNet
-    from genfusion_ns.priors.training import save_network
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("generator")
-    save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("panel") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 @pytest.fixture(scope="module")
