@@ -61,7 +61,7 @@ def test_wrong_counts_and_captures_are_refused(tmp_path: Path):
 def test_a_bench_of_real_runs_goes_on_where_it_was(tmp_path: Path, capsys):
     write_transforms(make_capture(tmp_path / "tiny"))
     bench = BenchLoop(tmp_path / "out", (tmp_path / "tiny",), views=(3,), masked=False, seeds=(0,), steps=20)
-    bench.run(["--pipeline.fusion.sampler.num-frames", "16"])
+    bench.run(["--pipeline.fusion.sampler.num-frames", "16", "--pipeline.repairer.resolution", "64", "48"])
     first = read_results(tmp_path / "out")
     assert {run.repairer for run in first} == {"none", "compact"}
     assert (tmp_path / "out/runs/tiny_3_views_s0_compact/run/genfusion/bench/genfusion/round_00").is_dir()

@@ -5,15 +5,13 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command, run_here
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 REPOSITORY = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 COMMANDS = {
     "gf-sample-scene": ("gf-sample-scene",),
     "gf-bench-raster": ("gf-bench-raster",),
@@ -32,15 +30,6 @@ COMMANDS = {
 }
 
 
-def help_of(words: tuple[str, ...]) -> str:
-    environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
-    run = subprocess.run(
-        [str(BIN / words[0]), *words[1:], "--help"], capture_output=True, text=True, env=environment, cwd=REPOSITORY
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
-
-
 def flags_of(text: str) -> list[str]:
     """Option names in alphabetical order; nested groups carry their dotted path."""
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
@@ -52,13 +41,20 @@ def flags_of(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_flags_are_those_of_the_snapshot(name):
-    flags = "\n".join(flags_of(help_of(COMMANDS[name]))) + "\n"
+    flags = "\n".join(flags_of(run_here(*COMMANDS[name], "--help", cwd=REPOSITORY))) + "\n"
     snapshot = SNAPSHOTS / f"{name}.txt"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         snapshot.parent.mkdir(exist_ok=True)
         snapshot.write_text(flags)
     assert snapshot.is_file(), f"{snapshot} is missing; UPDATE_SNAPSHOTS=1 writes it"
     assert flags == snapshot.read_text(), f"the flags of {name} changed; UPDATE_SNAPSHOTS=1 accepts them"
+
+
+@pytest.mark.parametrize("words", [("gf-repair",), ("ns-train", "genfusion")])
+def test_the_installed_programs_are_these_entry_points(words):
+    assert flags_of(run_command(*words, "--help", cwd=REPOSITORY)) == flags_of(
+        run_here(*words, "--help", cwd=REPOSITORY)
+    )
 
 
 def test_every_config_field_of_ours_has_help():

@@ -1,16 +1,18 @@
-"""The real commands, as subprocesses, on a generated capture: train with rounds, resume, evaluate, render, export."""
+"""The real commands on a generated capture: train with rounds, resume, evaluate, render, export.
+
+Each command runs once as a process of its own; what else there is to see of it runs by its entry point in this process.
+"""
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from browser import Browser, find_chromium
+from commands import BIN, run_command, run_here
 from PIL import Image
 from plyfile import PlyData
 
@@ -18,7 +20,6 @@ from genfusion_ns.data.clips import list_pairs, read_pair
 
 pytestmark = pytest.mark.slow
 
-BIN = Path(sys.executable).parent
 TRAIN = (
     *("--vis", "tensorboard", "--experiment-name", "scene", "--pipeline.datamanager.num-views", "6"),
     *("--pipeline.repairer.model", "compact", "--pipeline.repairer.resolution", "64", "48"),
@@ -27,21 +28,10 @@ TRAIN = (
 )
 
 
-def command(*words: object, cwd: Path, succeed: bool = True) -> str:
-    text = [str(word) for word in words]
-    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(
-        [str(BIN / text[0]), *text[1:]], cwd=cwd, capture_output=True, text=True, env=environment, timeout=900
-    )
-    output = run.stdout + run.stderr
-    assert (run.returncode == 0) == succeed, f"{' '.join(text)} ended with {run.returncode}:\n{output[-6000:]}"
-    return output
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("end_to_end")
-    command(
+    run_command(
         *("gf-sample-scene", "scene", "--num-views", "18", "--width", "128", "--height", "96", "--seed", "3"),
         cwd=folder,
     )
@@ -50,7 +40,7 @@ def workspace(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(workspace) -> Path:
-    command(
+    run_command(
         *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "first"),
         *("--max-num-iterations", "60", "--steps-per-save", "30", *TRAIN),
         cwd=workspace,
@@ -78,7 +68,7 @@ def test_training_writes_a_safe_checkpoint_and_the_record_of_each_round(trained)
 
 
 def test_eval_reports_metrics_split_and_seed_points(trained, workspace):
-    command("ns-eval", "--load-config", trained / "config.yml", "--output-path", "eval.json", cwd=workspace)
+    run_command("ns-eval", "--load-config", trained / "config.yml", "--output-path", "eval.json", cwd=workspace)
     results = json.loads((workspace / "eval.json").read_text())["results"]
     assert 8 < results["psnr"] < 60
     assert 0 < results["ssim"] <= 1
@@ -88,7 +78,7 @@ def test_eval_reports_metrics_split_and_seed_points(trained, workspace):
 
 
 def test_resume_continues_the_count_of_steps(trained, workspace):
-    command(
+    run_here(
         *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "resumed"),
         *("--max-num-iterations", "64", "--load-dir", trained / "nerfstudio_models", *TRAIN),
         cwd=workspace,
@@ -103,7 +93,7 @@ def test_resume_continues_the_count_of_steps(trained, workspace):
 
 
 def test_resume_of_a_finished_run_says_so(trained, workspace):
-    output = command(
+    output = run_here(
         *("ns-train", "genfusion", "--data", "scene", "--output-dir", "runs", "--timestamp", "finished"),
         *("--max-num-iterations", "60", "--load-dir", trained / "nerfstudio_models", *TRAIN),
         cwd=workspace,
@@ -134,17 +124,17 @@ def write_path(workspace: Path, name: str, **changes: object) -> Path:
 def test_render_camera_path_interpolate_and_dataset(trained, workspace):
     config = trained / "config.yml"
     write_path(workspace, "path.json")
-    command(
+    run_command(
         *("ns-render", "camera-path", "--load-config", config, "--camera-path-filename", "path.json"),
         *("--output-path", "path.mp4", "--rendered-output-names", "rgb", "depth", "normals"),
         cwd=workspace,
     )
-    command(
+    run_here(
         *("ns-render", "interpolate", "--load-config", config, "--output-path", "between.mp4"),
         *("--interpolation-steps", "2", "--rendered-output-names", "rgb", "median_depth"),
         cwd=workspace,
     )
-    command(
+    run_here(
         *("ns-render", "dataset", "--load-config", config, "--output-path", "renders", "--split", "train+test"),
         cwd=workspace,
     )
@@ -194,7 +184,7 @@ def test_doors_of_ns_render(trained, workspace, monkeypatch):
 
 
 def test_export_opens_as_a_gaussian_splat(trained, workspace):
-    command(
+    run_command(
         "ns-export", "gaussian-splat", "--load-config", trained / "config.yml", "--output-dir", "export", cwd=workspace
     )
     vertices = PlyData.read(str(workspace / "export" / "splat.ply"))["vertex"]
@@ -209,7 +199,7 @@ def test_export_opens_as_a_gaussian_splat(trained, workspace):
 
 
 def test_clip_pairs_are_made_of_a_capture(workspace):
-    command(
+    run_here(
         *("gf-make-clips", "clips", "--captures", "scene", "--views", "3", "--stages", "1.0"),
         *("--masked-strides", "--perturbed-paths", "0"),
         *("--iterations", "8", "--dense-iterations", "8", "--resolution", "64", "48"),

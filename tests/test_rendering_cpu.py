@@ -7,7 +7,6 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -20,7 +19,6 @@ from torch import Tensor
 from genfusion_ns.rendering import cpu_backend, cpu_kernels
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PER_CAMERA = ("viewmats", "Ks", "background")
 
 
