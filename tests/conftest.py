@@ -35,7 +35,7 @@ def pytest_runtest_setup() -> None:
     from genfusion_ns.rendering.thread_pool import set_num_threads
 
     torch.set_num_threads(1)
-    set_num_threads(1)
+    set_num_threads(None)  # OMP_NUM_THREADS
 
 
 @pytest.fixture(scope="session", autouse=True)
