@@ -11,18 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
 from genfusion_ns.fusion.trainer import GenFusionTrainer, resume_command
 from genfusion_ns.interrupts import StopRequest
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("stop") / "capture")
-    write_transforms(capture)
-    return capture.folder
 
 
 def steps_saved(trainer: GenFusionTrainer) -> list[int]:
