@@ -100,6 +100,15 @@ def capture_folder(made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sample_capture(made_once: MadeOnce) -> Path:
+    """Thirteen small views of a generated room, with a COLMAP model and splits; to read only."""
+    from genfusion_ns.data.sample_scene import SampleSceneConfig, write_sample_scene
+
+    config = SampleSceneConfig(num_views=13, width=64, height=36, num_points=300, light_spacing=1.0)
+    return made_once("room", lambda folder: write_sample_scene(config, folder, progress=False))
+
+
+@pytest.fixture(scope="session")
 def generator_folder(made_once: MadeOnce) -> Path:
     """A compact generator of toy size that returns its input; to read only."""
     from tiny_run import save_toy_generator

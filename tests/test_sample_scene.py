@@ -31,11 +31,8 @@ def scene(request: pytest.FixtureRequest):
 
 
 @pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("captures") / "room"
-    config = SampleSceneConfig(num_views=13, width=64, height=36, num_points=300, light_spacing=ROUGH_LIGHT)
-    write_sample_scene(config, out, progress=False)
-    return out
+def capture(sample_capture: Path) -> Path:
+    return sample_capture
 
 
 def shapes() -> list[Shape]:

@@ -273,10 +273,10 @@ def test_points_behind_or_beside_the_camera_are_not_seen() -> None:
     assert views_seeing(cameras, torch.tensor(places)).sum(0).tolist() == [1, 0, 1, 0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("scene", ["fox", "stone_horse"])
+@pytest.mark.parametrize("scene", ["room", "fox", "stone_horse"])
 @pytest.mark.parametrize("parser", ["nerfstudio", "colmap"])
-def test_tracks_reproject_within_a_pixel_and_a_half(scene: str, parser: str) -> None:
-    folder = real_capture(scene)
+def test_tracks_reproject_within_a_pixel_and_a_half(scene: str, parser: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue("sample_capture") if scene == "room" else real_capture(scene)
     config = (
         NerfstudioDataParserConfig(data=folder, downscale_factor=1)
         if parser == "nerfstudio"

@@ -161,10 +161,10 @@ def test_a_split_file_of_another_size_than_its_name(tmp_path: Path) -> None:
         select_views(NAMES, tmp_path, 4)
 
 
-@pytest.mark.parametrize("scene", ["fox", "stone_horse"])
+@pytest.mark.parametrize("scene", ["room", "fox", "stone_horse"])
 @pytest.mark.parametrize("num_views", [3, 6, 9])
-def test_published_splits_hold_out_every_8th_view(scene: str, num_views: int) -> None:
-    folder = real_capture(scene)
+def test_published_splits_hold_out_every_8th_view(scene: str, num_views: int, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue("sample_capture") if scene == "room" else real_capture(scene)
     names = sorted(path.name for path in (folder / "images").iterdir())
     split = select_views(names, folder, num_views)
     assert len(split.train_ids) == num_views
