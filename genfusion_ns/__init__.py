@@ -3,6 +3,8 @@
 import io
 import sys
 
+from genfusion_ns.moved import answer_for_old_names
+
 __version__ = "0.1.0"
 
 
@@ -14,3 +16,4 @@ def _print_anything() -> None:
 
 
 _print_anything()
+answer_for_old_names()
