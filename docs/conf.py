@@ -1,0 +1,34 @@
+"""Sphinx: plain Markdown pages and API pages from the docstrings. `sphinx-build -W --keep-going docs docs/_build`."""
+
+from genfusion_ns import __version__
+
+project = "genfusion-ns"
+author = "The genfusion-ns authors"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx.ext.apidoc"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+apidoc_modules = [
+    {
+        "path": "../genfusion_ns",
+        "destination": "api",
+        "exclude_patterns": ["../genfusion_ns/scripts/**"],
+        "separate_modules": True,
+        "module_first": True,
+        "include_private": False,
+    }
+]
+
+html_theme = "furo"
+html_title = f"genfusion-ns {version}"
+
+default_role = "literal"  # single backquotes in docstrings name code, as in Markdown
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # else those of torch come along, with links into its own pages
+autodoc_typehints = "none"  # signatures of tensors are jaxtyping strings; their shapes stand in the docstrings
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
