@@ -63,7 +63,8 @@ def test_modules_that_have_moved_are_found(tmp_path: Path, monkeypatch: pytest.M
     path = written(tmp_path, text)
     with pytest.raises(RunConfigError, match=r"config\.yml, line \d+: the tag !!python/object:genfusion_ns\.elsewhere"):
         read_run_config(path)
-    monkeypatch.setitem(run_config.MOVED, "genfusion_ns.elsewhere.old_seeding", "genfusion_ns.fusion.seeding")
+    monkeypatch.setitem(MOVED, "genfusion_ns.elsewhere", "genfusion_ns.fusion")
+    monkeypatch.setitem(MOVED, "genfusion_ns.elsewhere.old_seeding", "genfusion_ns.fusion.seeding")
     assert read_run_config(path) == config
 
 

@@ -25,8 +25,6 @@ from genfusion_ns.fusion.checkpoints import checkpoints_of, read_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 from genfusion_ns.yaml_files import read_yaml, refuse
 
-MOVED: dict[str, str] = {}
-"""Modules that older files name, and where their classes are now."""
 _OWNERS = ("nerfstudio", "genfusion_ns")
 _PROGRAMS = ("nerfstudio.scripts", "genfusion_ns.scripts")
 _TARGETS = ("torch.optim", *_OWNERS)
@@ -148,7 +146,6 @@ _Loader.add_multi_constructor("", _Loader.forbidden)
 def _class(path: str, node: Node, packages: tuple[str, ...]) -> type:
     """The class of one of the packages that a tag names, of whichever module has it now."""
     module, _, name = path.rpartition(".")
-    module = MOVED.get(module, module)
     if not _within(module, packages) or _within(module, _PROGRAMS):
         refuse(node, f"the tag {_shown(node)} is not allowed: only {' and '.join(packages)} may be named")
     try:
