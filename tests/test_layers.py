@@ -23,6 +23,7 @@ NEUTRAL = {
     "interrupts": set(),
     "json_files": set(),
     "messages": set(),
+    "moved": set(),
     "stored_config": set(),
     "yaml_files": {"json_files"},
 }

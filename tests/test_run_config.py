@@ -16,9 +16,9 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 
-from genfusion_ns.fusion import run_config
 from genfusion_ns.fusion.run_config import RunConfigError, load_run, read_run_config
 from genfusion_ns.methods import genfusion, genfusion_completion, genfusion_masked
+from genfusion_ns.moved import MOVED
 
 METHODS = {spec.config.method_name: spec.config for spec in (genfusion, genfusion_masked, genfusion_completion)}
 
