@@ -102,7 +102,7 @@ def capture_folder(made_once: MadeOnce) -> Path:
 @pytest.fixture(scope="session")
 def sample_capture(made_once: MadeOnce) -> Path:
     """Thirteen small views of a generated room, with a COLMAP model and splits; to read only."""
-    from genfusion_ns.data.sample_scene import SampleSceneConfig, write_sample_scene
+    from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, write_sample_scene
 
     config = SampleSceneConfig(num_views=13, width=64, height=36, num_points=300, light_spacing=1.0)
     return made_once("room", lambda folder: write_sample_scene(config, folder, progress=False))

@@ -14,11 +14,11 @@ from PIL import Image
 from plyfile import PlyData
 from scipy.ndimage import map_coordinates
 
-from genfusion_ns.data.sample_scene import SampleSceneConfig, build_scene, write_sample_scene
-from genfusion_ns.data.sample_scene_files import project, spread_views
-from genfusion_ns.data.sample_scene_groups import turn
-from genfusion_ns.data.sample_scene_shapes import Shape, Surface
-from genfusion_ns.data.sample_scene_tracer import Tracer
+from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, build_scene, write_sample_scene
+from genfusion_ns.data.sample_scene.files import project, spread_views
+from genfusion_ns.data.sample_scene.groups import turn
+from genfusion_ns.data.sample_scene.shapes import Shape, Surface
+from genfusion_ns.data.sample_scene.tracer import Tracer
 
 PLAIN = Surface(np.full((8, 8, 3), 0.5, np.float32))
 ROUGH_LIGHT = 1.0

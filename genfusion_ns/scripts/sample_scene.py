@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from genfusion_ns.data.sample_scene import SampleSceneConfig, write_sample_scene
+from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, write_sample_scene
 from genfusion_ns.errors import run_program
 
 

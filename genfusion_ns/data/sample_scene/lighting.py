@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.random import Generator
 
-from genfusion_ns.data.sample_scene_materials import FaceTable
-from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Shape
-from genfusion_ns.data.sample_scene_tracer import Tracer
+from genfusion_ns.data.sample_scene.materials import FaceTable
+from genfusion_ns.data.sample_scene.shapes import Points, Scalars, Shape
+from genfusion_ns.data.sample_scene.tracer import Tracer
 
 _CHUNK = 1 << 18
 _OFFSET = 2e-3

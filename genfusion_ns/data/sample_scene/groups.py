@@ -10,9 +10,8 @@ from jaxtyping import Float
 from numpy.random import Generator
 from numpy.typing import ArrayLike
 
-from genfusion_ns.data import sample_scene_pictures as pictures
-from genfusion_ns.data import sample_scene_textures as textures
-from genfusion_ns.data.sample_scene_shapes import Hole, Shape, Surface
+from genfusion_ns.data.sample_scene import pictures, textures
+from genfusion_ns.data.sample_scene.shapes import Hole, Shape, Surface
 
 LAP = 0.02
 """Panels reach this much further than the edges where they meet, so that no ray slips between them, in metres."""

@@ -7,13 +7,13 @@ from typing import get_args
 import numpy as np
 from numpy.random import Generator
 
-from genfusion_ns.data import sample_scene_pictures as pictures
-from genfusion_ns.data.sample_scene_groups import Group
-from genfusion_ns.data.sample_scene_lighting import Light
-from genfusion_ns.data.sample_scene_paths import CameraPath
-from genfusion_ns.data.sample_scene_render import Scene
-from genfusion_ns.data.sample_scene_shapes import Surface
-from genfusion_ns.data.sample_scene_shell import Layout, Opening, Shell, Wall
+from genfusion_ns.data.sample_scene import pictures
+from genfusion_ns.data.sample_scene.groups import Group
+from genfusion_ns.data.sample_scene.lighting import Light
+from genfusion_ns.data.sample_scene.paths import CameraPath
+from genfusion_ns.data.sample_scene.render import Scene
+from genfusion_ns.data.sample_scene.shapes import Surface
+from genfusion_ns.data.sample_scene.shell import Layout, Opening, Shell, Wall
 
 
 def build_scene(layout: Layout, seed: int, light_spacing: float = 0.06) -> Scene:

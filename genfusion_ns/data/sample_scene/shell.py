@@ -11,13 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.random import Generator
 
-from genfusion_ns.data import sample_scene_pictures as pictures
-from genfusion_ns.data import sample_scene_textures as textures
-from genfusion_ns.data.sample_scene_furniture import Workshop
-from genfusion_ns.data.sample_scene_groups import Group, turn
-from genfusion_ns.data.sample_scene_lighting import Light
-from genfusion_ns.data.sample_scene_render import RoomBox
-from genfusion_ns.data.sample_scene_shapes import Shape, Surface
+from genfusion_ns.data.sample_scene import pictures, textures
+from genfusion_ns.data.sample_scene.furniture import Workshop
+from genfusion_ns.data.sample_scene.groups import Group, turn
+from genfusion_ns.data.sample_scene.lighting import Light
+from genfusion_ns.data.sample_scene.render import RoomBox
+from genfusion_ns.data.sample_scene.shapes import Shape, Surface
 
 Layout = Literal["orbit", "forward"]
 Span = tuple[float, float]

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from rich.progress import track
 
-from genfusion_ns.data import sample_scene_files as files
-from genfusion_ns.data.sample_scene_render import Scene, SceneRender
-from genfusion_ns.data.sample_scene_rooms import build_scene
+from genfusion_ns.data.sample_scene import files
+from genfusion_ns.data.sample_scene.render import Scene, SceneRender
+from genfusion_ns.data.sample_scene.rooms import build_scene
 
 __all__ = ["SampleSceneConfig", "Scene", "SceneRender", "build_scene", "write_sample_scene"]
 

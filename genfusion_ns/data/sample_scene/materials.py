@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.random import Generator
 
-from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Surface
-from genfusion_ns.data.sample_scene_textures import Image
-from genfusion_ns.data.sample_scene_tracer import Tracer
+from genfusion_ns.data.sample_scene.shapes import Points, Scalars, Surface
+from genfusion_ns.data.sample_scene.textures import Image
+from genfusion_ns.data.sample_scene.tracer import Tracer
 
 _LEVELS = 10
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from genfusion_ns.data import sample_scene_pictures as pictures
-from genfusion_ns.data import sample_scene_textures as textures
-from genfusion_ns.data.sample_scene_groups import Group, Materials, turn
-from genfusion_ns.data.sample_scene_shapes import Surface
+from genfusion_ns.data.sample_scene import pictures, textures
+from genfusion_ns.data.sample_scene.groups import Group, Materials, turn
+from genfusion_ns.data.sample_scene.shapes import Surface
 
 
 class Trinkets(Materials):

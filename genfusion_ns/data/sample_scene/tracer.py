@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from genfusion_ns.data.sample_scene_shapes import Points, Rows, Scalars, Shape
+from genfusion_ns.data.sample_scene.shapes import Points, Rows, Scalars, Shape
 
 
 @dataclass(frozen=True)

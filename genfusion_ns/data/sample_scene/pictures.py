@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from genfusion_ns.data.sample_scene_textures import Image, Plane, colour, fractal, grid, hsv, mix, step
+from genfusion_ns.data.sample_scene.textures import Image, Plane, colour, fractal, grid, hsv, mix, step
 
 
 def painting(rng: Generator, size: int = 256) -> Image:

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from numpy.random import Generator
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from genfusion_ns.data.sample_scene_lighting import Light, LightMap
-from genfusion_ns.data.sample_scene_materials import FaceTable, linear_to_srgb
-from genfusion_ns.data.sample_scene_paths import CameraPath
-from genfusion_ns.data.sample_scene_shapes import Points, Scalars, Shape
-from genfusion_ns.data.sample_scene_tracer import Hits, Tracer
+from genfusion_ns.data.sample_scene.lighting import Light, LightMap
+from genfusion_ns.data.sample_scene.materials import FaceTable, linear_to_srgb
+from genfusion_ns.data.sample_scene.paths import CameraPath
+from genfusion_ns.data.sample_scene.shapes import Points, Scalars, Shape
+from genfusion_ns.data.sample_scene.tracer import Hits, Tracer
 
 
 @dataclass(frozen=True)

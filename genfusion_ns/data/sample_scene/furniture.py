@@ -6,10 +6,10 @@ free-standing pieces have their origin in the middle.
 
 from __future__ import annotations
 
-from genfusion_ns.data import sample_scene_pictures as pictures
-from genfusion_ns.data.sample_scene_groups import Group, turn
-from genfusion_ns.data.sample_scene_shapes import Surface
-from genfusion_ns.data.sample_scene_trinkets import Trinkets
+from genfusion_ns.data.sample_scene import pictures
+from genfusion_ns.data.sample_scene.groups import Group, turn
+from genfusion_ns.data.sample_scene.shapes import Surface
+from genfusion_ns.data.sample_scene.trinkets import Trinkets
 
 
 class Workshop(Trinkets):

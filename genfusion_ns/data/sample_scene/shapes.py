@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from genfusion_ns.data.sample_scene_textures import Image
+from genfusion_ns.data.sample_scene.textures import Image
 
 Points = Float[np.ndarray, "N 3"]
 Rows = Float[np.ndarray, "3 N"]
