@@ -11,10 +11,10 @@ import pytest
 
 from genfusion_ns.data import array_files
 from genfusion_ns.data.array_files import ArrayFileError, read_array, read_arrays, read_layout, read_layouts
-from genfusion_ns.data.clips import read_pair
-from genfusion_ns.data.frame_sequences import DepthFolder
-from genfusion_ns.data.image_files import CaptureError
-from genfusion_ns.data.published_clips import PublishedClip
+from genfusion_ns.data.captures.image_files import CaptureError
+from genfusion_ns.data.clips.pairs import read_pair
+from genfusion_ns.data.clips.published import PublishedClip
+from genfusion_ns.data.media.frame_sequences import DepthFolder
 
 ARRAYS = {"a": np.arange(12, dtype=np.int16).reshape(3, 4), "b": np.asfortranarray(np.eye(3)), "c": np.array(7.0)}
 

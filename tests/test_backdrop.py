@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_colmap, write_transforms
 from tiny_run import make_trainer
 
-from genfusion_ns.data.backdrop import find_backdrop
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
-from genfusion_ns.data.random_points import views_seeing
+from genfusion_ns.data.points.backdrop import find_backdrop
+from genfusion_ns.data.points.random_points import views_seeing
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 
 torch.set_num_threads(1)

@@ -16,9 +16,9 @@ from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParser
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, write_blender, write_colmap
 
-from genfusion_ns.data.capture import read_capture, whole_capture_config
-from genfusion_ns.data.capture_checks import reads_camera_files
-from genfusion_ns.data.image_files import CaptureError
+from genfusion_ns.data.captures.capture import read_capture, whole_capture_config
+from genfusion_ns.data.captures.checks.files import reads_camera_files
+from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.view_selection import SplitError
 
 COLMAP = ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)

@@ -17,9 +17,9 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 from tiny_capture import FOCAL, HEIGHT, WIDTH, TinyCapture, write_colmap
 
-from genfusion_ns.data.capture_dataset import CaptureDataset
-from genfusion_ns.data.image_files import CaptureError, load_pixels, read_header
-from genfusion_ns.data.image_sizes import ImageSizeError, match_image_sizes
+from genfusion_ns.data.captures.dataset import CaptureDataset
+from genfusion_ns.data.captures.image_files import CaptureError, load_pixels, read_header
+from genfusion_ns.data.captures.image_sizes import ImageSizeError, match_image_sizes
 
 ORIENTATION = 0x0112
 RAMP = np.add.outer(8 * np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint8)

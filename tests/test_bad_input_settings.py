@@ -14,7 +14,7 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from plyfile import PlyData, PlyElement
 from tiny_capture import APPLIED, TinyCapture, write_colmap, write_ply
 
-from genfusion_ns.data.sparse_model import SparseModelError
+from genfusion_ns.data.points.sparse_model import SparseModelError
 from genfusion_ns.data.view_selection import SplitError
 
 

@@ -10,9 +10,9 @@ import yaml
 from broken_captures import make_tiny
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from genfusion_ns.data.capture_location import config_file, located
+from genfusion_ns.data.captures.image_files import CaptureError
+from genfusion_ns.data.captures.location import config_file, located
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
-from genfusion_ns.data.image_files import CaptureError
 from genfusion_ns.data.view_selection import select_views
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.methods import genfusion

@@ -23,9 +23,9 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from PIL import Image
 from tiny_capture import FOCAL, HEIGHT, WIDTH, TinyCapture, write_blender, write_colmap
 
-from genfusion_ns.data.capture import whole_capture_config
-from genfusion_ns.data.image_files import CaptureError
-from genfusion_ns.data.image_sizes import shrink
+from genfusion_ns.data.captures.capture import whole_capture_config
+from genfusion_ns.data.captures.image_files import CaptureError
+from genfusion_ns.data.captures.image_sizes import shrink
 
 COLMAP = ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)
 INSTANT_NGP = InstantNGPDataParserConfig()

@@ -61,9 +61,9 @@ def test_every_config_field_of_ours_has_help():
     import dataclasses
     import inspect
 
-    from genfusion_ns.data.clip_sampling import AugmentationConfig
+    from genfusion_ns.data.clips.frame_samples import FrameAugmentation
+    from genfusion_ns.data.clips.pair_samples import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
-    from genfusion_ns.data.frame_clips import FrameAugmentation
     from genfusion_ns.data.masking import MaskingConfig
     from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
     from genfusion_ns.fusion.config import FusionConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import (
     crop_clip,

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from genfusion_ns.data.clip_shards import (
+from genfusion_ns.data.clips.pairs import Provenance, list_pairs, pack, read_pair, read_provenance
+from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.data.clips.shards import (
     RECORD,
     ShardWriter,
     finished_shards,
@@ -21,8 +23,6 @@ from genfusion_ns.data.clip_shards import (
     sample_paths,
     write_record,
 )
-from genfusion_ns.data.clips import Provenance, list_pairs, pack, read_pair, read_provenance
-from genfusion_ns.data.procedural_clips import procedural_pair
 
 
 def write_job(folder: Path, samples: int = 9, max_bytes: int = 20_480) -> dict[str, bytes]:

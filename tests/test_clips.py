@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from genfusion_ns.data import clips
-from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
-from genfusion_ns.data.clips import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
-from genfusion_ns.data.degradation import degrade_clip, degrade_pair
-from genfusion_ns.data.frame_clips import FrameClipDataset
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips import pairs as clips
+from genfusion_ns.data.clips.degradation import degrade_clip, degrade_pair
+from genfusion_ns.data.clips.frame_samples import FrameClipDataset
+from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips.pairs import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.geometry.warping import warp_references
 

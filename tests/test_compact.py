@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.cameras import Clip, RepairedClip
 from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames, select_references
 from genfusion_ns.geometry.depth import encode_disparity

@@ -21,9 +21,9 @@ from PIL import Image
 from shared_files import real_capture
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_blender, write_colmap, write_transforms
 
+from genfusion_ns.data.captures.image_files import CaptureError
+from genfusion_ns.data.captures.image_sizes import ImageSizeError
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
-from genfusion_ns.data.image_files import CaptureError
-from genfusion_ns.data.image_sizes import ImageSizeError
 from genfusion_ns.data.view_selection import SplitError
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import torch
 from full_disk import room_for
 from tiny_run import make_trainer
 
-from genfusion_ns.data.video_files import is_whole
+from genfusion_ns.data.media.video_writer import is_whole
 
 
 def files_below(folder: Path) -> dict[Path, bytes]:

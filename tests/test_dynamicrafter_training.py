@@ -23,9 +23,9 @@ from dynamicrafter_toys import (
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 
-from genfusion_ns.data.clips import Provenance, write_pair
-from genfusion_ns.data.frame_clips import FrameBatch
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips.frame_samples import FrameBatch
+from genfusion_ns.data.clips.pairs import Provenance, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.cameras import Clip
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture

@@ -16,7 +16,7 @@ from commands import BIN, run_command, run_here
 from PIL import Image
 from plyfile import PlyData
 
-from genfusion_ns.data.clips import list_pairs, read_pair
+from genfusion_ns.data.clips.pairs import list_pairs, read_pair
 
 pytestmark = pytest.mark.slow
 

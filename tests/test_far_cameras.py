@@ -14,8 +14,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from tiny_capture import TinyCapture, write_colmap
 
-from genfusion_ns.data.image_files import CaptureError
-from genfusion_ns.data.view_checks import check_positions, far_cameras
+from genfusion_ns.data.captures.checks.views import check_positions, far_cameras
+from genfusion_ns.data.captures.image_files import CaptureError
 
 RING = np.stack([np.cos(a := np.arange(40) / 6), np.sin(a), 0.1 * a], axis=1)
 

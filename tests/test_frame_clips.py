@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from genfusion_ns.data.clips import Provenance, read_pair, write_pair
-from genfusion_ns.data.frame_clips import FrameAugmentation, FrameBatch, FrameClipDataset, open_frame_clips
-from genfusion_ns.data.procedural_clips import procedural_pair
-from genfusion_ns.data.published_clips import FrameSequencePair, PublishedClip, list_published, write_published
+from genfusion_ns.data.clips.frame_samples import FrameAugmentation, FrameBatch, FrameClipDataset, open_frame_clips
+from genfusion_ns.data.clips.pairs import Provenance, read_pair, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.data.clips.published import FrameSequencePair, PublishedClip, list_published, write_published
 from genfusion_ns.geometry.depth import encode_disparity
 
 SIZE = (64, 48)

@@ -13,10 +13,10 @@ from full_disk import room_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from genfusion_ns.data.clip_sampling import AugmentationConfig, ClipDataset, ClipSource
-from genfusion_ns.data.clips import Provenance, read_pair, write_pair
-from genfusion_ns.data.procedural_clips import procedural_pair
-from genfusion_ns.data.published_clips import FrameSequencePair, write_published
+from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips.pairs import Provenance, read_pair, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import WriteError, files_of
 from genfusion_ns.geometry.clip_pairs import ClipPair

@@ -16,8 +16,8 @@ import yaml
 from dynamicrafter_toys import toy_pipeline
 from safetensors.torch import load_file
 
-from genfusion_ns.data.clips import Provenance, write_pair
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips.pairs import Provenance, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.scripts.train_generator import main, read_config
 
 pytestmark = pytest.mark.slow

@@ -77,4 +77,4 @@ def test_every_module_beside_the_layers_is_known():
 def test_the_check_sees_imports_inside_functions(tmp_path):
     module = tmp_path / "module.py"
     module.write_text("def f():\n    from genfusion_ns.data import clips\n    import diffusers\n")
-    assert {"genfusion_ns.data", "genfusion_ns.data.clips", "diffusers"} <= imports_of(module)
+    assert {"genfusion_ns.data", "genfusion_ns.data.clips.pairs", "diffusers"} <= imports_of(module)

@@ -19,11 +19,11 @@ import tiny_capture
 import torch
 from PIL import Image
 
-from genfusion_ns.data.capture_formats import dataparser_of
-from genfusion_ns.data.clips import list_pairs, read_pair, read_provenance
-from genfusion_ns.data.frame_clips import FrameAugmentation, FrameClipDataset
-from genfusion_ns.data.image_files import CaptureError
-from genfusion_ns.data.published_clips import list_published
+from genfusion_ns.data.captures.formats import dataparser_of
+from genfusion_ns.data.captures.image_files import CaptureError
+from genfusion_ns.data.clips.frame_samples import FrameAugmentation, FrameClipDataset
+from genfusion_ns.data.clips.pairs import list_pairs, read_pair, read_provenance
+from genfusion_ns.data.clips.published import list_published
 from genfusion_ns.fusion.clip_making import ClipJob
 from genfusion_ns.fusion.clip_recipe import ClipRecipe
 from genfusion_ns.fusion.unrepaired import Presets

@@ -15,8 +15,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, write_colmap
 
-from genfusion_ns.data.image_files import FORMATS, CaptureError, read_header
-from genfusion_ns.data.mask_files import MaskError, read_alpha, read_mask
+from genfusion_ns.data.captures.image_files import FORMATS, CaptureError, read_header
+from genfusion_ns.data.captures.mask_files import MaskError, read_alpha, read_mask
 from genfusion_ns.data.masking import MaskingConfig
 
 SIZE = (WIDTH, HEIGHT)

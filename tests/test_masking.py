@@ -16,9 +16,9 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_colmap, write_transforms
 
+from genfusion_ns.data.captures.mask_files import MaskError, read_mask
 from genfusion_ns.data.crop_windows import CropWindow, WindowError, load_windows, walk_windows
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
-from genfusion_ns.data.mask_files import MaskError, read_mask
 from genfusion_ns.data.masking import MaskingConfig
 
 NAMES = [f"view_{i:02d}.png" for i in range(12)]

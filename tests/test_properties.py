@@ -16,8 +16,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from genfusion_ns.data.capture import Capture, read_capture, whole_capture_config
-from genfusion_ns.data.image_files import CaptureError
+from genfusion_ns.data.captures.capture import Capture, read_capture, whole_capture_config
+from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.view_selection import SplitError, ViewSplit, load_split_file
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
 from genfusion_ns.geometry.windows import clip_windows

@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
-from genfusion_ns.data.frame_sequences import DepthFolder, ImageFolder, VideoFile, natural_order
-from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile, natural_order
+from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.fusion.clip_sources import FileClips
 from genfusion_ns.fusion.sequence_repair import repair_sequence, repair_windows
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip

@@ -11,8 +11,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.optimizers import Optimizers
 
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
-from genfusion_ns.data.procedural_clips import random_world, render_world
-from genfusion_ns.data.scene_extent import SceneExtent
+from genfusion_ns.data.clips.procedural import random_world, render_world
+from genfusion_ns.data.points.scene_extent import SceneExtent
 from genfusion_ns.geometry.cameras import References, c2w_to_viewmat
 from genfusion_ns.geometry.warping import warp_references
 from genfusion_ns.methods import genfusion

@@ -20,11 +20,11 @@ from shared_files import real_capture
 from tiny_capture import TinyCapture, make_capture, write_blender, write_colmap, write_ply, write_transforms
 
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
-from genfusion_ns.data.capture import Capture, point_sources, read_capture, whole_capture_config
-from genfusion_ns.data.random_points import random_points_in_view, views_seeing
-from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
-from genfusion_ns.data.similarity import AlignmentError, fit_similarity
-from genfusion_ns.data.sparse_model import SparseModelError, read_colmap_model, read_ply_model
+from genfusion_ns.data.captures.capture import Capture, point_sources, read_capture, whole_capture_config
+from genfusion_ns.data.points.random_points import random_points_in_view, views_seeing
+from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
+from genfusion_ns.data.points.similarity import AlignmentError, fit_similarity
+from genfusion_ns.data.points.sparse_model import SparseModelError, read_colmap_model, read_ply_model
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 
 

@@ -19,11 +19,11 @@ from tiny_run import save_toy_generator
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from genfusion_ns.data.camera_path import read_camera_path
-from genfusion_ns.data.clip_shards import RECORD, ShardWriter, finished_shards, write_record
-from genfusion_ns.data.clips import Provenance, pack, read_provenance, write_pair
+from genfusion_ns.data.clips.pairs import Provenance, pack, read_provenance, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.data.clips.published import FrameSequencePair, list_published, write_published
+from genfusion_ns.data.clips.shards import RECORD, ShardWriter, finished_shards, write_record
 from genfusion_ns.data.crop_windows import load_windows
-from genfusion_ns.data.procedural_clips import procedural_pair
-from genfusion_ns.data.published_clips import FrameSequencePair, list_published, write_published
 from genfusion_ns.data.view_selection import load_split_file
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
 from genfusion_ns.priors.compact import load_network

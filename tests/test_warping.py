@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genfusion_ns.data.procedural_clips import random_world, render_world
+from genfusion_ns.data.clips.procedural import random_world, render_world
 from genfusion_ns.geometry.cameras import References
 from genfusion_ns.geometry.warping import fill_colours, fill_depth, project, warp_references
 

@@ -13,7 +13,7 @@ LOAD = """
 import sys, torch
 from pathlib import Path
 import genfusion_ns
-from genfusion_ns.data.procedural_clips import procedural_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 assert Path(genfusion_ns.__file__).is_relative_to(sys.argv[1]), genfusion_ns.__file__
 pair = procedural_pair(torch.Generator().manual_seed(0), frames=4, size=(64, 48))

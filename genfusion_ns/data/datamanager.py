@@ -15,9 +15,8 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
-from genfusion_ns.data.backdrop import find_backdrop
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.data.capture import (
+from genfusion_ns.data.captures.capture import (
     Capture,
     data_folder,
     located_capture,
@@ -26,10 +25,10 @@ from genfusion_ns.data.capture import (
     select_outputs,
     whole_capture_config,
 )
-from genfusion_ns.data.capture_location import absolute_if_there
+from genfusion_ns.data.captures.image_sizes import match_image_sizes
+from genfusion_ns.data.captures.location import absolute_if_there
+from genfusion_ns.data.captures.mask_files import MaskError, check_masks, declared_masks
 from genfusion_ns.data.doors import RayDoors, named_apart
-from genfusion_ns.data.image_sizes import match_image_sizes
-from genfusion_ns.data.mask_files import MaskError, check_masks, declared_masks
 from genfusion_ns.data.masking import (
     MaskedDataset,
     MaskingConfig,
@@ -38,8 +37,9 @@ from genfusion_ns.data.masking import (
     crop_views,
     cropped_cameras,
 )
-from genfusion_ns.data.scene_extent import SceneExtent
-from genfusion_ns.data.seed_points import SeedPoints, make_seed_points
+from genfusion_ns.data.points.backdrop import find_backdrop
+from genfusion_ns.data.points.scene_extent import SceneExtent
+from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
 from genfusion_ns.messages import say
 from genfusion_ns.stored_config import StoredConfig

@@ -22,11 +22,11 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.data.capture import Capture
-from genfusion_ns.data.capture_dataset import CaptureDataset
+from genfusion_ns.data.captures.capture import Capture
+from genfusion_ns.data.captures.dataset import CaptureDataset
+from genfusion_ns.data.captures.image_sizes import match_image_sizes
+from genfusion_ns.data.captures.mask_files import masks_beside, read_alpha, read_mask, require_alpha
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
-from genfusion_ns.data.image_sizes import match_image_sizes
-from genfusion_ns.data.mask_files import masks_beside, read_alpha, read_mask, require_alpha
 from genfusion_ns.stored_config import StoredConfig
 
 _OPAQUE = 127

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
-from genfusion_ns.data.capture import read_capture, whole_capture_config
-from genfusion_ns.data.capture_formats import dataparser_of
-from genfusion_ns.data.clip_shards import RECORD, finished_shards, read_record, write_record
-from genfusion_ns.data.clips import Provenance
+from genfusion_ns.data.captures.capture import read_capture, whole_capture_config
+from genfusion_ns.data.captures.formats import dataparser_of
+from genfusion_ns.data.clips.pairs import Provenance
+from genfusion_ns.data.clips.shards import RECORD, finished_shards, read_record, write_record
 from genfusion_ns.fusion.clip_cameras import choose_references
 from genfusion_ns.fusion.clip_paths import AllPhotos, CleanPath, perturbed_path, photo_path
 from genfusion_ns.fusion.clip_preview import Preview

@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from genfusion_ns.data.clip_shards import ShardRecord, ShardWriter
-from genfusion_ns.data.clips import Provenance, pack
-from genfusion_ns.data.published_clips import FrameSequencePair, write_published
+from genfusion_ns.data.clips.pairs import Provenance, pack
+from genfusion_ns.data.clips.published import FrameSequencePair, write_published
+from genfusion_ns.data.clips.shards import ShardRecord, ShardWriter
 from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.cameras import Clip
 from genfusion_ns.geometry.clip_pairs import ClipPair, select_pair_frames

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.camera_path import CameraPath
-from genfusion_ns.data.frame_sequences import DepthFolder, FrameSequence, read_photo
+from genfusion_ns.data.media.frame_sequences import DepthFolder, FrameSequence, read_photo
 from genfusion_ns.fusion.clip_cameras import choose_references, clip_size
 from genfusion_ns.fusion.observed import ObservedPhotos
 from genfusion_ns.fusion.path_check import path_misses_scene

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from genfusion_ns.data.image_files import open_image
+from genfusion_ns.data.captures.image_files import open_image
 
 _INK, _PAPER, _GAP, _LINE = (20, 20, 20), (250, 250, 250), 6, 20
 _CELL_WIDTH = 320

@@ -14,11 +14,11 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
+from genfusion_ns.data.media.ffmpeg import ensure_ffmpeg
 from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.ffmpeg import ensure_ffmpeg
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns import __version__
-from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.clip_sources import ClipSource
 from genfusion_ns.fusion.contact_sheet import to_bytes

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns import __version__
-from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.contact_sheet import contact_sheet, encode_png
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip

@@ -19,7 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from rich.errors import MarkupError
 from rich.text import Text
 
-from genfusion_ns.data.capture_location import absolute_if_there, config_file
+from genfusion_ns.data.captures.location import absolute_if_there, config_file
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import WriteError, is_full_disk, write_atomically

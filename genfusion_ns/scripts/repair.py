@@ -138,7 +138,7 @@ class Repair:
                 raise ValueError(f"the input {path} lies in --output {self.output}; name another output folder")
 
     def _file_clips(self, repairer: VideoRepairer, device: str) -> ClipSource:
-        from genfusion_ns.data.frame_sequences import DepthFolder, ImageFolder, VideoFile
+        from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile
         from genfusion_ns.fusion.clip_sources import FileClips
 
         mono = self._mono_depth(repairer, device)

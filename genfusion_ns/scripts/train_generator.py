@@ -12,8 +12,8 @@ import tyro
 import yaml
 from tyro.conf import Suppress
 
-from genfusion_ns.data.clip_sampling import AugmentationConfig
-from genfusion_ns.data.frame_clips import FrameAugmentation
+from genfusion_ns.data.clips.frame_samples import FrameAugmentation
+from genfusion_ns.data.clips.pair_samples import AugmentationConfig
 from genfusion_ns.errors import run_program
 from genfusion_ns.files import write_atomically
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
@@ -169,9 +169,9 @@ def _result_of(parent: Path) -> Path:
 def _train_compact(
     config: TrainCompactConfig, initial: str | None, accelerator: Accelerator
 ) -> ValidationReport | None:
-    from genfusion_ns.data.clip_sampling import ClipDataset
-    from genfusion_ns.data.clips import ClipFolder
-    from genfusion_ns.data.degradation import degrade_pair
+    from genfusion_ns.data.clips.degradation import degrade_pair
+    from genfusion_ns.data.clips.pair_samples import ClipDataset
+    from genfusion_ns.data.clips.pairs import ClipFolder
     from genfusion_ns.priors.compact import load_network
     from genfusion_ns.priors.training.compact import train
     from genfusion_ns.scripts.training_data import compact_sources, make_procedural
@@ -198,7 +198,7 @@ def _train_compact(
 def _train_dynamicrafter(
     config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator
 ) -> ValidationReport | None:
-    from genfusion_ns.data.frame_clips import FrameClipDataset
+    from genfusion_ns.data.clips.frame_samples import FrameClipDataset
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.training.dynamicrafter import train
     from genfusion_ns.priors.training.start import starting_folder

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.data.clip_sampling import ClipSource
-from genfusion_ns.data.clips import Provenance, list_pairs, read_provenance, write_pair
-from genfusion_ns.data.frame_clips import FrameClip, largest_window, open_frame_clips, over_known_range
-from genfusion_ns.data.procedural_clips import procedural_pair
-from genfusion_ns.data.published_clips import list_published, looks_published
+from genfusion_ns.data.clips.frame_samples import FrameClip, largest_window, open_frame_clips, over_known_range
+from genfusion_ns.data.clips.pair_samples import ClipSource
+from genfusion_ns.data.clips.pairs import Provenance, list_pairs, read_provenance, write_pair
+from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.data.clips.published import list_published, looks_published
 from genfusion_ns.geometry.clip_pairs import resize_images
 from genfusion_ns.priors.validation import HeldOutFrames
 

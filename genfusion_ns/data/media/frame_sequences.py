@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.array_files import ArrayFileError, read_array
-from genfusion_ns.data.image_files import CaptureError, load_pixels, open_image, raise_for, read_header
+from genfusion_ns.data.captures.image_files import CaptureError, load_pixels, open_image, raise_for, read_header
 
 _IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 

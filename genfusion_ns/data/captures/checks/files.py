@@ -14,10 +14,10 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, Colm
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 
-from genfusion_ns.data.colmap_checks import check_colmap
-from genfusion_ns.data.file_lookup import FileLookup
-from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.transforms_checks import SPLITS, check_blender, check_transforms
+from genfusion_ns.data.captures.checks.colmap import check_colmap
+from genfusion_ns.data.captures.checks.transforms import SPLITS, check_blender, check_transforms
+from genfusion_ns.data.captures.file_lookup import FileLookup
+from genfusion_ns.data.captures.image_files import CaptureError, raise_for
 from genfusion_ns.messages import say
 
 _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genfusion_ns.data.image_files import CaptureError, raise_for, read_header
-from genfusion_ns.data.view_checks import IMAGE_WAY_OUT, is_number
+from genfusion_ns.data.captures.checks.views import IMAGE_WAY_OUT, is_number
+from genfusion_ns.data.captures.image_files import CaptureError, raise_for, read_header
 from genfusion_ns.messages import say
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")

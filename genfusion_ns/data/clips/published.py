@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.array_files import DAMAGE, ArrayLayout, read_layout
-from genfusion_ns.data.video_files import VideoWriter
+from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import replacing
 from genfusion_ns.json_files import read_json
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from plyfile import PlyData, PlyParseError
 
-from genfusion_ns.data.colmap_checks import RegisteredImage, read_image_headers, read_images_text
+from genfusion_ns.data.captures.checks.colmap import RegisteredImage, read_image_headers, read_images_text
 
 _NO_COLOUR = 128
 _LARGEST = 1e12

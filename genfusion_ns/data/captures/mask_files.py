@@ -17,9 +17,9 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from genfusion_ns.data.capture import Capture, data_folder
-from genfusion_ns.data.image_files import CaptureError, eight_bit, has_alpha, has_range, is_wide, open_image
-from genfusion_ns.data.transforms_checks import read_json_object
+from genfusion_ns.data.captures.capture import Capture, data_folder
+from genfusion_ns.data.captures.checks.transforms import read_json_object
+from genfusion_ns.data.captures.image_files import CaptureError, eight_bit, has_alpha, has_range, is_wide, open_image
 from genfusion_ns.data.view_selection import NameIndex
 
 FOLDER = "masks"

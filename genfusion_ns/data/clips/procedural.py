@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.data.degradation import degrade_clip
+from genfusion_ns.data.clips.degradation import degrade_clip
 from genfusion_ns.geometry.cameras import Clip, References
 from genfusion_ns.geometry.clip_pairs import ClipPair, before_backdrop
 

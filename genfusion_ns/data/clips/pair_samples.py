@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genfusion_ns.data.clips import read_packed, unpack
+from genfusion_ns.data.clips.pairs import read_packed, unpack
 from genfusion_ns.geometry.clip_pairs import (
     ClipPair,
     crop_clip,

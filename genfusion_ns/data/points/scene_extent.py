@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from genfusion_ns.data.random_points import depth_by_axes, views_seeing
+from genfusion_ns.data.points.random_points import depth_by_axes, views_seeing
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 
 _FEWEST = 10

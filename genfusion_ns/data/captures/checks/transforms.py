@@ -14,10 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from genfusion_ns.data.file_lookup import FileLookup
-from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.intrinsics_checks import CAMERA_KEYS, frames_with_cameras
-from genfusion_ns.data.view_checks import MIN_VIEWS, check_positions, is_number, matrix_problem, rigidity_problem
+from genfusion_ns.data.captures.checks.intrinsics import CAMERA_KEYS, frames_with_cameras
+from genfusion_ns.data.captures.checks.views import (
+    MIN_VIEWS,
+    check_positions,
+    is_number,
+    matrix_problem,
+    rigidity_problem,
+)
+from genfusion_ns.data.captures.file_lookup import FileLookup
+from genfusion_ns.data.captures.image_files import CaptureError, raise_for
 
 SPLITS = ("train", "val", "test")
 _ORIENTATIONS = ("pca", "up", "vertical", "none")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from genfusion_ns.data.image_files import CaptureError
+from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.messages import say
 
 _FLAG = "--load-config"

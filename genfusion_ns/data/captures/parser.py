@@ -20,9 +20,9 @@ from nerfstudio.utils.colors import get_color
 from nerfstudio.utils.io import write_to_json
 from torch import Tensor
 
-from genfusion_ns.data.capture_checks import CameraFiles, KnownConfig, checked_factor, read_camera_files
-from genfusion_ns.data.file_lookup import FileLookup
-from genfusion_ns.data.image_sizes import SHRINK
+from genfusion_ns.data.captures.checks.files import CameraFiles, KnownConfig, checked_factor, read_camera_files
+from genfusion_ns.data.captures.file_lookup import FileLookup
+from genfusion_ns.data.captures.image_sizes import SHRINK
 from genfusion_ns.messages import say
 
 _AS_WRITTEN: dict[str, Any] = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}

@@ -17,14 +17,14 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from genfusion_ns.data.capture_checks import reads_camera_files, transforms_file
-from genfusion_ns.data.capture_location import config_file, located
-from genfusion_ns.data.capture_parser import CaptureParser
-from genfusion_ns.data.file_lookup import FileLookup
-from genfusion_ns.data.image_files import raise_for
-from genfusion_ns.data.seed_points import SparseSources
-from genfusion_ns.data.transforms_checks import SPLITS, read_json_object
-from genfusion_ns.data.view_checks import check_views
+from genfusion_ns.data.captures.checks.files import reads_camera_files, transforms_file
+from genfusion_ns.data.captures.checks.transforms import SPLITS, read_json_object
+from genfusion_ns.data.captures.checks.views import check_views
+from genfusion_ns.data.captures.file_lookup import FileLookup
+from genfusion_ns.data.captures.image_files import raise_for
+from genfusion_ns.data.captures.location import config_file, located
+from genfusion_ns.data.captures.parser import CaptureParser
+from genfusion_ns.data.points.seed_points import SparseSources
 from genfusion_ns.data.view_selection import ViewSplit
 from genfusion_ns.messages import say
 

@@ -9,7 +9,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from genfusion_ns.data.image_files import CaptureError
+from genfusion_ns.data.captures.image_files import CaptureError
 
 _COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 

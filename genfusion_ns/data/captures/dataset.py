@@ -11,8 +11,8 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 from torch import Tensor
 
-from genfusion_ns.data.image_files import CaptureError, load_pixels
-from genfusion_ns.data.image_sizes import SHRINK, loaded_header, must_turn, shrink
+from genfusion_ns.data.captures.image_files import CaptureError, load_pixels
+from genfusion_ns.data.captures.image_sizes import SHRINK, loaded_header, must_turn, shrink
 
 
 class CaptureDataset(InputDataset):

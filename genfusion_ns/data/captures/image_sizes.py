@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
-from genfusion_ns.data.image_files import CaptureError, ImageHeader, read_header
+from genfusion_ns.data.captures.image_files import CaptureError, ImageHeader, read_header
 
 _MAX_MISMATCH = 0.02
 """Largest relative difference between a camera and its image that counts as rounding."""

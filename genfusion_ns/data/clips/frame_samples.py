@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from genfusion_ns.data.clips import is_pair, list_pairs, read_packed, unpack
-from genfusion_ns.data.published_clips import FrameSequencePair, list_published, looks_published
+from genfusion_ns.data.clips.pairs import is_pair, list_pairs, read_packed, unpack
+from genfusion_ns.data.clips.published import FrameSequencePair, list_published, looks_published
 from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
 

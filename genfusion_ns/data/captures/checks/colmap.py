@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
 
-from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.intrinsics_checks import DISTORTION
-from genfusion_ns.data.transforms_checks import SPLITS, check_count, check_names
-from genfusion_ns.data.view_checks import check_positions
+from genfusion_ns.data.captures.checks.intrinsics import DISTORTION
+from genfusion_ns.data.captures.checks.transforms import SPLITS, check_count, check_names
+from genfusion_ns.data.captures.checks.views import check_positions
+from genfusion_ns.data.captures.image_files import CaptureError, raise_for
 
 _FORMATS = {
     "SIMPLE_PINHOLE": "f cx cy",

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
-from genfusion_ns.data.image_files import CaptureError, raise_for
-from genfusion_ns.data.image_sizes import SIZE_WAY_OUT, ImageSizeError, loaded_header, size_problem
+from genfusion_ns.data.captures.image_files import CaptureError, raise_for
+from genfusion_ns.data.captures.image_sizes import SIZE_WAY_OUT, ImageSizeError, loaded_header, size_problem
 from genfusion_ns.messages import say
 
 MIN_VIEWS = 3

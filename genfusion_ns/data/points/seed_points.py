@@ -17,9 +17,9 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from genfusion_ns.data.random_points import random_points_in_view, views_seeing
-from genfusion_ns.data.similarity import AlignmentError, fit_similarity
-from genfusion_ns.data.sparse_model import (
+from genfusion_ns.data.points.random_points import random_points_in_view, views_seeing
+from genfusion_ns.data.points.similarity import AlignmentError, fit_similarity
+from genfusion_ns.data.points.sparse_model import (
     SparseModel,
     SparseModelError,
     read_colmap_model,
