@@ -12,9 +12,9 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.data.masking import MaskingConfig
-from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
+from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
+from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.masked_sampler import MaskedSamplerConfig
 from genfusion_ns.fusion.pipeline import GenFusionPipelineConfig
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig

@@ -14,7 +14,11 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "genfusion_ns.fusion.view_samplers": "genfusion_ns.fusion.cameras.sparse",
+    "genfusion_ns.fusion.masked_sampler": "genfusion_ns.fusion.cameras.masked",
+    "genfusion_ns.fusion.completion_sampler": "genfusion_ns.fusion.cameras.completion",
+}
 """Old name -> new name, both in full."""
 
 

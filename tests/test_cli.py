@@ -65,11 +65,11 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.clips.pair_samples import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
     from genfusion_ns.data.masking import MaskingConfig
-    from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
+    from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
+    from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
+    from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.config import FusionConfig
-    from genfusion_ns.fusion.masked_sampler import MaskedSamplerConfig
     from genfusion_ns.fusion.seeding import SeedingConfig
-    from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig

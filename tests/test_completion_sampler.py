@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from genfusion_ns.data.camera_path import CameraPathError, read_camera_path
-from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_intrinsics
-from genfusion_ns.fusion.completion_sampler import CompletionSamplerConfig
-from genfusion_ns.fusion.path_check import path_misses_scene
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics
+from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
+from genfusion_ns.fusion.cameras.path_check import path_misses_scene
 from genfusion_ns.geometry.trajectories import look_at, orbit_path
 
 torch.set_num_threads(1)

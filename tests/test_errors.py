@@ -22,7 +22,7 @@ def raised_in_a_library() -> ValueError:
 
 
 def raised_in_the_package() -> ValueError:
-    from genfusion_ns.data.generated_views import GeneratedViewStore
+    from genfusion_ns.fusion.rounds.generated_views import GeneratedViewStore
 
     try:
         GeneratedViewStore(0)

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 
 from genfusion_ns import files
 from genfusion_ns.data.camera_conversion import cameras_to_viewmats, viewmats_to_cameras
-from genfusion_ns.data.generated_views import (
+from genfusion_ns.errors import CheckpointError
+from genfusion_ns.fusion.rounds.generated_views import (
     GeneratedView,
     GeneratedViewStore,
     load_views,
     save_views,
     views_of_clip,
 )
-from genfusion_ns.errors import CheckpointError
 from genfusion_ns.geometry.cameras import RepairedClip
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_run import make_trainer
 
-from genfusion_ns.data.generated_views import load_views
 from genfusion_ns.fusion.loop import FusionLoop
+from genfusion_ns.fusion.rounds.generated_views import load_views
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.cameras import RepairedClip
 

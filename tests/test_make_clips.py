@@ -24,9 +24,9 @@ from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.clips.frame_samples import FrameAugmentation, FrameClipDataset
 from genfusion_ns.data.clips.pairs import list_pairs, read_pair, read_provenance
 from genfusion_ns.data.clips.published import list_published
-from genfusion_ns.fusion.clip_making import ClipJob
-from genfusion_ns.fusion.clip_recipe import ClipRecipe
-from genfusion_ns.fusion.unrepaired import Presets
+from genfusion_ns.fusion.clip_making.job import ClipJob
+from genfusion_ns.fusion.clip_making.plain_runs import Presets
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.methods import genfusion, genfusion_masked
 from genfusion_ns.rendering.thread_pool import set_num_threads
 from genfusion_ns.scripts.clip_jobs import JobOptions, _attempt, run_jobs

@@ -17,9 +17,9 @@ from tiny_run import make_trainer
 
 from genfusion_ns.data.crop_windows import CropWindow
 from genfusion_ns.data.masking import MaskingConfig
-from genfusion_ns.fusion.clip_cameras import ObservedViews
-from genfusion_ns.fusion.masked_sampler import MaskedSampler, MaskedSamplerConfig
-from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
+from genfusion_ns.fusion.cameras.masked import MaskedSampler, MaskedSamplerConfig
+from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import ellipse_path
 from genfusion_ns.methods import genfusion_masked

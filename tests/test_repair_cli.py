@@ -14,8 +14,8 @@ from tiny_run import make_trainer, save_toy_generator
 
 from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile, natural_order
 from genfusion_ns.data.media.video_writer import VideoWriter
-from genfusion_ns.fusion.clip_sources import FileClips
-from genfusion_ns.fusion.sequence_repair import repair_sequence, repair_windows
+from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
+from genfusion_ns.fusion.repairs.sources import FileClips
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.priors.mono_depth import MonoDisparity

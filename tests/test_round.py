@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_seeding import HALF, repair, room_clip
 
-from genfusion_ns.fusion.clip_cameras import SampledViews
+from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.round import RepairedWindow, repair_window, seed_windows
+from genfusion_ns.fusion.rounds.round import RepairedWindow, repair_window, seed_windows
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.geometry.cameras import Clip, References, viewmat_to_c2w
 from genfusion_ns.geometry.free_space import SeenSurfaces

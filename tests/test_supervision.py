@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_surfel_model import make_model
 
-from genfusion_ns.data.generated_views import GeneratedView
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.fusion.supervision import generated_view_losses
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import real_capture
 
-from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
-from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
+from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
 from genfusion_ns.geometry.depth import depth_to_points

@@ -13,10 +13,10 @@ from tiny_run import make_trainer
 from viser import _messages
 
 from genfusion_ns.fusion.loop import LoopStatus
+from genfusion_ns.fusion.panel.cameras import scene_pose, viser_pose
+from genfusion_ns.fusion.panel.panel import GenFusionPanel, attach_panel
+from genfusion_ns.fusion.panel.text import describe, quoted
 from genfusion_ns.fusion.trainer import GenFusionTrainer
-from genfusion_ns.fusion.viewer_panel import GenFusionPanel, attach_panel
-from genfusion_ns.fusion.viewer_panel_cameras import scene_pose, viser_pose
-from genfusion_ns.fusion.viewer_panel_text import describe, quoted
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from nerfstudio.configs.base_config import InstantiateConfig
 
+from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.fusion.seeding import SeedingConfig
-from genfusion_ns.fusion.view_samplers import SparseSamplerConfig
 from genfusion_ns.stored_config import StoredConfig
 
 

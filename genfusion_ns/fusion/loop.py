@@ -19,17 +19,17 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.datamanager import GenFusionDataManager
-from genfusion_ns.data.generated_views import GeneratedView, GeneratedViewStore
 from genfusion_ns.errors import message_of, wants_traceback
-from genfusion_ns.fusion.clip_cameras import SampledViews, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import SampledViews, clip_size
+from genfusion_ns.fusion.cameras.sparse import ViewSampler, views_towards
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.observed import ObservedPhotos
-from genfusion_ns.fusion.round import RepairedWindow, Round, repair_window, seed_windows
-from genfusion_ns.fusion.round_files import RoundFiles, round_folder
-from genfusion_ns.fusion.round_report import RoundRecord, write_round_report
+from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.rounds.files import RoundFiles, round_folder
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView, GeneratedViewStore
+from genfusion_ns.fusion.rounds.report import RoundRecord, write_round_report
+from genfusion_ns.fusion.rounds.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.supervision import generated_view_losses
-from genfusion_ns.fusion.view_samplers import ViewSampler, views_towards
 from genfusion_ns.geometry.cameras import commonest_size
 from genfusion_ns.geometry.free_space import Clearings, ClearTest, SeenSurfaces, clearance_test, clearings
 from genfusion_ns.messages import Colour, say

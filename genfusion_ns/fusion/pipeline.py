@@ -105,7 +105,7 @@ class GenFusionPipeline(VanillaPipeline):
         """Fix the schedules to the length of this run, restore a resumed loop, and hook the rounds in."""
         # Only runs that train need these; every ns-* command imports this module.
         from genfusion_ns.fusion.loop import FusionLoop
-        from genfusion_ns.fusion.viewer_panel import attach_panel
+        from genfusion_ns.fusion.panel.panel import attach_panel
 
         trainer = training_callback_attributes.trainer
         if trainer is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfusion_ns.data.generated_views import GeneratedView
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from genfusion_ns.fusion.clip_making import ClipJob
+    from genfusion_ns.fusion.clip_making.job import ClipJob
 
     Results = Iterator[tuple[ClipJob, int | str]]
     """Jobs as they end, with the number of their samples or the reason of their failure."""
@@ -152,7 +152,7 @@ def _run_job(job: ClipJob, threads: int) -> int:
     """In the worker process."""
     import torch
 
-    from genfusion_ns.fusion.unrepaired import Presets
+    from genfusion_ns.fusion.clip_making.plain_runs import Presets
     from genfusion_ns.methods import genfusion, genfusion_masked
     from genfusion_ns.rendering.thread_pool import set_num_threads
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from genfusion_ns.errors import run_program
-from genfusion_ns.fusion.clip_recipe import ClipRecipe
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.scripts.clip_jobs import JobOptions, run_jobs
 
 
@@ -40,7 +40,7 @@ class MakeClips:
             SystemExit: jobs failed; the message gives their reasons.
         """
         # Takes seconds to import, which --help should not.
-        from genfusion_ns.fusion.clip_making import ClipJob
+        from genfusion_ns.fusion.clip_making.job import ClipJob
 
         self.recipe.check()
         self.jobs.check()

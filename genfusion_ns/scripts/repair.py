@@ -11,7 +11,7 @@ import tyro
 from genfusion_ns.errors import run_program
 
 if TYPE_CHECKING:
-    from genfusion_ns.fusion.clip_sources import ClipSource
+    from genfusion_ns.fusion.repairs.sources import ClipSource
     from genfusion_ns.priors.base import VideoRepairer
     from genfusion_ns.priors.mono_depth import MonoDepth
 
@@ -74,7 +74,7 @@ class Repair:
     """Replace an earlier repair in --output."""
 
     def run(self) -> None:
-        """Repair and write; see `genfusion_ns.fusion.repair_folder` for the files.
+        """Repair and write; see `genfusion_ns.fusion.repairs.folder` for the files.
 
         Raises:
             ValueError: settings that contradict each other or are out of range, or inputs that cannot be read.
@@ -87,8 +87,8 @@ class Repair:
         import torch
         from rich.progress import track
 
-        from genfusion_ns.fusion.repair_folder import prepare_folder, write_repair
-        from genfusion_ns.fusion.sequence_repair import repair_sequence, repair_windows
+        from genfusion_ns.fusion.repairs.folder import prepare_folder, write_repair
+        from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
         from genfusion_ns.priors.config import RepairerConfig, build_repairer
         from genfusion_ns.priors.unposed import makes_depth
 
@@ -139,7 +139,7 @@ class Repair:
 
     def _file_clips(self, repairer: VideoRepairer, device: str) -> ClipSource:
         from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile
-        from genfusion_ns.fusion.clip_sources import FileClips
+        from genfusion_ns.fusion.repairs.sources import FileClips
 
         mono = self._mono_depth(repairer, device)
         # `_check` has made sure that one of the two is given.
@@ -168,7 +168,7 @@ class Repair:
         if not config.is_file():
             raise ValueError(f"--load-config {config} does not exist; ns-train writes a config.yml per run")
         from genfusion_ns.data.camera_path import read_camera_path
-        from genfusion_ns.fusion.clip_sources import RunClips
+        from genfusion_ns.fusion.repairs.sources import RunClips
         from genfusion_ns.fusion.run_config import load_run
 
         path = read_camera_path(camera_path)

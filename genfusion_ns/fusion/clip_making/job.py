@@ -22,14 +22,14 @@ from genfusion_ns.data.captures.capture import read_capture, whole_capture_confi
 from genfusion_ns.data.captures.formats import dataparser_of
 from genfusion_ns.data.clips.pairs import Provenance
 from genfusion_ns.data.clips.shards import RECORD, finished_shards, read_record, write_record
-from genfusion_ns.fusion.clip_cameras import choose_references
-from genfusion_ns.fusion.clip_paths import AllPhotos, CleanPath, perturbed_path, photo_path
-from genfusion_ns.fusion.clip_preview import Preview
-from genfusion_ns.fusion.clip_recipe import ClipRecipe, Difficulty
-from genfusion_ns.fusion.clip_sinks import ClipSink, MadeClip, PublishedSink, ShardSink
-from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.fusion.cameras.clip_cameras import choose_references
+from genfusion_ns.fusion.clip_making.paths import AllPhotos, CleanPath, perturbed_path, photo_path
+from genfusion_ns.fusion.clip_making.plain_runs import Presets, UnrepairedRun
+from genfusion_ns.fusion.clip_making.preview import Preview
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty
+from genfusion_ns.fusion.clip_making.writers import ClipSink, MadeClip, PublishedSink, ShardSink
+from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.unrepaired import Presets, UnrepairedRun
 from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
 from genfusion_ns.geometry.clip_pairs import ClipPair
 

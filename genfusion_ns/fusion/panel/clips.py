@@ -16,9 +16,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from genfusion_ns.data.generated_views import GeneratedView
-from genfusion_ns.fusion.round import Round
-from genfusion_ns.fusion.viewer_panel_text import quoted
+from genfusion_ns.fusion.panel.text import quoted
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
+from genfusion_ns.fusion.rounds.round import Round
 
 _WIDTH = 560
 """Pixels of a picture pair; the sidebar is about 300 wide, twice that on fine screens."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.clip_cameras import ObservedViews, SampledViews, clip_intrinsics, cut_into_clips
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_intrinsics, cut_into_clips
 from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest

@@ -14,9 +14,9 @@ from torch import Tensor
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.data.media.frame_sequences import DepthFolder, FrameSequence, read_photo
-from genfusion_ns.fusion.clip_cameras import choose_references, clip_size
-from genfusion_ns.fusion.observed import ObservedPhotos
-from genfusion_ns.fusion.path_check import path_misses_scene
+from genfusion_ns.fusion.cameras.clip_cameras import choose_references, clip_size
+from genfusion_ns.fusion.cameras.path_check import path_misses_scene
+from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, commonest_size
 from genfusion_ns.geometry.clip_pairs import resize_images

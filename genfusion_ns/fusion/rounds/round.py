@@ -9,13 +9,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from genfusion_ns.data.generated_views import GeneratedView, views_of_clip
-from genfusion_ns.fusion.agreement import Agreement, photo_agreement
-from genfusion_ns.fusion.clip_cameras import SampledViews
+from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.contact_sheet import to_bytes
-from genfusion_ns.fusion.observed import ObservedPhotos
-from genfusion_ns.fusion.round_report import RoundRecord, side_by_side
+from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.rounds.agreement import Agreement, photo_agreement
+from genfusion_ns.fusion.rounds.contact_sheet import to_bytes
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
+from genfusion_ns.fusion.rounds.report import RoundRecord, side_by_side
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty

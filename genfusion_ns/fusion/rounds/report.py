@@ -21,7 +21,7 @@ from torch import Tensor
 from genfusion_ns import __version__
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
-from genfusion_ns.fusion.contact_sheet import contact_sheet, encode_png
+from genfusion_ns.fusion.rounds.contact_sheet import contact_sheet, encode_png
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import Window
 

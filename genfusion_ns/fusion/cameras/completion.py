@@ -13,15 +13,15 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath, read_camera_path
-from genfusion_ns.fusion.clip_cameras import (
+from genfusion_ns.fusion.cameras.clip_cameras import (
     ObservedViews,
     SampledViews,
     clip_intrinsics,
     clip_size,
     cut_into_clips,
 )
-from genfusion_ns.fusion.path_check import path_misses_scene, path_tilt
-from genfusion_ns.fusion.view_samplers import ViewSampler
+from genfusion_ns.fusion.cameras.path_check import path_misses_scene, path_tilt
+from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.geometry.capture import capture_shape
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from torch import Tensor
 
-from genfusion_ns.data.generated_views import GeneratedView
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 
 _MOST_CAMERAS = 100

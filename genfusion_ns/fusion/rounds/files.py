@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from genfusion_ns.data.generated_views import GeneratedView, load_views, save_views
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import copy_atomically
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView, load_views, save_views
 
 VIEWS_FILE = "views.safetensors"
 

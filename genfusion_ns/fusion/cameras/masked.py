@@ -9,8 +9,8 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
-from genfusion_ns.fusion.view_samplers import ViewSampler
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
+from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
 from genfusion_ns.geometry.capture import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath
-from genfusion_ns.fusion.clip_cameras import ObservedViews
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
 from genfusion_ns.geometry.capture import CaptureShape, capture_shape
 
 _FAR = 3.0

@@ -18,7 +18,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.utils import writer
 
 from genfusion_ns.files import write_atomically
-from genfusion_ns.fusion.clip_recipe import Difficulty
+from genfusion_ns.fusion.clip_making.recipe import Difficulty
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.fusion.agreement import photo_agreement
-from genfusion_ns.fusion.clip_sources import ClipSource, fit_area
+from genfusion_ns.fusion.repairs.sources import ClipSource, fit_area
+from genfusion_ns.fusion.rounds.agreement import photo_agreement
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images
 from genfusion_ns.geometry.depth import align_scale_shift

@@ -14,12 +14,12 @@ import viser
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.viewer.viewer import Viewer
 
-from genfusion_ns.data.generated_views import GeneratedView
 from genfusion_ns.errors import message_of
 from genfusion_ns.fusion.loop import FusionLoop, LoopStatus
-from genfusion_ns.fusion.viewer_panel_cameras import GeneratedCameras, scene_pose
-from genfusion_ns.fusion.viewer_panel_clips import ClipBrowser
-from genfusion_ns.fusion.viewer_panel_text import describe
+from genfusion_ns.fusion.panel.cameras import GeneratedCameras, scene_pose
+from genfusion_ns.fusion.panel.clips import ClipBrowser
+from genfusion_ns.fusion.panel.text import describe
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.messages import say
 
 _EVERY = 10

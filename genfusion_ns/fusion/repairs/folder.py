@@ -30,10 +30,10 @@ from torch import Tensor
 from genfusion_ns import __version__
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
-from genfusion_ns.fusion.clip_sources import ClipSource
-from genfusion_ns.fusion.contact_sheet import to_bytes
-from genfusion_ns.fusion.round_report import side_by_side
-from genfusion_ns.fusion.sequence_repair import RepairedPart
+from genfusion_ns.fusion.repairs.sequence import RepairedPart
+from genfusion_ns.fusion.repairs.sources import ClipSource
+from genfusion_ns.fusion.rounds.contact_sheet import to_bytes
+from genfusion_ns.fusion.rounds.report import side_by_side
 
 RECORD_FILE = "repair.json"
 MARKER_FILE = "INCOMPLETE"

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.fusion.agreement import photo_agreement
-from genfusion_ns.fusion.clip_cameras import ObservedViews, choose_references, clip_size
-from genfusion_ns.fusion.clip_recipe import ClipRecipe
-from genfusion_ns.fusion.observed import ObservedPhotos
+from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_size
+from genfusion_ns.fusion.cameras.sparse import SparseSampler, SparseSamplerConfig
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
+from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.view_samplers import SparseSampler, SparseSamplerConfig
+from genfusion_ns.fusion.rounds.agreement import photo_agreement
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, commonest_size
 from genfusion_ns.geometry.free_space import clearance_test
 from genfusion_ns.geometry.trajectories import visiting_order
