@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from shared_files import HERE, recorded
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
-from genfusion_ns.priors.dynamicrafter.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from genfusion_ns.priors.compact import CompactRepairer
-from genfusion_ns.priors.compact_unet import CompactUNet
+from genfusion_ns.priors.compact.repairer import CompactRepairer
+from genfusion_ns.priors.compact.unet import CompactUNet
 from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, save_network, train
 from genfusion_ns.priors.weight_files import WEIGHTS_FILE

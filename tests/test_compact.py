@@ -18,11 +18,11 @@ from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames,
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import fill_colours
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
-from genfusion_ns.priors.compact import WEIGHTS_FILE, CompactRepairer, usual_dtype
-from genfusion_ns.priors.compact_unet import CompactUNet, _blurs
-from genfusion_ns.priors.conditioning import condition_on, stack_pairs, target_of
+from genfusion_ns.priors.compact.conditioning import condition_on, stack_pairs, target_of
+from genfusion_ns.priors.compact.flow import euler_step, interpolate, sample_times, start_point, velocity
+from genfusion_ns.priors.compact.repairer import WEIGHTS_FILE, CompactRepairer, usual_dtype
+from genfusion_ns.priors.compact.unet import CompactUNet, _blurs
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
-from genfusion_ns.priors.flow import euler_step, interpolate, sample_times, start_point, velocity
 from genfusion_ns.priors.training import save_network
 
 PAIR = procedural_pair(torch.Generator().manual_seed(0), frames=5, size=(64, 48))

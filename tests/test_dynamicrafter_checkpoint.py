@@ -24,12 +24,12 @@ from dynamicrafter_toys import (
 from safetensors.torch import load_file, save_file
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
-from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
-from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, open_checkpoint
-from genfusion_ns.priors.dynamicrafter.conversion_plan import plan_conversion
-from genfusion_ns.priors.dynamicrafter.key_map import Piece, ignored_as, pieces_of
+from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
+from genfusion_ns.priors.dynamicrafter.conversion.key_map import Piece, ignored_as, pieces_of
+from genfusion_ns.priors.dynamicrafter.conversion.plan import plan_conversion
+from genfusion_ns.priors.dynamicrafter.conversion.safetensors_writer import write_safetensors
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
-from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
 from genfusion_ns.scripts.convert_generator import entrypoint
 
 TOY = Architecture(unet=UNET, image_projection=PROJECTION, vae=VAE, image_encoder=ENCODER)

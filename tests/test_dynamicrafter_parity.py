@@ -5,9 +5,9 @@ import torch
 from dynamicrafter_toys import facts, recorded_pipeline, tensors
 
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.image_projection import clip_pixels
 from genfusion_ns.priors.dynamicrafter.images import from_network, resize_disparity, resize_rgb, to_network
-from genfusion_ns.priors.dynamicrafter.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.sampling import RecordedNoise, Sampling
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler, spaced_timesteps
 

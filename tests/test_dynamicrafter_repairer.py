@@ -10,7 +10,7 @@ from dynamicrafter_toys import toy_pipeline
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import select_frames
 from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer, VideoRepairer, repair_next
-from genfusion_ns.priors.dynamicrafter.choice import disagreement
+from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, is_short, nearest_reference

@@ -29,14 +29,14 @@ from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.cameras import Clip
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
-from genfusion_ns.priors.dynamicrafter.key_map import pieces_of
+from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.dynamicrafter import DynamiCrafterObjective, TrainedParts, train
 from genfusion_ns.priors.training.latents import Draws, diffuse, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.lora import LoraSettings, add_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
 from genfusion_ns.priors.training.start import starting_folder
-from genfusion_ns.priors.validation import HeldOutFrames
+from genfusion_ns.priors.training.validation import HeldOutFrames
 from genfusion_ns.scripts.train_generator import main, read_config
 
 FRAMES, SIDE = 4, 64

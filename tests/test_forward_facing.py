@@ -9,7 +9,7 @@ from tiny_run import make_trainer
 
 from genfusion_ns.data.points.similarity import fit_similarity
 from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, build_scene, write_sample_scene
-from genfusion_ns.priors.compact_unet import CompactUNet
+from genfusion_ns.priors.compact.unet import CompactUNet
 from genfusion_ns.priors.training import save_network
 
 

@@ -20,14 +20,14 @@ from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import WriteError, files_of
 from genfusion_ns.geometry.clip_pairs import ClipPair
-from genfusion_ns.priors.compact import load_network
-from genfusion_ns.priors.conditioning import Target
+from genfusion_ns.priors.compact.conditioning import Target
+from genfusion_ns.priors.compact.repairer import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
 from genfusion_ns.priors.training.checkpoints import save_checkpoint
 from genfusion_ns.priors.training.compact import _log_error
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.priors.training.loop import build_accelerator
-from genfusion_ns.priors.validation import novel_frames, psnr, ssim, validate
+from genfusion_ns.priors.training.validation import novel_frames, psnr, ssim, validate
 from genfusion_ns.scripts.train_generator import (
     TrainCompactConfig,
     TrainDynamiCrafterConfig,

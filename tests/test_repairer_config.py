@@ -15,10 +15,10 @@ from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
 from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer
-from genfusion_ns.priors.compact import CompactRepairer
+from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
-from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
 from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_generator, is_hub_name
 from genfusion_ns.scripts.convert_generator import ConvertGeneratorConfig, main

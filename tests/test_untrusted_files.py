@@ -26,7 +26,7 @@ from genfusion_ns.data.clips.shards import RECORD, ShardWriter, finished_shards,
 from genfusion_ns.data.crop_windows import load_windows
 from genfusion_ns.data.view_selection import load_split_file
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
-from genfusion_ns.priors.compact import load_network
+from genfusion_ns.priors.compact.repairer import load_network
 from genfusion_ns.priors.dynamicrafter import loading
 from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection

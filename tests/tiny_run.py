@@ -49,7 +49,7 @@ def make_trainer(
 
 def save_toy_generator(folder: Path) -> Path:
     """An untrained generator: it returns its input, by the way its last layer is initialised."""
-    from genfusion_ns.priors.compact_unet import CompactUNet
+    from genfusion_ns.priors.compact.unet import CompactUNet
     from genfusion_ns.priors.training import save_network
 
     torch.manual_seed(0)

@@ -122,7 +122,7 @@ def build_repairer(config: RepairerConfig, device: torch.device | str) -> VideoR
         return IdentityRepairer(config.resolution or _COMPACT_SIZE)
     # diffusers takes seconds to import, so it is reached only where a repairer is really built.
     if choice.kind == "compact":
-        from genfusion_ns.priors.compact import CompactRepairer
+        from genfusion_ns.priors.compact.repairer import CompactRepairer
 
         steps = _COMPACT_STEPS if config.steps is None else config.steps
         size = config.resolution or _COMPACT_SIZE

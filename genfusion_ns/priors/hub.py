@@ -101,7 +101,7 @@ def convert_file(path: Path, architecture: Architecture | None = None) -> Path:
 
 
 def _convert(checkpoint: Path, folder: Path, architecture: Architecture | None) -> None:
-    from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
+    from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
 
     print(f"Converting {checkpoint} once, into {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def main(config: ConvertGeneratorConfig) -> None:
     import torch
 
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
-    from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
+    from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
 
     if any(side < 64 or side % 64 for side in config.size):
         raise ValueError(f"--size is {config.size}; width and height must be multiples of 64 pixels, 960 512 is usual")

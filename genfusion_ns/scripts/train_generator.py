@@ -23,7 +23,7 @@ from genfusion_ns.yaml_files import read_yaml
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from genfusion_ns.priors.validation import ValidationReport
+    from genfusion_ns.priors.training.validation import ValidationReport
 
 _RECORD = "training.yaml"
 _GENERATORS = ("model_index.json", "config.json")
@@ -172,7 +172,7 @@ def _train_compact(
     from genfusion_ns.data.clips.degradation import degrade_pair
     from genfusion_ns.data.clips.pair_samples import ClipDataset
     from genfusion_ns.data.clips.pairs import ClipFolder
-    from genfusion_ns.priors.compact import load_network
+    from genfusion_ns.priors.compact.repairer import load_network
     from genfusion_ns.priors.training.compact import train
     from genfusion_ns.scripts.training_data import compact_sources, make_procedural
 

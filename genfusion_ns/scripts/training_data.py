@@ -17,7 +17,7 @@ from genfusion_ns.data.clips.pairs import Provenance, list_pairs, read_provenanc
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import list_published, looks_published
 from genfusion_ns.geometry.clip_pairs import resize_images
-from genfusion_ns.priors.validation import HeldOutFrames
+from genfusion_ns.priors.training.validation import HeldOutFrames
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, camera_centers, camera_forwards
 from genfusion_ns.geometry.clip_pairs import resize_images, typical_depth
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
-from genfusion_ns.priors.dynamicrafter.choice import disagreement
+from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within
 from genfusion_ns.priors.dynamicrafter.loading import load_pipeline

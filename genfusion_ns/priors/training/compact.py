@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from genfusion_ns.geometry.clip_pairs import ClipPair
-from genfusion_ns.priors.compact_unet import CompactPrediction, CompactUNet
-from genfusion_ns.priors.conditioning import Condition, Target, stack_pairs
-from genfusion_ns.priors.flow import interpolate, sample_times, start_point
+from genfusion_ns.priors.compact.conditioning import Condition, Target, stack_pairs
+from genfusion_ns.priors.compact.flow import interpolate, sample_times, start_point
+from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig, generator_of
-from genfusion_ns.priors.validation import Judgement, ValidationReport, validate
+from genfusion_ns.priors.training.validation import Judgement, ValidationReport, validate
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained

@@ -32,7 +32,7 @@ from genfusion_ns.priors.training.latents import FrameBatch, draw, encode_batch,
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
-from genfusion_ns.priors.validation import Comparison, HeldOutFrames, Judgement, ValidationReport, judge
+from genfusion_ns.priors.training.validation import Comparison, HeldOutFrames, Judgement, ValidationReport, judge
 
 _FROZEN = ("vae", "image_encoder", "scheduler")
 _LATENT_CHANNELS = 4

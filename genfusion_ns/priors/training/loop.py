@@ -28,7 +28,7 @@ from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_check
 from genfusion_ns.priors.training.curves import Curves, write_picture
 from genfusion_ns.priors.training.objective import Objective
 from genfusion_ns.priors.training.settings import LoopConfig, seed_of
-from genfusion_ns.priors.validation import ValidationReport
+from genfusion_ns.priors.training.validation import ValidationReport
 
 _VALIDATION_LIMIT = timedelta(hours=6)  # that other processes wait while the main one validates
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)

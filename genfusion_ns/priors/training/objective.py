@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from genfusion_ns.priors.validation import Judgement
+from genfusion_ns.priors.training.validation import Judgement
 
 Batch = TypeVar("Batch", contravariant=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
-from genfusion_ns.priors.dynamicrafter.checkpoint import convert_checkpoint
+from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
 from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
 from genfusion_ns.priors.hub import fetch_generator, generators_folder, is_hub_name
 

@@ -12,9 +12,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genfusion_ns.geometry.cameras import RepairedClip
 from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_references, typical_depth
-from genfusion_ns.priors.compact import CompactRepairer
-from genfusion_ns.priors.compact_unet import CompactUNet
-from genfusion_ns.priors.conditioning import condition_on, target_of
+from genfusion_ns.priors.compact.conditioning import condition_on, target_of
+from genfusion_ns.priors.compact.repairer import CompactRepairer
+from genfusion_ns.priors.compact.unet import CompactUNet
 
 _PHOTOS = 3
 _ROWS = 6

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
 from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images, resize_references, select_frames
-from genfusion_ns.priors.compact_unet import CompactUNet
-from genfusion_ns.priors.conditioning import Condition, condition_on
-from genfusion_ns.priors.flow import euler_step, start_point
+from genfusion_ns.priors.compact.conditioning import Condition, condition_on
+from genfusion_ns.priors.compact.flow import euler_step, start_point
+from genfusion_ns.priors.compact.unet import CompactUNet
 from genfusion_ns.priors.weight_files import WEIGHTS_FILE as WEIGHTS_FILE
 from genfusion_ns.priors.weight_files import load_weights, read_config
 

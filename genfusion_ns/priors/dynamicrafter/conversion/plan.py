@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
-from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource
-from genfusion_ns.priors.dynamicrafter.key_map import Piece, ignored_as, pieces_of
+from genfusion_ns.priors.dynamicrafter.conversion.key_map import Piece, ignored_as, pieces_of
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, CheckpointSource
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 
 VAE_PREFIX = "first_stage_model."

@@ -18,11 +18,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
-from genfusion_ns.priors.dynamicrafter.checkpoint_source import CheckpointError, CheckpointSource, open_checkpoint
-from genfusion_ns.priors.dynamicrafter.conversion_plan import VAE_PREFIX, Plan, plan_conversion
+from genfusion_ns.priors.dynamicrafter.conversion.plan import VAE_PREFIX, Plan, plan_conversion
+from genfusion_ns.priors.dynamicrafter.conversion.safetensors_writer import write_safetensors
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, CheckpointSource, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.loading import load_autoencoder
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
-from genfusion_ns.priors.dynamicrafter.safetensors_writer import write_safetensors
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 
 _HALF_DIGITS = 1e-3  # of numbers up to 1 in half precision, in which a file may keep its tables
