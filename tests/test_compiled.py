@@ -72,7 +72,7 @@ import hashlib, pickle, sys
 from pathlib import Path
 import numpy as np
 from genfusion_ns.models import photometric_kernels as loss
-from genfusion_ns.rendering import cpu_kernels as kernels
+from genfusion_ns.rendering.backends import cpu_kernels as kernels
 
 lists, images, cotangents, photos = pickle.loads(Path(sys.argv[1]).read_bytes())
 slots = np.zeros((len(lists[2]), kernels.SLOT), np.float32)

@@ -10,7 +10,7 @@ import torch
 from rendering_scenes import IMAGES, Scene, backpropagate, cotangents, random_scene, relative_error, rotation
 from torch import Tensor
 
-from genfusion_ns.rendering import gsplat_backend
+from genfusion_ns.rendering.backends import gsplat as gsplat_backend
 from genfusion_ns.rendering.surfels import RasterSettings, Surfels, rasterize_surfels
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat's kernels need a CUDA device")

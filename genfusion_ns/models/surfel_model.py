@@ -182,7 +182,7 @@ class GenFusionModel(SurfelDoors):
             )
         # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
         import genfusion_ns.models.photometric_kernels
-        import genfusion_ns.rendering.cpu_backend  # noqa: F401
+        import genfusion_ns.rendering.backends.cpu  # noqa: F401
 
         _use_threads(self.config.cpu_threads)
         if not 0 <= self.config.near_plane < math.inf:

@@ -129,11 +129,11 @@ def rasterize_surfels(
     behind = surfels.means.new_zeros(3) if background is None else background
     chosen = choose_backend(surfels.means) if backend == "auto" else backend
     if chosen == "gsplat":
-        from genfusion_ns.rendering import gsplat_backend as implementation
+        from genfusion_ns.rendering.backends import gsplat as implementation
     elif chosen == "cpu":
-        from genfusion_ns.rendering import cpu_backend as implementation
+        from genfusion_ns.rendering.backends import cpu as implementation
     elif chosen == "reference":
-        from genfusion_ns.rendering import reference as implementation
+        from genfusion_ns.rendering.backends import reference as implementation
     else:
         raise ValueError(f"backend={backend!r} is unknown; use 'auto', 'gsplat', 'cpu' or 'reference'.")
     return implementation.render(surfels, viewmats, Ks, behind.expand(viewmats.shape[0], 3), settings)

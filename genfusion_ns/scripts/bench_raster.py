@@ -51,7 +51,7 @@ class BenchRaster:
 
     def main(self) -> None:
         """Print one line per figure."""
-        from genfusion_ns.rendering import cpu_backend
+        from genfusion_ns.rendering.backends import cpu as cpu_backend
 
         surfels, viewmat, K = self._load()
         cpu_backend.set_num_threads(self.threads)
@@ -111,7 +111,7 @@ class BenchRaster:
         )
 
     def _reference(self, surfels: Surfels, viewmat: Tensor, K: Tensor, fast: float) -> None:
-        from genfusion_ns.rendering import cpu_backend
+        from genfusion_ns.rendering.backends import cpu as cpu_backend
 
         width, height = min(self.window[0], self.width), min(self.window[1], self.height)
         cropped = crop_intrinsics(K, (self.width - width) // 2, (self.height - height) // 2)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.rendering import cpu_kernels as kernels
+from genfusion_ns.rendering.backends import cpu_kernels as kernels
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
 from genfusion_ns.rendering.thread_pool import num_threads, run_on_all, set_num_threads
 

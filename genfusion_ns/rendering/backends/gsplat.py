@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers
-from genfusion_ns.rendering.reference import MIN_COVERAGE, surfel_homographies
+from genfusion_ns.rendering.backends.reference import MIN_COVERAGE, surfel_homographies
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
 
 CHANNELS = 8
