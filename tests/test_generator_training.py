@@ -19,6 +19,7 @@ from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import WriteError, files_of
+from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
 from genfusion_ns.geometry.clip_pairs import ClipPair
 from genfusion_ns.priors.compact.conditioning import Target
 from genfusion_ns.priors.compact.repairer import load_network
@@ -35,7 +36,6 @@ from genfusion_ns.scripts.train_generator import (
     main,
     read_config,
 )
-from genfusion_ns.scripts.training_data import HeldOutWindows, split_clips
 
 TINY = OptimisationConfig(
     steps=50,

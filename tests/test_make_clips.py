@@ -29,8 +29,8 @@ from genfusion_ns.fusion.clip_making.plain_runs import Presets
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.methods import genfusion, genfusion_masked
 from genfusion_ns.rendering.thread_pool import set_num_threads
-from genfusion_ns.scripts.clip_jobs import JobOptions, _attempt, run_jobs
 from genfusion_ns.scripts.make_clips import MakeClips
+from genfusion_ns.scripts.ray_jobs import JobOptions, _attempt, run_jobs
 
 PRESETS = Presets(genfusion.config, genfusion_masked.config)
 BIN = Path(sys.executable).parent

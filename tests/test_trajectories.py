@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import real_capture, recorded
 
-from genfusion_ns.geometry.capture import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
+from genfusion_ns.geometry.capture_shape import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
 from genfusion_ns.geometry.trajectories import (
     ellipse_path,
     follow_path,

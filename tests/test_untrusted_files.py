@@ -37,7 +37,7 @@ from genfusion_ns.priors.training.checkpoints import MARKER, checkpoint_step
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.scripts.bench_loop import read_results
 from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, read_config
-from genfusion_ns.scripts.training_files import to_plain
+from genfusion_ns.scripts.yaml_settings import to_plain
 
 ORIGIN = Provenance("fox", "6 views", 3, stage=0.5, train_views=("a", "b"), frames=("a",), references=("b",), psnr=20.5)
 

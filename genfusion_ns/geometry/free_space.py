@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
-from genfusion_ns.geometry.capture import capture_shape, neighbour_spacing
+from genfusion_ns.geometry.capture_shape import capture_shape, neighbour_spacing
 from genfusion_ns.geometry.depth import depth_to_points
 
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]

@@ -17,7 +17,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from genfusion_ns.geometry.capture import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
+from genfusion_ns.geometry.capture_shape import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
 
 _DENSE = 40
 """Samples per output frame when a curve is measured for constant speed."""

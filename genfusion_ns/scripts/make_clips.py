@@ -14,7 +14,7 @@ import tyro
 
 from genfusion_ns.errors import run_program
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
-from genfusion_ns.scripts.clip_jobs import JobOptions, run_jobs
+from genfusion_ns.scripts.ray_jobs import JobOptions, run_jobs
 
 
 @dataclass

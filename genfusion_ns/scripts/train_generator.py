@@ -17,7 +17,7 @@ from genfusion_ns.data.clips.pair_samples import AugmentationConfig
 from genfusion_ns.errors import run_program
 from genfusion_ns.files import write_atomically
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
-from genfusion_ns.scripts.training_files import read_settings, to_plain
+from genfusion_ns.scripts.yaml_settings import read_settings, to_plain
 from genfusion_ns.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -172,9 +172,9 @@ def _train_compact(
     from genfusion_ns.data.clips.degradation import degrade_pair
     from genfusion_ns.data.clips.pair_samples import ClipDataset
     from genfusion_ns.data.clips.pairs import ClipFolder
+    from genfusion_ns.fusion.training_data import compact_sources, make_procedural
     from genfusion_ns.priors.compact.repairer import load_network
     from genfusion_ns.priors.training.compact import train
-    from genfusion_ns.scripts.training_data import compact_sources, make_procedural
 
     optimisation = config.optimisation
     wanted = config.procedural if config.clips is None or config.procedural_share > 0 else 0
@@ -199,10 +199,10 @@ def _train_dynamicrafter(
     config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator
 ) -> ValidationReport | None:
     from genfusion_ns.data.clips.frame_samples import FrameClipDataset
+    from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.training.dynamicrafter import train
     from genfusion_ns.priors.training.start import starting_folder
-    from genfusion_ns.scripts.training_data import HeldOutWindows, split_clips
 
     optimisation = config.optimisation
     if config.clips is None:

@@ -22,7 +22,7 @@ from genfusion_ns.fusion.cameras.clip_cameras import (
 )
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene, path_tilt
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
-from genfusion_ns.geometry.capture import capture_shape
+from genfusion_ns.geometry.capture_shape import capture_shape
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import orbit_path

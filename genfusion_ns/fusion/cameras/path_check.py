@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
-from genfusion_ns.geometry.capture import CaptureShape, capture_shape
+from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape
 
 _FAR = 3.0
 """A path all of whose cameras are further than this many capture radii from every photo belongs to another scene."""

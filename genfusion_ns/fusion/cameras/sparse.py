@@ -16,7 +16,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_intrinsics, cut_into_clips
-from genfusion_ns.geometry.capture import CaptureShape, capture_shape, pose_distances
+from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape, pose_distances
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
