@@ -15,7 +15,8 @@ from numba.core.dispatcher import Dispatcher
 from rendering_scenes import random_scene
 
 from genfusion_ns.models import photometric_kernels
-from genfusion_ns.rendering import cpu_backend, cpu_kernels
+from genfusion_ns.rendering.backends import cpu as cpu_backend
+from genfusion_ns.rendering.backends import cpu_kernels
 from genfusion_ns.rendering.surfels import RasterSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.supervision import generated_view_losses
-from genfusion_ns.rendering import gsplat_backend, surfels
+from genfusion_ns.rendering import surfels
+from genfusion_ns.rendering.backends import gsplat as gsplat_backend
 
 META = torch.device("meta")
 UPLOADS = {"tensor", "as_tensor", "from_numpy", "new_tensor", "pin_memory", "cpu", "numpy"}

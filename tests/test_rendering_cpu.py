@@ -16,7 +16,8 @@ from rendering_scenes import IMAGES, Scene, backpropagate, cotangents, random_sc
 from shared_files import recorded
 from torch import Tensor
 
-from genfusion_ns.rendering import cpu_backend, cpu_kernels
+from genfusion_ns.rendering.backends import cpu as cpu_backend
+from genfusion_ns.rendering.backends import cpu_kernels
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 PER_CAMERA = ("viewmats", "Ks", "background")
