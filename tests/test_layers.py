@@ -1,6 +1,8 @@
 """Arrows between layers point one way: geometry <- rendering <- models; data and priors are siblings; fusion joins."""
 
 import ast
+import graphlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,9 @@ FORBIDDEN_LIBRARIES = {
     "priors": {"nerfstudio", "gsplat"},
     "fusion": {"diffusers", "transformers", "gsplat"},
 }
+
+
+GEOMETRY_NEEDS = {"torch", "numpy", "scipy", "jaxtyping", "genfusion_ns"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -76,5 +81,46 @@ def test_every_module_beside_the_layers_is_known():
 
 def test_the_check_sees_imports_inside_functions(tmp_path):
     module = tmp_path / "module.py"
-    module.write_text("def f():\n    from genfusion_ns.data import clips\n    import diffusers\n")
-    assert {"genfusion_ns.data", "genfusion_ns.data.clips.pairs", "diffusers"} <= imports_of(module)
+    module.write_text("def f():\n    from genfusion_ns.data.clips import pairs\n    import diffusers\n")
+    assert {"genfusion_ns.data.clips", "genfusion_ns.data.clips.pairs", "diffusers"} <= imports_of(module)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_between(files: dict[str, Path]) -> dict[str, set[str]]:
+    """Modules that each module imports; inside functions and under TYPE_CHECKING counts too."""
+    found = {}
+    for module, path in files.items():
+        names = imports_of(path)
+        longest = {name for name in names if name in files}
+        # `from a.b import c` names a.b as well, which is the package where c is a module of its own.
+        packages = {name.rpartition(".")[0] for name in longest if files[name].name != "__init__.py"}
+        found[module] = {name for name in longest if not (name in packages and files[name].name == "__init__.py")}
+        found[module].discard(module)
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle():
+    arrows = imports_between({module_of(path): path for path in PACKAGE.rglob("*.py")})
+    assert sum(map(len, arrows.values())) > 300
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(f"these import each other: {' <- '.join(error.args[1])}") from None
+
+
+def test_a_circle_is_seen(tmp_path):
+    one, two = tmp_path / "one.py", tmp_path / "two.py"
+    one.write_text("def f():\n    import two\n")
+    two.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from one import f\n")
+    arrows = imports_between({"one": one, "two": two})
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(arrows).prepare()
+
+
+def test_geometry_needs_little():
+    for path in (PACKAGE / "geometry").rglob("*.py"):
+        foreign = {name.split(".")[0] for name in imports_of(path)} - GEOMETRY_NEEDS - set(sys.stdlib_module_names)
+        assert not foreign, f"{path.name} imports {foreign}"

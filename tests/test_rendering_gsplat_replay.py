@@ -15,7 +15,7 @@ from shared_files import recorded
 from torch import Tensor
 
 from genfusion_ns.rendering.backends import gsplat as gsplat_backend
-from genfusion_ns.rendering.backends.reference import surfel_homographies
+from genfusion_ns.rendering.homographies import surfel_homographies
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, rasterize_surfels
 
 SCENES = ("random", "two_cameras_sh3", "background_near_behind", "one_tilted", "tiny", "all_culled")

@@ -27,6 +27,7 @@ from genfusion_ns.data.captures.dataset import CaptureDataset
 from genfusion_ns.data.captures.image_sizes import match_image_sizes
 from genfusion_ns.data.captures.mask_files import masks_beside, read_alpha, read_mask, require_alpha
 from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
+from genfusion_ns.data.seen_parts import SeenParts
 from genfusion_ns.stored_config import StoredConfig
 
 _OPAQUE = 127
@@ -50,19 +51,6 @@ class MaskingConfig(StoredConfig):
     """Windows: distance moved from one view to the next along each axis, as a share of the photo's longer side."""
     seed: int = 0
     """Windows: decides the directions of the walk."""
-
-
-@dataclass(frozen=True)
-class SeenParts:
-    """What may be seen of each train view, in the pixels of its undistorted photo."""
-
-    cameras: Cameras
-    """Cameras of what is left: undistorted and, with windows, cropped. [V]"""
-    windows: tuple[CropWindow, ...] | None
-    mask_files: tuple[Path, ...] | None
-    """Mask image of each view; for alpha the photos themselves."""
-    masks: tuple[Bool[Tensor, "H W"], ...] | None
-    """True where seen, undistorted."""
 
 
 class MaskedDataset(CaptureDataset):

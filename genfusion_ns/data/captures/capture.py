@@ -24,7 +24,7 @@ from genfusion_ns.data.captures.file_lookup import FileLookup
 from genfusion_ns.data.captures.image_files import raise_for
 from genfusion_ns.data.captures.location import config_file, located
 from genfusion_ns.data.captures.parser import CaptureParser
-from genfusion_ns.data.points.seed_points import SparseSources
+from genfusion_ns.data.points.sparse_model import SparseSources
 from genfusion_ns.data.view_selection import ViewSplit
 from genfusion_ns.messages import say
 

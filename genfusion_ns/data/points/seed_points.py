@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,13 @@ from genfusion_ns.data.points.similarity import AlignmentError, fit_similarity
 from genfusion_ns.data.points.sparse_model import (
     SparseModel,
     SparseModelError,
+    SparseSources,
     read_colmap_model,
     read_ply_model,
     without_invalid_points,
 )
+from genfusion_ns.data.seen_parts import SeenParts
 from genfusion_ns.data.view_selection import NameIndex
-
-if TYPE_CHECKING:
-    from genfusion_ns.data.masking import SeenParts
 
 SeedPointsKind = Literal["visible", "strict", "random"]
 
@@ -50,22 +49,6 @@ class SeedPoints:
     """`visible`, `strict` or `random`, with `+random` when there were too few; written to the log and the results."""
     source: str
     """Where they come from, for the log."""
-
-
-@dataclass(frozen=True)
-class SparseSources:
-    """Where to look for sparse points."""
-
-    data_dir: Path
-    """Folder of the capture."""
-    pose_files: tuple[Path, ...] = ()
-    """Files with the poses that go with a point cloud: transforms.json or Blender's."""
-    colmap_path: Path | None = None
-    """COLMAP model to prefer, relative to `data_dir`."""
-    ply_path: Path | None = None
-    """Point cloud that the capture or the user names, relative to `data_dir`."""
-    prefer_ply: bool = False
-    """Take `ply_path` even when there is a COLMAP model."""
 
 
 def make_seed_points(

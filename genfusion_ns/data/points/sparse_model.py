@@ -28,6 +28,22 @@ class SparseModelError(ValueError):
 
 
 @dataclass(frozen=True)
+class SparseSources:
+    """Where to look for sparse points."""
+
+    data_dir: Path
+    """Folder of the capture."""
+    pose_files: tuple[Path, ...] = ()
+    """Files with the poses that go with a point cloud: transforms.json or Blender's."""
+    colmap_path: Path | None = None
+    """COLMAP model to prefer, relative to `data_dir`."""
+    ply_path: Path | None = None
+    """Point cloud that the capture or the user names, relative to `data_dir`."""
+    prefer_ply: bool = False
+    """Take `ply_path` even when there is a COLMAP model."""
+
+
+@dataclass(frozen=True)
 class SparseModel:
     """Points in the world of their file, and the cameras of the same world."""
 

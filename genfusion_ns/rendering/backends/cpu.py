@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.rendering.backends import cpu_kernels as kernels
-from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, strategy_info
+from genfusion_ns.rendering.contract import RasterSettings, SurfelRender, Surfels, strategy_info
 from genfusion_ns.rendering.thread_pool import num_threads, run_on_all, set_num_threads
 
 __all__ = ["count_pairs", "num_threads", "render", "set_num_threads"]
