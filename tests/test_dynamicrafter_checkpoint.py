@@ -28,7 +28,7 @@ from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpo
 from genfusion_ns.priors.dynamicrafter.conversion.key_map import Piece, ignored_as, pieces_of
 from genfusion_ns.priors.dynamicrafter.conversion.plan import plan_conversion
 from genfusion_ns.priors.dynamicrafter.conversion.safetensors_writer import write_safetensors
-from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, open_checkpoint
+from genfusion_ns.priors.dynamicrafter.conversion.source import ConversionError, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.scripts.convert_generator import entrypoint
 
@@ -97,7 +97,7 @@ def test_the_published_file_fills_the_published_network():
 def test_strict_both_ways(change, message):
     layout = published_layout()
     change(layout)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(ConversionError, match=message):
         plan_conversion(Layout(layout), Architecture().skeleton())
 
 
@@ -179,7 +179,7 @@ def test_base_files_take_an_autoencoder_from_elsewhere(tmp_path):
     assert_same(DynamiCrafterPipeline.from_pretrained(tmp_path / "out"), pipeline)
 
     rgb.save_pretrained(tmp_path / "rgb")
-    with pytest.raises(CheckpointError, match=r"has \(3, 3\) image channels"):
+    with pytest.raises(ConversionError, match=r"has \(3, 3\) image channels"):
         convert_checkpoint(source, tmp_path / "other", torch.float32, tmp_path / "rgb", TOY)
 
 
@@ -217,7 +217,7 @@ def test_nothing_of_a_file_is_run(tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": Payload(trap)}, tmp_path / "bad.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Payload(trap)))
     for name in ("bad.ckpt", "plain.ckpt"):
-        with pytest.raises(CheckpointError, match=name):
+        with pytest.raises(ConversionError, match=name):
             open_checkpoint(tmp_path / name)
     assert not trap.exists()
 
@@ -230,14 +230,14 @@ def test_truncated_files_are_named(suffix, kept, tmp_path):
     save_file(state, path) if suffix == "safetensors" else torch.save({"state_dict": state}, path)
     content = path.read_bytes()
     cut.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(CheckpointError, match=rf"cut\.{suffix}"):
+    with pytest.raises(ConversionError, match=rf"cut\.{suffix}"):
         open_checkpoint(cut)
 
 
 def test_other_files_are_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.ckpt"):
         open_checkpoint(tmp_path / "nowhere.ckpt")
-    with pytest.raises(CheckpointError, match="is a folder"):
+    with pytest.raises(ConversionError, match="is a folder"):
         open_checkpoint(tmp_path)
     for name, content, message in (
         ("pointer.ckpt", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
@@ -245,13 +245,13 @@ def test_other_files_are_explained(tmp_path):
         ("empty.ckpt", b"", "0 bytes"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(ConversionError, match=message):
             open_checkpoint(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.ckpt")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(ConversionError, match="holds a list"):
         open_checkpoint(tmp_path / "list.ckpt")
     torch.save({"optimizer": {"lr": 1}}, tmp_path / "optimizer.ckpt")
-    with pytest.raises(CheckpointError, match="no tensors"):
+    with pytest.raises(ConversionError, match="no tensors"):
         open_checkpoint(tmp_path / "optimizer.ckpt")
 
 

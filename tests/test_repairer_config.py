@@ -18,7 +18,7 @@ from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer
 from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
-from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError
+from genfusion_ns.priors.dynamicrafter.conversion.source import ConversionError
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
 from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_generator, is_hub_name
 from genfusion_ns.scripts.convert_generator import ConvertGeneratorConfig, main
@@ -223,7 +223,7 @@ def test_a_checkpoint_file_is_converted_once(weights, tmp_path, capsys):
 
 def test_a_checkpoint_of_something_else(tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match=r"other.safetensors is not a checkpoint of GenFusion"):
+    with pytest.raises(ConversionError, match=r"other.safetensors is not a checkpoint of GenFusion"):
         check_repairer(RepairerConfig(model=str(tmp_path / "other.safetensors")))
     with pytest.raises(ValueError, match=r"gone.ckpt', which is neither auto.* nor an existing folder, checkpoint"):
         check_repairer(RepairerConfig(model=str(tmp_path / "gone.ckpt")))

@@ -40,8 +40,8 @@ def mean_up(c2w: Float[Tensor, "N 4 4"]) -> Float[Tensor, "3"]:
     """The vertical of a capture: the mean camera up axis, corrected by the habit of holding cameras without roll.
 
     Cameras that look down from one side share a mean up axis that leans; their right axes are still horizontal. Solves
-    min |u - mean up|^2 + (1 / w) mean (u . right_i)^2, so directions that the right axes span are removed from u and
-    those they leave open keep the mean up axis.
+    ``min |u - mean up|^2 + (1 / w) mean (u . right_i)^2``, so directions that the right axes span are removed
+    from u and those they leave open keep the mean up axis.
 
     Args:
         c2w: poses. [N, 4, 4]
@@ -128,7 +128,7 @@ def neighbour_spacing(c2w: Float[Tensor, "N 4 4"]) -> float:
 
 
 def pose_distances(c2w: Float[Tensor, "N 4 4"], other: Float[Tensor, "M 4 4"] | None = None) -> Float[Tensor, "N M"]:
-    """Distance between poses, unit-free: |position difference| / scale + 0.5 (1 - cos of the angle between the axes).
+    """Distance between poses, unit-free: position difference / scale + 0.5 (1 - cos of the angle between the axes).
 
     The scale is the median distance of the cameras `c2w` from their mean position (1 where they coincide), so that
     the number does not depend on the unit of length, unlike the official rule for choosing references.

@@ -2,10 +2,11 @@
 
 Conventions: metres, z up. A shape lives in its own frame (columns of `rotation` in world axes, origin `centre`):
 
-- ``panel``      rectangle |x| <= half[0], |y| <= half[1] in z = 0, with rectangular holes; one face
-- ``box``        |x|, |y|, |z| <= half; faces -x, +x, -y, +y, -z, +z
+- ``panel``      rectangle ``|x| <= half[0], |y| <= half[1]`` in z = 0, with rectangular holes; one face
+- ``box``        ``|x|, |y|, |z| <= half``; faces -x, +x, -y, +y, -z, +z
 - ``ellipsoid``  half-axes `half`; one face, longitude and latitude
-- ``frustum``    axis z, |z| <= half[2], radius half[0] at the bottom and half[1] at the top; faces side, bottom, top
+- ``frustum``    axis z, ``|z| <= half[2]``, radius half[0] at the bottom and half[1] at the top; faces side, bottom,
+  top
 
 Each face has coordinates (s, t) in 0..1: to the right and up as seen from outside.
 """

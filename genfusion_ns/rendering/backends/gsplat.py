@@ -35,7 +35,7 @@ from genfusion_ns.rendering.contract import RasterSettings, SurfelRender, Surfel
 from genfusion_ns.rendering.homographies import MIN_COVERAGE, surfel_homographies
 
 CHANNELS = 8
-"""rgb, three coefficients of m (1 + e), zero, m: gsplat takes the last channel as z, and pads other counts."""
+"""Colour, three coefficients of m (1 + e), zero, m: gsplat takes the last channel as z, and pads other counts."""
 LOW_PASS_SIGMA = 0.5**0.5
 """Standard deviation of the low-pass disc in pixels (2DGS equation 11)."""
 MIN_DISPARITY_RATIO = 0.05

@@ -20,7 +20,7 @@ from torch import Tensor
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
 from genfusion_ns.priors.dynamicrafter.conversion.plan import VAE_PREFIX, Plan, plan_conversion
 from genfusion_ns.priors.dynamicrafter.conversion.safetensors_writer import write_safetensors
-from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, CheckpointSource, open_checkpoint
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointSource, ConversionError, open_checkpoint
 from genfusion_ns.priors.dynamicrafter.loading import load_autoencoder
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
@@ -66,7 +66,7 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: the checkpoint or the folder of the autoencoder is missing.
         FileExistsError: the output folder has files in it.
-        CheckpointError: the file is unreadable, its tensors do not fit the architecture, or the autoencoder has no
+        ConversionError: the file is unreadable, its tensors do not fit the architecture, or the autoencoder has no
             depth.
         ValueError: a tensor with values that are not finite in this type.
         OSError: the disk is too small.
@@ -134,7 +134,7 @@ def _load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
         raise FileNotFoundError(f"{folder} has no config.json: it is not the folder of a diffusers autoencoder")
     vae = load_autoencoder(folder, dtype)
     if _channels(vae) != RGBD_CHANNELS:
-        raise CheckpointError(
+        raise ConversionError(
             f"the autoencoder in {folder} has {_channels(vae)} image channels (in, out); RGB-D needs {RGBD_CHANNELS}, "
             "as that of Intel/ldm3d-4c has"
         )

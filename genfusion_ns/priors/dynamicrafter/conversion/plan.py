@@ -11,7 +11,7 @@ import torch
 
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.conversion.key_map import Piece, ignored_as, pieces_of
-from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointError, CheckpointSource
+from genfusion_ns.priors.dynamicrafter.conversion.source import CheckpointSource, ConversionError
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 
 VAE_PREFIX = "first_stage_model."
@@ -41,7 +41,7 @@ def plan_conversion(
         where: what messages call the checkpoint.
 
     Raises:
-        CheckpointError: tensors that no rule knows, that are missing, or of another shape.
+        ConversionError: tensors that no rule knows, that are missing, or of another shape.
     """
     targets = {
         f"{name}.{key}": tuple(value.shape)
@@ -93,7 +93,7 @@ def _raise_if_any(where: str, unknown: list[str], missing: list[str], misfits: l
         if entries
     ]
     if problems:
-        raise CheckpointError(
+        raise ConversionError(
             f"{where} is not a checkpoint of GenFusion's generator or of DynamiCrafter at 512 or 1024 pixels. "
             + ". ".join(problems)
         )

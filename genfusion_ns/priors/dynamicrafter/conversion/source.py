@@ -15,7 +15,7 @@ _DEEPSPEED_PREFIX = "_forward_module."
 _POINTER = b"version https://git-lfs"
 
 
-class CheckpointError(ValueError):
+class ConversionError(ValueError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
@@ -78,15 +78,15 @@ def open_checkpoint(path: Path) -> CheckpointSource:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is incomplete, of another kind, or holds more than plain data.
+        ConversionError: the file is incomplete, of another kind, or holds more than plain data.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
+        raise ConversionError(f"{path} is a folder; give the checkpoint file in it")
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
-            raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; fetch them with git lfs pull")
+            raise ConversionError(f"{path} is a Git LFS pointer, not the weights; fetch them with git lfs pull")
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
 
 
@@ -94,20 +94,20 @@ def _open_safetensors(path: Path) -> CheckpointSource:
     try:
         return _Safetensors(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(_incomplete(path, "safetensors", error)) from error
+        raise ConversionError(_incomplete(path, "safetensors", error)) from error
 
 
 def _open_pickle(path: Path) -> CheckpointSource:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise ConversionError(
             f"{path} holds something other than tensors and plain values, or is no checkpoint at all; nothing of it "
             "was run. Where you trust its origin, save its state_dict alone as .safetensors and convert that. "
             f"torch says: {_first_line(error)}"
         ) from error
     except (RuntimeError, OSError, EOFError, KeyError, struct.error) as error:
-        raise CheckpointError(_incomplete(path, "PyTorch (zip)", error)) from error
+        raise ConversionError(_incomplete(path, "PyTorch (zip)", error)) from error
     return _Mapped(_state_of(content, path))
 
 
@@ -119,10 +119,10 @@ def _state_of(content: object, path: Path) -> dict[str, Tensor]:
                 content = content[entry]
                 break
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, but a state_dict or module entry was expected")
+        raise ConversionError(f"{path} holds a {type(content).__name__}, but a state_dict or module entry was expected")
     wrong = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong:
-        raise CheckpointError(f"{path} has entries that are no tensors, such as {wrong[:3]}: not a model checkpoint")
+        raise ConversionError(f"{path} has entries that are no tensors, such as {wrong[:3]}: not a model checkpoint")
     return content
 
 
