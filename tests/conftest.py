@@ -18,14 +18,11 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names of the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests run last. The tests of a file stay in one process, where they share what the file makes."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            slow = "-slow" if item.get_closest_marker("slow") else ""
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}{slow}"))
+    """Files with slow tests run last, these at their end: `--dist loadfile` hands files out whole, in this order."""
+    slow = {item: item.get_closest_marker("slow") is not None for item in items}
+    late = {item.path for item in items if slow[item]}
+    items.sort(key=lambda item: (item.path in late, slow[item]))
 
 
 def pytest_runtest_setup() -> None:
