@@ -108,7 +108,7 @@ def test_sheet_shows_the_frames_where_it_says(tmp_path):
         name: int((np.abs(sheet - colour).sum(-1) == 0).sum())
         for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255)), ("both", (255, 0, 255)))
     }
-    # Six frames each of artifact, repaired and difference, all of one size.
+    # Six frames each of rendered, repaired and difference, all of one size.
     assert counts["red"] == counts["blue"] == counts["both"] > 6 * 20_000
     rows = [np.abs(sheet - colour).sum(-1).min(1).argmin() for colour in ((255, 0, 0), (0, 0, 255), (255, 0, 255))]
     assert rows[0] < rows[1] < rows[2]

@@ -21,6 +21,8 @@ _LABEL_WIDTH = 132
 _LINE = 20
 _GAP = 4
 _INK, _PAPER = (20, 20, 20), (250, 250, 250)
+_VERDICTS = {"accepted": (0, 120, 40), "rejected": (190, 20, 20)}
+"""Ink of title lines that begin so."""
 
 
 def contact_sheet(
@@ -52,7 +54,8 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
 
     for line, text in enumerate(title):
-        draw.text((_GAP, _GAP + line * _LINE), text, fill=_INK, font=font)
+        ink = next((ink for start, ink in _VERDICTS.items() if text.startswith(start)), _INK)
+        draw.text((_GAP, _GAP + line * _LINE), text, fill=ink, font=font)
     for column, frame in enumerate(chosen.tolist()):
         draw.text((_column(column, cell), header - _LINE + 2), f"frame {frame}", fill=_INK, font=font)
     for row, (label, frames) in enumerate(rows):
@@ -83,12 +86,12 @@ def _rows(clip: Clip, repaired: RepairedClip, chosen: Tensor) -> dict[str, Tenso
     rendered = encode_disparity(clip.depth[chosen], covered, percentile=1.0).disparity
     before, after = clip.rgb[chosen], repaired.rgb[chosen]
     return {
-        "artifact": before,
+        "rendered": before,
         "repaired": after,
         "|difference| x 2": 2 * (after - before).abs(),
-        "alpha": clip.alpha[chosen],
+        "coverage": clip.alpha[chosen],
         "confidence": repaired.confidence[chosen],
-        "artifact disparity": apply_float_colormap(rendered, "turbo") * covered,
+        "rendered disparity": apply_float_colormap(rendered, "turbo") * covered,
         "repaired disparity": apply_float_colormap(repaired.disparity[chosen].clamp(0, 1), "turbo"),
     }
 

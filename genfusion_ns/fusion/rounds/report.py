@@ -125,9 +125,17 @@ def side_by_side(left: Float[Tensor, "T H W 3"], right: Float[Tensor, "T H W 3"]
     return torch.cat([left, gap, right.to(left)], dim=2)
 
 
+_LABELS = {
+    "artifact_psnr": "photos against rendered (dB)",
+    "repaired_psnr": "against repaired (dB)",
+    "seen": "share that photos show",
+    "confidence": "mean confidence",
+}
+
+
 def _title(record: RoundRecord, number: int) -> list[str]:
     window, reason = record.windows[number], record.rejected[number]
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in record.scores[number].items())
+    scores = ", ".join(f"{_LABELS.get(name, name)} {value:.4g}" for name, value in record.scores[number].items())
     return [
         f"round {record.round}, step {record.step}, clip {number + 1} of {len(record.windows)}: "
         f"path frames {window.start} to {window.start + window.length - 1}, {record.repairer}, seed {record.seed}",
