@@ -103,7 +103,8 @@ def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str)
 def test_train_views_lie_on_the_device_and_bring_their_size_along(tmp_path: Path) -> None:
     capture = make_capture(tmp_path / "capture")
     write_transforms(capture)
-    config = GenFusionDataManagerConfig(data=capture.folder, cache_images="gpu", backdrop_points=False)  # it reads photos
+    # Points for the backdrop read the photos before the first step.
+    config = GenFusionDataManagerConfig(data=capture.folder, cache_images="gpu", backdrop_points=False)
     manager = config.setup(device="meta", test_mode="val")
     manager.next_train(0)  # reads the photos
     with Uploads() as uploads:
