@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,32 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_training_with_a_checkpoint_from_which_it_goes_on(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path, number: signal.Signals
+) -> None:
+    config = replace(TINY, steps=4)
+    data = batches(paths, config)
+    train(data, held_out[:1], tmp_path / "whole", config)
+
+    class Signalled(ClipDataset):
+        def __getitem__(self, index: int) -> list[ClipPair]:
+            if index == 1:
+                signal.raise_signal(number)
+            return super().__getitem__(index)
+
+    broken = Signalled(data.sources, data.augmentation, data.batch_size, data.batches, data.seed)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        train(broken, held_out[:1], tmp_path / "parts", config)
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-2"]
+    train(data, held_out[:1], tmp_path / "parts", config)
+    whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 @pytest.fixture(scope="module")

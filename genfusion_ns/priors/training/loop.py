@@ -8,7 +8,7 @@ with one batch each take the same step as one process with two.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from genfusion_ns.files import replacing_files
+from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_checkpoint
 from genfusion_ns.priors.training.curves import Curves, write_picture
 from genfusion_ns.priors.training.objective import Objective
@@ -31,6 +32,7 @@ from genfusion_ns.priors.training.settings import LoopConfig, seed_of
 from genfusion_ns.priors.training.validation import ValidationReport
 
 _VALIDATION_LIMIT = timedelta(hours=6)  # that other processes wait while the main one validates
+_STOPS = "the training stops after this step and saves a checkpoint. Once more: it stops at once."
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -206,6 +208,7 @@ def fit(
         The last validation, in the main process.
 
     Raises:
+        SystemExit: Ctrl-C or SIGTERM, after a checkpoint; a training in several processes ends without one.
         ValueError: settings that no training can have, or a checkpoint that cannot be resumed from.
         FloatingPointError: the training diverged.
     """
@@ -219,6 +222,18 @@ def fit(
 
 
 def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | None) -> ValidationReport | None:
+    if run.accelerator.num_processes > 1:  # their launcher passes signals on to some of them only
+        return _steps_until(lambda: None, run, batches, first, curves)
+    with StopRequest(_STOPS) as stop:
+        report = _steps_until(lambda: stop.received, run, batches, first, curves)
+    if stop.received is not None:
+        raise SystemExit(stop.status)
+    return report
+
+
+def _steps_until(
+    stopped: Callable[[], object], run: Training, batches: Dataset[Any], first: int, curves: Curves | None
+) -> ValidationReport | None:
     config, report = run.config, None
     stream = _stream(batches, run.accelerator, config, first)
     progress = tqdm(total=config.steps, initial=first, desc="train", mininterval=5.0, disable=curves is None)
@@ -236,8 +251,13 @@ def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | No
                 progress.write(f"step {step}: {report.summary()}")
         if config.keep_every and step % config.keep_every == 0:
             run.keep(step)
-        if step % config.checkpoint_every == 0 or last:
+        stop = stopped() is not None
+        if step % config.checkpoint_every == 0 or last or stop:
             run.checkpoint(step)
+        if stop:
+            progress.write(f"stopped after step {step} of {config.steps}, with a checkpoint; the same command goes on")
+            progress.close()
+            return report
     progress.close()
     return run.publish(config.steps, curves) if first >= config.steps else report
 
