@@ -347,6 +347,10 @@ def test_a_count_that_no_file_holds(sparse: TinyCapture) -> None:
             r"view_00.png: focal lengths nan and 30, .*must be finite|must be finite",
         ),
         ({"cameras": lambda c: c.update({1: c[1]._replace(width=0)})}, r"the image size is 0 x 24"),
+        (
+            {"cameras": lambda c: c.update({1: c[1]._replace(width=2**40)})},
+            r"has a camera of 1099511627776 x 24 pixels",
+        ),
     ],
 )
 def test_models_with_wrong_entries(sparse: TinyCapture, changes: dict, said: str) -> None:

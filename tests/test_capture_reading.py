@@ -125,6 +125,8 @@ def test_fisheye_and_pinhole_cameras_in_one_capture(tiny: TinyCapture) -> None:
             r"view_\d\d.png: is_fisheye is True, camera_model is OPENCV; .*Remove is_",
         ),
         (lambda c: c.update(is_fisheye=False, camera_model="OPENCV_FISHEYE"), r"is_fisheye is False, camera_model is"),
+        (lambda c: (c.pop("camera_model"), c.update(is_fisheye="false")), r"is_fisheye at the top is 'false'"),
+        (each_frame(is_fisheye=None), r"is_fisheye of images/view_\d\d.png is 'None'"),
         (each_frame(camera_model="EQUIRECTANGULAR"), r"camera_model of images/view_\d\d.png is 'EQUIRECTANGULAR'"),
         (lambda c: c.update(camera_model="PINHOLE", k1=0.1), r"view_\d\d.png has k1 0.1 and the camera_model PINHOLE"),
         (
@@ -392,6 +394,19 @@ def test_two_names_of_one_file(tiny: TinyCapture) -> None:
     assert_refused(tiny.folder, CaptureError, said)
 
 
+def test_two_spellings_of_one_file(tiny: TinyCapture) -> None:
+    edited(tiny, lambda c: c["frames"][0].update(file_path=f"images/../{c['frames'][1]['file_path']}"))
+    assert_refused(tiny.folder, CaptureError, r"several registered images have one and the same file")
+
+
+@pytest.mark.parametrize("name", ["images/" + 300 * "a" + ".png", "images/" + 3000 * "a/" + "b"])
+@pytest.mark.parametrize("key", ["file_path", "mask_path"])
+def test_names_too_long_for_the_system(tiny: TinyCapture, key: str, name: str) -> None:
+    edited(tiny, each_frame(mask_path="masks/a.png"))
+    edited(tiny, lambda c: c["frames"][0].update({key: name}))
+    assert_refused(tiny.folder, CaptureError, r"not a usable file name|does not exist, a mask")
+
+
 def test_blender_names_with_an_ending(tiny: TinyCapture) -> None:
     write_blender(tiny, train=[1, 2, 3, 4], test=[0, 5])
     for split in ("train", "test"):
@@ -413,14 +428,16 @@ def text_model(capture: TinyCapture) -> Path:
     return capture.folder / "sparse/0/images.txt"
 
 
-@pytest.mark.parametrize("place", ["before", "between", "within"])
+@pytest.mark.parametrize("place", ["before", "between", "within", "everywhere"])
 def test_blank_lines_in_text_models(tiny: TinyCapture, place: str) -> None:
     path = text_model(tiny)
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     pairs = ["\n".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
     if place == "within":  # an image without observations
         pairs[0] = pairs[0].splitlines()[0] + "\n"
-    gap = "\n\n" if place == "between" else "\n"
+    if place == "everywhere":
+        pairs = [pair.replace("\n", "\n\n# c\n") for pair in pairs]
+    gap = "\n\n" if place in ("between", "everywhere") else "\n"
     start = "# a\n\n  # b\n" if place == "before" else ""
     path.write_text(start + gap.join(pairs) + "\n")
     cameras = outputs(tiny, COLMAP).cameras

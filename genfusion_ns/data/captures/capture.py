@@ -210,7 +210,7 @@ def _mark_fisheye(cameras: Cameras) -> None:
 
 
 def _refuse_duplicates(folder: Path, files: Sequence[Path]) -> None:
-    counts = Counter(files)
+    counts = Counter(os.path.normpath(file) for file in files)
     raise_for(
         [f"{file} ({count} times)" for file, count in counts.items() if count > 1],
         f"{folder}: several registered images have one and the same file",

@@ -30,7 +30,7 @@ class FileLookup:
         """The file that `name` means; where there is none, or more than one, the path as it is written."""
         name = os.fsdecode(name.encode("utf-8", "surrogateescape"))  # names on disk are UTF-8 whatever the locale
         written = self._folder / name
-        if written.is_file():
+        if os.path.isfile(written):  # unlike Path.is_file, False for names that are too long for the system
             return written
         for parts in _readings(name):
             folder: Path | None = self._folder
@@ -42,14 +42,14 @@ class FileLookup:
         return written
 
     def _inner_folder(self, folder: Path, part: str) -> Path | None:
-        if (folder / part).is_dir():
+        if os.path.isdir(folder / part):
             return folder / part
         alike = [name for name in self._names(folder).get(_key(part), []) if (folder / name).is_dir()]
         return folder / alike[0] if len(alike) == 1 else None
 
     def _file(self, folder: Path, name: str) -> list[Path]:
         """Files in `folder` that `name` may mean: of the name itself, else of its case, else of any ending."""
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return [folder / name]
         names = self._names(folder)
         # "frame.001" has no ending to strip although it looks like one, hence both stems.

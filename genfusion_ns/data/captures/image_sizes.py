@@ -50,8 +50,8 @@ def shrink(pixels: UInt8[np.ndarray, "H W C"], factor: int) -> UInt8[np.ndarray,
     image = Image.fromarray(pixels)
     box = (0, 0, image.width // factor * factor, image.height // factor * factor)
     if image.mode == "RGBA":
-        return np.asarray(image.convert("RGBa").reduce(factor, box).convert("RGBA"))
-    return np.asarray(image.reduce(factor, box))
+        return np.array(image.convert("RGBa").reduce(factor, box).convert("RGBA"))
+    return np.array(image.reduce(factor, box))
 
 
 def must_turn(header: ImageHeader, expected: tuple[int, int]) -> bool:

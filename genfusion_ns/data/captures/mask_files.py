@@ -6,6 +6,7 @@ channel and the size of the photo, and says nothing of masks that hide all.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -110,12 +111,12 @@ def declared_masks(capture: Capture, config: DataParserConfig) -> list[Path] | N
     named = capture.outputs.mask_filenames
     if named is None:
         return None
-    absent = [i for i, file in enumerate(named) if not file.is_file()]
+    absent = [i for i, file in enumerate(named) if not os.path.isfile(file)]  # False for names that are too long
     found, full = list(named), _full_size_masks(config) if absent else {}
     missing = []
     for i in absent:
         candidates = [full.get(capture.outputs.image_filenames[i].name), _without_factor(named[i])]
-        there = next((file for file in candidates if file is not None and file.is_file()), None)
+        there = next((file for file in candidates if file is not None and os.path.isfile(file)), None)
         missing += [] if there else [named[i]]
         found[i] = there or named[i]
     if missing:
@@ -189,7 +190,7 @@ def _seen(path: Path, image: Image.Image) -> Bool[np.ndarray, "H W"]:
         if alpha.min() < 255:
             return alpha > _OPAQUE
     if image.mode == "1":
-        return np.asarray(image)
+        return np.array(image)
     deep = is_wide(image) or not has_range(image)
     samples = np.asarray(image) if deep else np.asarray(eight_bit(image))[..., :3].max(-1)
     shown = samples != 0

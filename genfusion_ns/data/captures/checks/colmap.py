@@ -49,6 +49,7 @@ _UNDISTORT = (
 )
 _IMAGE = struct.Struct("<idddddddi")
 _OBSERVATION_BYTES = 24
+_LARGEST_SIDE = 100_000
 
 
 @dataclass(frozen=True)
@@ -197,21 +198,36 @@ def read_image_headers(path: Path) -> dict[int, RegisteredImage]:
 def read_images_text(path: Path) -> dict[int, RegisteredImage]:
     """The images of images.txt by id, without the observations, which are every second line.
 
-    Blank lines and comments before an image count for nothing; image names may contain spaces.
+    Blank lines and comments count for nothing, but for the blank one that stands for no observations; image names may
+    contain spaces.
 
     Raises:
         ValueError: a line that is no image.
     """
     images = {}
+    after_image = False
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         for line in stream:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
+            if after_image and _are_observations(line):
+                after_image = False
+                continue
             image_id, *numbers, camera_id, name = line.strip().split(maxsplit=9)
             pose = np.array([float(number) for number in numbers])
             images[int(image_id)] = RegisteredImage(name, int(camera_id), pose[:4], pose[4:])
-            next(stream, None)
+            after_image = True
     return images
+
+
+def _are_observations(line: str) -> bool:
+    """Whether a line of images.txt lists x, y and point ids, as its beginning tells; image lines end with a name."""
+    words = line.split(maxsplit=12)[:12]
+    try:
+        [float(word) for word in words], [int(word) for word in words[2::3]]
+    except ValueError:
+        return False
+    return len(words) % 3 == 0
 
 
 def _lines(path: Path) -> list[str]:
@@ -244,6 +260,9 @@ def _read(path: Path, read: Callable[[Path], dict[int, Any]]) -> dict[int, Any]:
 def _image_problem(image: RegisteredImage, cameras: dict) -> str | None:
     if image.camera_id not in cameras:
         return f"has the camera {image.camera_id}, the model has {sorted(cameras)[:8]}"
+    camera = cameras[image.camera_id]
+    if max(abs(camera.width), abs(camera.height)) > _LARGEST_SIDE:
+        return f"has a camera of {camera.width} x {camera.height} pixels, at most {_LARGEST_SIDE} a side are allowed"
     if not (np.isfinite(image.qvec).all() and np.isfinite(image.tvec).all()):
         return f"has the pose {image.qvec.tolist()}, {image.tvec.tolist()}, which is not finite"
     norm = float(np.linalg.norm(image.qvec))

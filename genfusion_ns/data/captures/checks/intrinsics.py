@@ -177,6 +177,15 @@ def _check_models(path: Path, content: Mapping[str, Any], frames: list[dict[str,
         f"Allowed are {', '.join(CAMERA_MODELS)}. Undistort the images to a pinhole camera first.",
     )
     raise_for(
+        [
+            f"is_fisheye {where} is {str(level['is_fisheye'])[:60]!r}"
+            for level, where in _levels(content, frames)
+            if not isinstance(level.get("is_fisheye", False), (bool, int)) or level.get("is_fisheye", 0) not in (0, 1)
+        ],
+        f"{path}: lenses that are not told",
+        "is_fisheye may be true or false.",
+    )
+    raise_for(
         _distinct(
             f"{frame['file_path']}: is_fisheye is {flag[0]!r}, camera_model is {model[0]}"
             for frame in frames
