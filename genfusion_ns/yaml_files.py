@@ -49,6 +49,11 @@ def refuse(node: Node, problem: str) -> NoReturn:
     raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
+def refuse_value(node: Node, error: AttributeError | ValueError) -> NoReturn:
+    """Refuse a number or date that there is not; the YAML library meets some of them with an attribute error."""
+    refuse(node, str(error) if isinstance(error, ValueError) else f"no value of its kind ({error})")
+
+
 def _load(text: str, kind: type[yaml.SafeLoader]) -> Any:
     loader = kind(text)
     try:
@@ -58,8 +63,8 @@ def _load(text: str, kind: type[yaml.SafeLoader]) -> Any:
         _check_size(node)
         try:
             return loader.construct_document(node)
-        except ValueError as error:  # numbers, dates and such that there are not; the loader may know the line
-            refuse(node, str(error))
+        except (AttributeError, ValueError) as error:  # the loader may know the line
+            refuse_value(node, error)
     finally:
         loader.dispose()
 

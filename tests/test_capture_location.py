@@ -54,6 +54,7 @@ def test_config_files_name_everything_by_absolute_paths(tmp_path: Path, monkeypa
         ("data/cap", "project/data/cap", "project/outputs/x/genfusion/now/config.yml"),
         ("/away/data/cap", "run/cap", "run/config.yml"),
         ("../cap", "runs/cap", "runs/a/b/config.yml"),
+        ("/away/cap", "project/cap", "project/outputs/cap/genfusion/now/config.yml"),
         ("/away/cap/transforms.json", "run/transforms.json", "run/config.yml"),
     ],
 )

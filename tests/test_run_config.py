@@ -168,6 +168,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" * 100_000, "is nested too deeply"),
         ("a: " + "9" * 5000, "line 1: Exceeds the limit"),
         ("a: 2026-99-99", "line 1: month must be in"),
+        ('a: 1\nb: !!timestamp "x"', "line 2: no value of its kind"),
         ("a: 1\nb: 2\na: 3", "line 3: the key 'a' stands twice"),
         ("a: &a [*a]", "line 1: a value that contains itself"),
         ("a: &a {x: 1}\nb: {<<: *a}", "line 2: merge keys"),
@@ -175,7 +176,22 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x" * 2**21, "more than any file of settings"),
         ("a: \x07", "special characters are not allowed"),
     ],
-    ids=["empty", "map", "cut", "two", "deep", "number", "date", "twice", "itself", "merge", "bomb", "size", "bell"],
+    ids=[
+        "empty",
+        "map",
+        "cut",
+        "two",
+        "deep",
+        "number",
+        "date",
+        "time",
+        "twice",
+        "itself",
+        "merge",
+        "bomb",
+        "size",
+        "bell",
+    ],
 )
 def test_files_that_are_no_configs(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(RunConfigError, match=said) as caught:

@@ -23,7 +23,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.fusion.checkpoints import checkpoints_of, read_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline, GenFusionPipelineConfig
-from genfusion_ns.yaml_files import read_yaml, refuse
+from genfusion_ns.yaml_files import read_yaml, refuse, refuse_value
 
 _OWNERS = ("nerfstudio", "genfusion_ns")
 _PROGRAMS = ("nerfstudio.scripts", "genfusion_ns.scripts")
@@ -92,8 +92,8 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:  # numbers, dates and entries of enums that there are not
-            refuse(node, str(error))
+        except (AttributeError, ValueError) as error:  # numbers, dates and entries of enums that there are not
+            refuse_value(node, error)
 
     def tuple_of(self, node: Node) -> tuple[Any, ...]:
         return tuple(self.construct_sequence(node))  # pyright: ignore[reportArgumentType]

@@ -56,4 +56,6 @@ def _near(data: Path, folder: Path) -> Iterator[Path]:
     parts = [part for part in data.parts if part not in (data.anchor, ".", "..")]
     for start in range(len(parts)):
         for around in (folder, *folder.parents)[:_AROUND]:
-            yield around.joinpath(*parts[start:])
+            candidate = around.joinpath(*parts[start:])
+            if candidate not in (folder, *folder.parents):  # nerfstudio names a folder of runs after the data
+                yield candidate

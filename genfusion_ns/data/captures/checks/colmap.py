@@ -224,10 +224,10 @@ def _are_observations(line: str) -> bool:
     """Whether a line of images.txt lists x, y and point ids, as its beginning tells; image lines end with a name."""
     words = line.split(maxsplit=12)[:12]
     try:
-        [float(word) for word in words], [int(word) for word in words[2::3]]
+        numbers = [*map(float, words), *map(int, words[2::3])]
     except ValueError:
         return False
-    return len(words) % 3 == 0
+    return len(numbers) % 4 == 0
 
 
 def _lines(path: Path) -> list[str]:
