@@ -148,8 +148,10 @@ BAD = {
     "by columns": (_transpose, r"camera_path\[2\].camera_to_world is .*as the last row.*by rows"),
     "scaled": (_scale(1.1), "without scale or mirror"),
     "mirrored": (_scale(-1.0), "without scale or mirror"),
-    "no fov": (_drop("camera_path", 0, "fov"), r"camera_path\[0\].fov is missing; allowed: degrees between 0 and 180"),
+    "no fov": (_drop("camera_path", 0, "fov"), r"camera_path\[0\].fov is missing; allowed: degrees of at least 0.01"),
     "fov 0": (_set("camera_path", 0, "fov", value=0), "fov is 0; allowed"),
+    "a view of no width": (_set("camera_path", 0, "fov", value=1e-300), "fov is 1e-300; allowed"),
+    "fps beyond videos": (_set("fps", value=1e31), r"fps is 1e\+31; allowed"),
     "fov 180": (_set("camera_path", 0, "fov", value=180.0), "fov is 180.0; allowed"),
     "fov is text": (_set("camera_path", 0, "fov", value="50"), "fov is '50'; allowed"),
     "aspect 0": (_set("camera_path", 4, "aspect", value=0), "aspect is 0; allowed: width / height"),
@@ -164,8 +166,8 @@ BAD = {
     "height is nan": (_set("render_height", value=math.nan), "render_height is nan; allowed: a whole number"),
     "width of a billion": (_set("render_width", value=10**9), r"render_width is 1000000000; allowed: .* 1\.\.32768"),
     "width is true": (_set("render_width", value=True), "render_width is True; allowed: a whole number"),
-    "endless fps": (_set("fps", value=math.inf), "fps is inf; allowed: frames per second above 0"),
-    "fps 0": (_set("fps", value=0), "fps is 0; allowed: frames per second above 0"),
+    "endless fps": (_set("fps", value=math.inf), "fps is inf; allowed: 0.01..1000 frames per second"),
+    "fps 0": (_set("fps", value=0), "fps is 0; allowed: 0.01..1000 frames per second"),
 }
 
 

@@ -19,6 +19,9 @@ from torch import Tensor
 from genfusion_ns.json_files import JsonValue, read_json
 
 _RIGID_TOLERANCE = 1e-4
+_FPS = (1e-2, 1e3)
+_NARROWEST = 1e-2
+"""Degrees; single precision knows no focal lengths of much narrower views."""
 _ASPECTS = (0.1, 10.0)
 _LARGEST_SIDE = 2**15
 """Of a render, in pixels; what viewers save is far below."""
@@ -134,7 +137,8 @@ def _pose(value: JsonValue) -> np.ndarray:
 
 
 def _fov(value: JsonValue) -> float:
-    return math.radians(value.number("degrees between 0 and 180, both exclusive", lambda fov: 0 < fov < 180))
+    allowed = f"degrees of at least {_NARROWEST:g} and below 180"
+    return math.radians(value.number(allowed, lambda fov: _NARROWEST <= fov < 180))
 
 
 def _aspect(value: JsonValue, shape: float | None) -> float:
@@ -147,4 +151,6 @@ def _is_aspect(number: float) -> bool:
 
 
 def _fps(value: JsonValue) -> float | None:
-    return value.number("frames per second above 0", lambda fps: fps > 0) if value.is_given else None
+    if not value.is_given:
+        return None
+    return value.number(f"{_FPS[0]:g}..{_FPS[1]:g} frames per second", lambda fps: _FPS[0] <= fps <= _FPS[1])
