@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 from broken_captures import assert_refused, edit_transforms, make_tiny, set_up, tree
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
+from nerfstudio.plugins.types import MethodSpecification
 from plyfile import PlyData, PlyElement
 from tiny_capture import APPLIED, TinyCapture, write_colmap, write_ply
 
 from genfusion_ns.data.points.sparse_model import SparseModelError
 from genfusion_ns.data.view_selection import SplitError
+from genfusion_ns.fusion.finite_settings import require_finite
+from genfusion_ns.methods import genfusion, genfusion_completion, genfusion_masked
 
 
 @pytest.fixture
@@ -206,3 +210,21 @@ def test_a_track_length_that_no_memory_holds(tiny: TinyCapture) -> None:
     content[8 + 43 : 8 + 51] = b"\xff" * 8  # of the first point
     path.write_bytes(content)
     assert_refused(tiny.folder, SparseModelError, r"points3D.bin cannot be read", ColmapDataParserConfig())
+
+
+@pytest.mark.parametrize("method", [genfusion, genfusion_masked, genfusion_completion])
+def test_numbers_that_are_none(method: MethodSpecification) -> None:
+    config = copy.deepcopy(method.config).pipeline
+    require_finite(config, "--pipeline")
+    for part, name in (("model", "near_plane"), ("fusion", "weight"), ("fusion.sampler", "max_tilt")):
+        holder = config
+        for key in part.split("."):
+            holder = getattr(holder, key)
+        if not hasattr(holder, name):
+            continue
+        for value in (float("nan"), float("inf")):
+            before = getattr(holder, name)
+            setattr(holder, name, value)
+            with pytest.raises(ValueError, match=rf"--pipeline.{part}.{name.replace('_', '-')} is {value}; a finite"):
+                require_finite(config, "--pipeline")
+            setattr(holder, name, before)

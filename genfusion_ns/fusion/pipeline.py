@@ -19,6 +19,7 @@ from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.finite_settings import require_finite
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
@@ -72,6 +73,8 @@ class GenFusionPipeline(VanillaPipeline):
                 "set it to 1 and start one run per device instead"
             )
         if test_mode == "val":  # training: what no round can use is refused before photos are read
+            for part in ("model", "fusion", "repairer", "datamanager"):
+                require_finite(getattr(config, part), f"--pipeline.{part}")
             config.fusion.sampler.setup(clip_length=1, resolution=(64, 64))
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
