@@ -43,6 +43,12 @@ def test_a_limit_below_zero_is_refused():
         make_model(max_surfels=-1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("refine_every", 0), ("sh_degree", -1), ("sh_degree", 4)])
+def test_whole_numbers_that_no_schedule_has(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"--pipeline.model.{name.replace('_', '-')} is {value}; allowed are"):
+        make_model(**{name: value})
+
+
 def test_outputs_that_the_viewer_shows(camera):
     model = make_model().eval()
     outputs = model.get_outputs_for_camera(camera)

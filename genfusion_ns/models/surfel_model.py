@@ -173,8 +173,12 @@ class GenFusionModel(SurfelDoors):
         """Create the surfels from seed points, or at random when there are none.
 
         Raises:
-            ValueError: a limit of surfels below 0.
+            ValueError: a limit of surfels below 0, or whole numbers that no schedule or colour has.
         """
+        for name, least, most in (("refine_every", 1, 10**9), ("reset_alpha_every", 1, 10**9), ("sh_degree", 0, 3)):
+            if not least <= getattr(self.config, name) <= most:
+                flag = f"--pipeline.model.{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is {getattr(self.config, name)}; allowed are {least}..{most}")
         if self.config.max_surfels < 0:
             raise ValueError(
                 f"--pipeline.model.max-surfels is {self.config.max_surfels}; give the largest number of surfels that "
