@@ -377,3 +377,14 @@ def test_colmap_models_with_lenses(tiny: TinyCapture) -> None:
         camera, batch = manager.next_train(0)
         assert batch["image"].shape[:2] == (camera.height.item(), camera.width.item())
         assert torch.isfinite(camera.get_intrinsics_matrices()).all()
+
+
+def test_files_that_a_name_may_mean_are_named(tmp_path: Path) -> None:
+    for name in ("view_00.png", "View_00.jpg", "view_01.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        CaptureError, match=r"view_00 does not exist; beside it are View_00\.jpg, view_00\.png: name one"
+    ):
+        read_header(tmp_path / "view_00")
+    with pytest.raises(CaptureError, match=r"view_02\.png does not exist$"):
+        read_header(tmp_path / "view_02.png")

@@ -164,9 +164,17 @@ def _require_file(file: Path) -> None:
     except (OSError, ValueError) as error:  # too long a name, or a null byte in it
         raise CaptureError(f"{str(file)!r} is not a usable file name ({error})") from error
     if found is None:
-        raise CaptureError(f"{file} {'is a folder, not an image' if file.is_dir() else 'does not exist'}")
+        raise CaptureError(f"{file} {'is a folder, not an image' if file.is_dir() else _absent(file)}")
     if found == 0:
         raise CaptureError(f"{file} is empty (0 bytes)")
+
+
+def _absent(file: Path) -> str:
+    """What to say of a file that is not there: several that its name may mean are named, as none is chosen for it."""
+    stems = {file.stem.casefold(), file.name.casefold()}  # a name may lack its ending
+    there = sorted(file.parent.iterdir()) if file.parent.is_dir() else []
+    alike = [path.name for path in there if path.stem.casefold() in stems]
+    return f"does not exist; beside it are {', '.join(alike)}: name one of them" if alike else "does not exist"
 
 
 def _tail(file: Path) -> bytes:
