@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +21,6 @@ def digest_of(value: Any) -> str:
     digest = hashlib.sha256()
     _add(digest, value)
     return digest.hexdigest()
-
-
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _add(digest: Any, value: Any) -> None:

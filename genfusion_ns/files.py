@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -119,6 +120,12 @@ def replacing_files(folder: Path, what: str = "", way_out: str = "") -> Iterator
 def files_of(folder: Path) -> list[Path]:
     """All files below a folder, in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_to_disk(folder: Path) -> None:

@@ -140,6 +140,11 @@ def parse_json(
     return JsonValue(value, file, way_out=way_out, error=error)
 
 
+def sentence(way_out: str) -> str:
+    """A way out that other messages have after a semicolon, as a sentence of its own."""
+    return f"{way_out[0].upper()}{way_out[1:]}."
+
+
 def path_inside(folder: Path, name: str) -> Path | None:
     """The path of a name that a file gives, below a folder; None where it leads out of it.
 

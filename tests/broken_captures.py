@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from tiny_capture import TinyCapture, make_capture, write_transforms
 
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 
 torch.set_num_threads(1)
+COLMAP = ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)
 
 
 def make_tiny(folder: Path, num_views: int = 6) -> TinyCapture:
@@ -36,6 +38,15 @@ def edit_transforms(folder: Path, change: Callable[[dict], object], name: str = 
     content = json.loads(path.read_text())
     result = change(content)
     path.write_text(json.dumps(content if result is None else result))
+
+
+def edited(capture: TinyCapture, change: Callable[[dict], object], name: str = "transforms.json") -> None:
+    """Apply `change`, in place whatever its result, to the content of a JSON file."""
+
+    def keep_in_place(content: dict) -> None:
+        change(content)
+
+    edit_transforms(capture.folder, keep_in_place, name)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from tiny_capture import TinyCapture
 
 # Before anything imports torch, numba or huggingface_hub, and for the commands that tests start. This file itself
 # imports none of them at the top: the process that hands tests to the others reads it too.
@@ -94,6 +97,14 @@ def capture_folder(made_once: MadeOnce) -> Path:
     from tiny_capture import make_capture, write_transforms
 
     return made_once("capture", lambda folder: write_transforms(make_capture(folder)))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> TinyCapture:
+    """A capture of six small photos, for a test to damage."""
+    from broken_captures import make_tiny
+
+    return make_tiny(tmp_path / "capture")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from genfusion_ns.data.points.backdrop import find_backdrop
 from genfusion_ns.data.points.random_points import views_seeing
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 
-torch.set_num_threads(1)
 COUNT, SIZE = 6, (48, 36)
 K = torch.tensor([[50.0, 0, 24], [0, 50, 18], [0, 0, 1]])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_captures import assert_refused, edit_transforms, make_tiny, set_up
+from broken_captures import COLMAP, assert_refused, edited, make_tiny, set_up
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
@@ -21,7 +21,6 @@ from genfusion_ns.data.captures.checks.files import reads_camera_files
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.view_selection import SplitError
 
-COLMAP = ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)
 BLENDER = BlenderDataParserConfig()
 
 
@@ -69,13 +68,6 @@ def plus(**values: object) -> Callable[[dict], None]:
 
 def in_first(**values: object) -> Callable[[dict], None]:
     return lambda content: first(content).update(values)
-
-
-def edited(capture: TinyCapture, change: Callable[[dict], object]) -> None:
-    def keep_in_place(content: dict) -> None:
-        change(content)
-
-    edit_transforms(capture.folder, keep_in_place)
 
 
 def test_the_undamaged_capture_is_accepted(tiny: TinyCapture) -> None:
@@ -389,11 +381,7 @@ def test_list_files(sparse: TinyCapture) -> None:
 def test_blender_captures(tiny: TinyCapture, change: Callable[[dict], object], said: str) -> None:
     write_blender(tiny, train=[1, 2, 3, 4], test=[0, 5])
     assert len(set_up(tiny.folder, BLENDER).capture.names) == 6
-
-    def keep_in_place(content: dict) -> None:
-        change(content)
-
-    edit_transforms(tiny.folder, keep_in_place, "transforms_train.json")
+    edited(tiny, change, "transforms_train.json")
     assert_refused(tiny.folder, CaptureError, said, BLENDER)
 
 

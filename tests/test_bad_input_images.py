@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from broken_captures import assert_refused, edit_transforms, make_tiny, set_up
+from broken_captures import assert_refused, edit_transforms, set_up
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils as colmap
@@ -23,11 +23,6 @@ from genfusion_ns.data.captures.image_sizes import ImageSizeError, match_image_s
 
 ORIENTATION = 0x0112
 RAMP = np.add.outer(8 * np.arange(HEIGHT), np.arange(WIDTH)).astype(np.uint8)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyCapture:
-    return make_tiny(tmp_path / "capture")
 
 
 def dataset(capture: TinyCapture, scale: float = 1.0) -> CaptureDataset:

@@ -21,12 +21,6 @@ from genfusion_ns.data.view_selection import SplitError
 from genfusion_ns.fusion.finite_settings import require_finite
 from genfusion_ns.methods import genfusion, genfusion_completion, genfusion_masked
 
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyCapture:
-    return make_tiny(tmp_path / "capture")
-
-
 # ------------------------------------------------------------------------------------------------ splits
 
 

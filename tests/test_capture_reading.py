@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_captures import assert_refused, edit_transforms, make_tiny, set_up, tree
+from broken_captures import COLMAP, assert_refused, edit_transforms, edited, set_up, tree
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -27,22 +27,9 @@ from genfusion_ns.data.captures.capture import whole_capture_config
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.captures.image_sizes import shrink
 
-COLMAP = ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1)
 INSTANT_NGP = InstantNGPDataParserConfig()
 TRANSFORMS = [None, INSTANT_NGP]
 LENS = {"k1": -0.2, "k2": 0.05, "k3": 0.0, "k4": 0.0, "p1": 0.01, "p2": -0.02}
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyCapture:
-    return make_tiny(tmp_path / "capture")
-
-
-def edited(capture: TinyCapture, change: Callable[[dict], object]) -> None:
-    def keep_in_place(content: dict) -> None:
-        change(content)
-
-    edit_transforms(capture.folder, keep_in_place)
 
 
 def each_frame(**values: object) -> Callable[[dict], object]:
@@ -332,7 +319,7 @@ def renamed(capture: TinyCapture, files: Callable[[str], str], names: Callable[[
         (str, lambda name: name.replace(".png", ".jpg")),
         (str, lambda name: name.upper()),
         (lambda name: name.replace("images", "Images").replace(".png", ".PNG"), str),
-        (str, lambda name: f"/home/elsewhere/{name}"),
+        (str, lambda name: f"/elsewhere/{name}"),
         (str, lambda name: f"C:\\Users\\me\\scene\\{name}".replace("/", "\\")),
         (
             lambda name: unicodedata.normalize("NFD", name.replace("view", "tür")),

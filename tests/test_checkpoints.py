@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.utils.eval_utils import eval_load_checkpoint
-from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer
+from tiny_run import make_trainer, without_checksums
 
 from genfusion_ns.digests import digest_of
 from genfusion_ns.errors import CheckpointError
@@ -18,13 +17,6 @@ from genfusion_ns.fusion.checkpoints import read_checkpoint, write_checkpoint
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 
 MEANS = "_model.gauss_params.means"
-
-
-@pytest.fixture(scope="module")
-def capture_folder(tmp_path_factory) -> Path:
-    capture = make_capture(tmp_path_factory.mktemp("checkpoints") / "capture", num_points=120)
-    write_transforms(capture)
-    return capture.folder
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +29,7 @@ def trainer(capture_folder, tmp_path_factory) -> GenFusionTrainer:
 @pytest.fixture
 def state(trainer) -> dict[str, Any]:
     """What the run has saved, for a test to change."""
-    return unsealed(torch.load(next(trainer.checkpoint_dir.glob("*.ckpt")), weights_only=True))
-
-
-def unsealed(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint as versions without checksums wrote it."""
-    pipeline = dict(state["pipeline"])
-    pipeline["_extra_state"] = {name: value for name, value in pipeline["_extra_state"].items() if name != "digest"}
-    return {name: value for name, value in state.items() if name != "digest"} | {"pipeline": pipeline}
+    return without_checksums(torch.load(next(trainer.checkpoint_dir.glob("*.ckpt")), weights_only=True))
 
 
 def resumed(trainer: GenFusionTrainer, path: Path) -> None:

@@ -6,23 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from broken_captures import tree
 from full_disk import room_for
 from tiny_run import make_trainer
 
 from genfusion_ns.data.media.video_writer import is_whole
 
 
-def files_below(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_checkpoint_that_does_not_fit_leaves_the_older_one(capture_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=5)
     trainer.train()
-    before = files_below(trainer.base_dir)
+    before = tree(trainer.base_dir)
     with room_for(20_000), pytest.raises(OSError, match=r"cannot write the checkpoint .*free disk space.*--load-dir"):
         trainer.save_checkpoint(7)
-    assert files_below(trainer.base_dir) == before
+    assert tree(trainer.base_dir) == before
 
 
 @pytest.mark.parametrize("size", [0, 20_000, 1_000_000, 2_500_000])
@@ -31,18 +28,18 @@ def test_a_checkpoint_of_real_size_that_does_not_fit(capture_folder, tmp_path, s
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=6, random_init=True, num_random=12_000)
     trainer.step = 3
     trainer.save_checkpoint(3)
-    before = files_below(trainer.base_dir)
+    before = tree(trainer.base_dir)
     assert sum(map(len, before.values())) > 2_600_000 > size
     with room_for(size), pytest.raises(OSError, match=r"cannot write the checkpoint .*File too large; free disk space"):
         trainer.save_checkpoint(4)
-    assert files_below(trainer.base_dir) == before
+    assert tree(trainer.base_dir) == before
 
 
 def test_what_a_killed_write_left_is_swept(capture_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=5)
     (trainer.base_dir / ".step-000000003.123.part.ckpt").write_bytes(b"half of a file")
     trainer.save_checkpoint(4)
-    assert not [path for path in files_below(trainer.base_dir) if ".part" in path.name]
+    assert not [path for path in map(Path, tree(trainer.base_dir)) if ".part" in path.name]
 
 
 def test_a_report_that_does_not_fit_does_not_end_training(capture_folder, generator_folder, tmp_path, capsys):

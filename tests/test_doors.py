@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 
-torch.set_num_threads(1)
 PLACE = torch.tensor([0.3, -0.2, 0.1])
 POSE = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3)))[0]
 POSE = POSE * torch.linalg.det(POSE)  # no axis of the cube is one of the world
@@ -42,9 +41,8 @@ def panorama_camera(height: int) -> Cameras:
     return Cameras(c2w, fx=float(height), fy=float(height), camera_type=CameraType.EQUIRECTANGULAR, **size)
 
 
-def pinhole(c2w: torch.Tensor | None = None) -> Cameras:
-    pose = torch.eye(4)[None, :3] if c2w is None else c2w
-    return Cameras(pose, fx=30.0, fy=30.0, cx=16.0, cy=12.0, width=32, height=24)
+def pinhole() -> Cameras:
+    return Cameras(torch.eye(4)[None, :3], fx=30.0, fy=30.0, cx=16.0, cy=12.0, width=32, height=24)
 
 
 def sphere(count: int) -> torch.Tensor:

@@ -75,11 +75,6 @@ class Noise(Dataset[FrameBatch]):
         return clip(3), clip(1), clip(3), clip(1), known, torch.rand(SIDE, SIDE, 3, generator=generator)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("initial") / "toy"

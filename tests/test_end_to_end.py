@@ -4,14 +4,13 @@ Each command runs once as a process of its own; what else there is to see of it 
 """
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from browser import Browser, find_chromium
+from browser import Browser, find_chromium, free_port, port_open
 from commands import BIN, run_command, run_here
 from PIL import Image
 from plyfile import PlyData
@@ -219,12 +218,6 @@ def test_clip_pairs_are_made_of_a_capture(workspace):
         assert len(pair.references) == 3
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_viewer_shows_the_scene_and_lists_its_outputs(trained, workspace):
     chromium = find_chromium()
     if chromium is None:
@@ -257,11 +250,6 @@ def test_viewer_shows_the_scene_and_lists_its_outputs(trained, workspace):
 
 
 OUTPUT_FIELD = "[...document.querySelectorAll('input')].find(x => x.value == 'rgb' && x.type == 'text')"
-
-
-def port_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def colours_in(browser: Browser, path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_captures import assert_refused, edit_transforms, make_tiny, set_up
+from broken_captures import assert_refused, edit_transforms, set_up
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -18,11 +18,6 @@ from genfusion_ns.data.captures.checks.views import check_positions, far_cameras
 from genfusion_ns.data.captures.image_files import CaptureError
 
 RING = np.stack([np.cos(a := np.arange(40) / 6), np.sin(a), 0.1 * a], axis=1)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyCapture:
-    return make_tiny(tmp_path / "capture")
 
 
 def put(capture: TinyCapture, name: str, place: float) -> None:

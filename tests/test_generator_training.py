@@ -67,11 +67,6 @@ def batches(paths: list[Path], config: OptimisationConfig = TINY) -> ClipDataset
     return ClipDataset([ClipSource(paths, 1.0)], augmentation, config.batch_size, config.steps, config.seed)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def test_training_improves_clips_it_has_not_seen(paths: list[Path], held_out: list[ClipPair], tmp_path: Path) -> None:
     report = train(batches(paths), held_out, tmp_path, TINY)
     assert report.psnr_repaired > report.psnr_artifact + 0.5

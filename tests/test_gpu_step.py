@@ -15,7 +15,6 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from test_supervision import view
 from test_surfel_model import make_model
-from tiny_capture import make_capture, write_transforms
 from torch.overrides import TorchFunctionMode
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
@@ -100,11 +99,9 @@ def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str)
     assert model.strategy_state["generated_grad2d"].shape == (model.num_points,)
 
 
-def test_train_views_lie_on_the_device_and_bring_their_size_along(tmp_path: Path) -> None:
-    capture = make_capture(tmp_path / "capture")
-    write_transforms(capture)
+def test_train_views_lie_on_the_device_and_bring_their_size_along(capture_folder: Path) -> None:
     # Points for the backdrop read the photos before the first step.
-    config = GenFusionDataManagerConfig(data=capture.folder, cache_images="gpu", backdrop_points=False)
+    config = GenFusionDataManagerConfig(data=capture_folder, cache_images="gpu", backdrop_points=False)
     manager = config.setup(device="meta", test_mode="val")
     manager.next_train(0)  # reads the photos
     with Uploads() as uploads:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_capture
 import torch
+from commands import BIN
 from PIL import Image
 
 from genfusion_ns.data.captures.formats import dataparser_of
@@ -33,7 +34,6 @@ from genfusion_ns.scripts.make_clips import MakeClips
 from genfusion_ns.scripts.ray_jobs import JobOptions, _attempt, run_jobs
 
 PRESETS = Presets(genfusion.config, genfusion_masked.config)
-BIN = Path(sys.executable).parent
 RECIPE = ClipRecipe(
     views=(3,),
     iterations=8,

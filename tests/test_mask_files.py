@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from broken_captures import assert_refused, edit_transforms, make_tiny, set_up
+from broken_captures import assert_refused, edit_transforms, set_up
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
@@ -124,11 +124,6 @@ def declare(capture: TinyCapture, folder: str = "masks", image: Image.Image = RE
             frame["mask_path"] = f"{folder}/{Path(frame['file_path']).name}"
 
     edit_transforms(capture.folder, name_them)
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> TinyCapture:
-    return make_tiny(tmp_path / "capture")
 
 
 @pytest.mark.parametrize("kind", REFUSED)

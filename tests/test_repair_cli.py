@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile, natural_order
 from genfusion_ns.data.media.video_writer import VideoWriter
@@ -22,12 +22,6 @@ from genfusion_ns.priors.mono_depth import MonoDisparity
 from genfusion_ns.scripts.repair import Repair, entrypoint
 
 COUNTS = [1, 3, 5, 15, 16, 17, 28, 32, 40]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    """A generator that returns its input."""
-    return save_toy_generator(tmp_path_factory.mktemp("toy"))
 
 
 def gradients(count: int, width: int = 32, height: int = 24) -> np.ndarray:
@@ -109,11 +103,11 @@ class _Brighter(Stamp):
 
 
 @pytest.mark.parametrize(("count", "width", "height"), [(1, 33, 21), (3, 32, 24), (18, 70, 50)])
-def test_a_folder_of_frames(tmp_path, toy, count, width, height):
+def test_a_folder_of_frames(tmp_path, generator_folder, count, width, height):
     pixels = gradients(count, width, height)
     folder = write_frames(tmp_path / "in", pixels)
     out = tmp_path / "out"
-    Repair(output=out, frames=folder, model=str(toy), steps=1, size=(32, 24)).run()
+    Repair(output=out, frames=folder, model=str(generator_folder), steps=1, size=(32, 24)).run()
     repaired = read_folder(out / "frames")
     assert repaired.shape == pixels.shape
     # The toy generator returns its input, so frame 10 must not have come before frame 2.
@@ -128,12 +122,12 @@ def test_a_folder_of_frames(tmp_path, toy, count, width, height):
     assert not (out / "INCOMPLETE").exists()
 
 
-def test_a_video_keeps_its_rate_and_order(tmp_path, toy):
+def test_a_video_keeps_its_rate_and_order(tmp_path, generator_folder):
     pixels = gradients(20)
     with VideoWriter(tmp_path / "in.mp4", (32, 24), 12.5) as writer:
         writer.append(torch.from_numpy(pixels).float() / 255)
     out = tmp_path / "out"
-    Repair(output=out, video=tmp_path / "in.mp4", model=str(toy), steps=1, size=(32, 24)).run()
+    Repair(output=out, video=tmp_path / "in.mp4", model=str(generator_folder), steps=1, size=(32, 24)).run()
     repaired = read_folder(out / "frames")
     assert len(repaired) == 20
     assert np.abs(repaired.astype(int) - pixels).mean() < 8  # the input was compressed
@@ -149,14 +143,14 @@ def test_video_frames_can_be_read_in_any_order(tmp_path):
         torch.testing.assert_close(video.read(wanted).mean((1, 2))[:, 2], blue[wanted])
 
 
-def test_depth_maps_are_read_and_their_scale_comes_back(tmp_path, toy):
+def test_depth_maps_are_read_and_their_scale_comes_back(tmp_path, generator_folder):
     folder, depths = write_frames(tmp_path / "in", gradients(3)), tmp_path / "depth"
     depths.mkdir()
     metres = np.linspace(1, 9, 24 * 32, dtype=np.float32).reshape(24, 32)
     for number in range(3):
         np.save(depths / f"{number}.npy", metres)
     out = tmp_path / "out"
-    Repair(output=out, frames=folder, depth=depths, model=str(toy), steps=1, size=(32, 24)).run()
+    Repair(output=out, frames=folder, depth=depths, model=str(generator_folder), steps=1, size=(32, 24)).run()
     scores = json.loads((out / "repair.json").read_text())["windows"][0]["scores"]
     stored = read_folder(out / "disparity")
     assert stored.dtype == np.uint16 and stored.shape == (3, 24, 32)
@@ -194,7 +188,7 @@ def test_depth_files_mean_the_same_in_both_formats(tmp_path):
     assert torch.equal(maps[0], maps[1]) and float(maps[0].max()) == float(depth.max())
 
 
-def test_a_trained_run_along_a_camera_path(tmp_path, toy):
+def test_a_trained_run_along_a_camera_path(tmp_path, generator_folder):
     capture = make_capture(tmp_path / "capture")
     write_transforms(capture)
     trainer = make_trainer(capture.folder, tmp_path / "runs", "none", steps=5)
@@ -210,7 +204,7 @@ def test_a_trained_run_along_a_camera_path(tmp_path, toy):
     path.write_text(json.dumps({"render_width": 36, "render_height": 24, "fps": 6, "camera_path": frames}))
     config = trainer.base_dir / "config.yml"
     out = tmp_path / "out"
-    Repair(output=out, load_config=config, camera_path=path, model=str(toy), steps=1, size=(32, 24)).run()
+    Repair(output=out, load_config=config, camera_path=path, model=str(generator_folder), steps=1, size=(32, 24)).run()
     record = json.loads((out / "repair.json").read_text())
     assert record["fps"] == 6 and record["depth_unit"] == "scene units"
     assert read_folder(out / "frames").shape == (18, 24, 36, 3)
@@ -253,11 +247,11 @@ def test_results_repeat_with_the_seed(tmp_path):
     assert not np.array_equal(first, repaired("c", 2))
 
 
-def test_output_folders_are_guarded(tmp_path, toy):
+def test_output_folders_are_guarded(tmp_path, generator_folder):
     folder = write_frames(tmp_path / "in", gradients(2))
 
     def repair(output: Path, **settings) -> None:
-        Repair(output=output, frames=folder, model=str(toy), steps=1, size=(32, 24), **settings).run()
+        Repair(output=output, frames=folder, model=str(generator_folder), steps=1, size=(32, 24), **settings).run()
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -276,17 +270,17 @@ def test_output_folders_are_guarded(tmp_path, toy):
         repair(tmp_path, overwrite=True)
 
 
-def test_a_repair_that_breaks_off_is_marked(tmp_path, toy):
+def test_a_repair_that_breaks_off_is_marked(tmp_path, generator_folder):
     folder = write_frames(tmp_path / "in", gradients(20))
     image = (folder / "frame_18.png").read_bytes()
     (folder / "frame_18.png").write_bytes(image[:60] + bytes(20) + image[80:])
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"frame_18\.png"):
-        Repair(output=out, frames=folder, model=str(toy), steps=1, size=(32, 24)).run()
+        Repair(output=out, frames=folder, model=str(generator_folder), steps=1, size=(32, 24)).run()
     assert (out / "INCOMPLETE").is_file() and not (out / "repair.json").exists()
     assert not (out / "repaired.mp4").exists() and not list(out.glob(".*part*"))
     (folder / "frame_18.png").write_bytes(image)
-    Repair(output=out, frames=folder, model=str(toy), steps=1, size=(32, 24), overwrite=True).run()
+    Repair(output=out, frames=folder, model=str(generator_folder), steps=1, size=(32, 24), overwrite=True).run()
     assert not (out / "INCOMPLETE").exists() and (out / "repair.json").is_file()
 
 

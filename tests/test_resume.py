@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import make_trainer
+from tiny_run import make_trainer, without_checksums
 
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.fusion.checkpoints import write_checkpoint
@@ -173,13 +173,6 @@ def test_all_lost_rounds_are_made_anew_in_their_places(capture_folder, generator
     assert sorted({(view.round, view.clip, view.frame) for view in again.store}) == sorted(set(held))
     assert again.store.pinned == loop.store.pinned and again.store.state()["newest"] == [0, 2]
     assert again._judged[0] == 2, "the newest round is the one that is judged"
-
-
-def without_checksums(state: dict) -> dict:
-    """A checkpoint as versions without checksums wrote it."""
-    pipeline = dict(state["pipeline"])
-    pipeline["_extra_state"] = {name: value for name, value in pipeline["_extra_state"].items() if name != "digest"}
-    return {name: value for name, value in state.items() if name != "digest"} | {"pipeline": pipeline}
 
 
 def damaged(checkpoints: Path, kind: str) -> None:

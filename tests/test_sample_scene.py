@@ -30,11 +30,6 @@ def scene(request: pytest.FixtureRequest):
     return build_scene(request.param, 1, ROUGH_LIGHT)
 
 
-@pytest.fixture(scope="module")
-def capture(sample_capture: Path) -> Path:
-    return sample_capture
-
-
 def shapes() -> list[Shape]:
     tilt = turn(0.7, 0.4, -0.3)
     centre = np.array([0.3, -0.2, 0.1])
@@ -142,8 +137,8 @@ def test_seed_and_layout_decide_everything():
         assert np.abs(view - other_view).mean() > 0.05
 
 
-def test_both_parsers_read_the_same_cameras(capture: Path):
-    common = {"data": capture, "eval_mode": "all", "downscale_factor": 1, "load_3D_points": False}
+def test_both_parsers_read_the_same_cameras(sample_capture: Path):
+    common = {"data": sample_capture, "eval_mode": "all", "downscale_factor": 1, "load_3D_points": False}
     plain = NerfstudioDataParserConfig(**common).setup().get_dataparser_outputs("train")
     model = ColmapDataParserConfig(**common, colmap_path=Path("sparse/0")).setup().get_dataparser_outputs("train")
     assert [path.name for path in plain.image_filenames] == [path.name for path in model.image_filenames]
@@ -154,8 +149,8 @@ def test_both_parsers_read_the_same_cameras(capture: Path):
         np.testing.assert_allclose(getattr(plain.cameras, name), getattr(model.cameras, name), rtol=1e-6)
 
 
-def test_colmap_tracks_project_onto_their_pixels(capture: Path):
-    cameras, images, points = colmap.read_model(str(capture / "sparse" / "0"), ".bin")
+def test_colmap_tracks_project_onto_their_pixels(sample_capture: Path):
+    cameras, images, points = colmap.read_model(str(sample_capture / "sparse" / "0"), ".bin")
     fx, fy, cx, cy = cameras[1].params
     assert len(points) > 150 and len(images) == 13
     for point in points.values():
@@ -168,14 +163,14 @@ def test_colmap_tracks_project_onto_their_pixels(capture: Path):
             np.testing.assert_allclose(image.xys[slot], (fx * x / z + cx, fy * y / z + cy), atol=0.01)
 
 
-def test_points_lie_on_the_surfaces_that_the_views_show(capture: Path):
-    meta = json.loads((capture / "transforms.json").read_text())
-    vertex = PlyData.read(str(capture / meta["ply_file_path"]))["vertex"]
+def test_points_lie_on_the_surfaces_that_the_views_show(sample_capture: Path):
+    meta = json.loads((sample_capture / "transforms.json").read_text())
+    vertex = PlyData.read(str(sample_capture / meta["ply_file_path"]))["vertex"]
     xyz = np.stack([vertex[name] for name in "xyz"], -1).astype(float)
     intrinsics = np.array([[meta["fl_x"], 0, meta["cx"]], [0, meta["fl_y"], meta["cy"]], [0, 0, 1]])
     on_surface = np.zeros(len(xyz), int)
     for frame in meta["frames"]:
-        depth = np.array(Image.open(capture / frame["depth_file_path"])).astype(float) / 1000
+        depth = np.array(Image.open(sample_capture / frame["depth_file_path"])).astype(float) / 1000
         pixels, z = project(xyz, np.array(frame["transform_matrix"]), intrinsics)
         column, row = np.floor(pixels).astype(int).T
         rows = np.flatnonzero((z > 0) & (column >= 0) & (column < 64) & (row >= 0) & (row < 36))
@@ -184,15 +179,15 @@ def test_points_lie_on_the_surfaces_that_the_views_show(capture: Path):
     assert (on_surface >= 2).mean() > 0.9
 
 
-def test_half_size_images_are_area_averages(capture: Path):
-    full = np.array(Image.open(capture / "images" / "frame_00004.png")).astype(float)
-    half = np.array(Image.open(capture / "images_2" / "frame_00004.png")).astype(float)
+def test_half_size_images_are_area_averages(sample_capture: Path):
+    full = np.array(Image.open(sample_capture / "images" / "frame_00004.png")).astype(float)
+    half = np.array(Image.open(sample_capture / "images_2" / "frame_00004.png")).astype(float)
     np.testing.assert_allclose(half, full.reshape(18, 2, 32, 2, 3).mean((1, 3)), atol=1.0)
 
 
 @pytest.mark.parametrize("size", [3, 6, 9])
-def test_splits_are_disjoint_and_test_every_eighth(capture: Path, size: int):
-    split = json.loads((capture / f"train_test_split_{size}.json").read_text())
+def test_splits_are_disjoint_and_test_every_eighth(sample_capture: Path, size: int):
+    split = json.loads((sample_capture / f"train_test_split_{size}.json").read_text())
     assert split["test_ids"] == [0, 8]
     assert len(set(split["train_ids"])) == size
     assert not set(split["train_ids"]) & set(split["test_ids"])
@@ -206,7 +201,7 @@ def test_spread_views_takes_one_of_each_cluster():
     assert [k // 4 for k in chosen] == [0, 1, 2]
 
 
-def test_a_filled_folder_is_refused_and_left_alone(capture: Path, tmp_path: Path):
+def test_a_filled_folder_is_refused_and_left_alone(sample_capture: Path, tmp_path: Path):
     config = SampleSceneConfig(num_views=12, width=32, height=18, num_points=50, light_spacing=1.0)
     precious = tmp_path / "notes.txt"
     precious.write_text("mine")
@@ -214,7 +209,7 @@ def test_a_filled_folder_is_refused_and_left_alone(capture: Path, tmp_path: Path
         with pytest.raises(FileExistsError, match="not empty"):
             write_sample_scene(config, tmp_path, overwrite, progress=False)
     with pytest.raises(FileExistsError, match="--overwrite"):
-        write_sample_scene(config, capture, progress=False)
+        write_sample_scene(config, sample_capture, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert precious.read_text() == "mine"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import make_trainer, save_toy_generator
+from tiny_run import make_trainer
 
 from genfusion_ns.fusion.trainer import GenFusionTrainer, resume_command
 from genfusion_ns.interrupts import StopRequest
@@ -94,9 +94,8 @@ def test_a_wish_to_stop_in_the_last_step_ends_the_run_as_usual(capture_folder, t
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000004.ckpt"]
 
 
-def test_short_runs_save_in_shares_and_after_rounds(capture_folder, tmp_path):
-    generator = save_toy_generator(tmp_path / "generator")
-    trainer = make_trainer(capture_folder, tmp_path, str(generator), steps=30)
+def test_short_runs_save_in_shares_and_after_rounds(capture_folder, generator_folder, tmp_path):
+    trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=30)
     loop = trainer.pipeline.loop
     loop.schedule = type(loop.schedule).resolve(7, 13, 1.0, 0.5, 30)
     saved = steps_saved(trainer)

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ import pytest
 from genfusion_ns.rendering import thread_pool
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def all_cores_afterwards() -> Iterator[None]:
-    yield
-    thread_pool.set_num_threads(None)
 
 
 def shares(count: int) -> list[int]:

@@ -1,20 +1,18 @@
 """The panel in a real browser: a short training with its viewer, buttons that are clicked, rounds that appear."""
 
 import os
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium
+from browser import Browser, find_chromium, free_port, port_open
+from commands import BIN
 from PIL import Image
 
 pytestmark = pytest.mark.slow
 
-BIN = Path(sys.executable).parent
 STEPS = 4000
 TRAIN = (
     *("--vis", "viewer", "--experiment-name", "scene", "--pipeline.datamanager.num-views", "6"),
@@ -31,17 +29,6 @@ def workspace(tmp_path_factory) -> Path:
     words = ("gf-sample-scene", "scene", "--num-views", "12", "--width", "128", "--height", "96", "--seed", "3")
     subprocess.run([str(BIN / words[0]), *words[1:]], cwd=folder, check=True, capture_output=True, timeout=300)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def port_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_fuse_complete_and_drop_from_the_page(workspace):

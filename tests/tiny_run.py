@@ -55,3 +55,10 @@ def save_toy_generator(folder: Path) -> Path:
     torch.manual_seed(0)
     save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), folder)
     return folder
+
+
+def without_checksums(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint as versions without checksums wrote it."""
+    pipeline = dict(state["pipeline"])
+    pipeline["_extra_state"] = {name: value for name, value in pipeline["_extra_state"].items() if name != "digest"}
+    return {name: value for name, value in state.items() if name != "digest"} | {"pipeline": pipeline}

@@ -336,6 +336,8 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         self.capture = replace(self.capture, outputs=replace(self.capture.outputs, mask_filenames=declared))
         everything = MaskedDataset(self.capture.outputs, self.config.camera_res_scale_factor)
         folder, source = data_folder(self.dataparser.config), self.config.masking.source
+        if source != "none" or declared is not None:
+            match_image_sizes(everything)
         parts = choose_seen_parts(self.config.masking, self.capture, folder, self.split.train_ids, everything)
         if everything.hidden_colour is not None and declared is None and (parts is None or parts.mask_files is None):
             raise MaskError(
@@ -343,7 +345,6 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
                 "take it; declare some (mask_path in transforms.json), or leave the flag out."
             )
         if declared is not None and source != "alpha":
-            match_image_sizes(everything)
             sizes = camera_sizes(everything.cameras)
             unread = self.split.test_ids if source == "masks" else (*self.split.train_ids, *self.split.test_ids)
             check_masks([declared[i] for i in unread], [sizes[i] for i in unread])

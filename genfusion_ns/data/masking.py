@@ -133,7 +133,6 @@ def choose_seen_parts(
         )
     if config.source == "none":
         return None
-    match_image_sizes(dataset)
     chosen = torch.tensor(list(train_ids), dtype=torch.long)
     if config.source == "windows":
         flat, _ = _undistorted(dataset.cameras)

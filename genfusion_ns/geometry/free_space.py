@@ -22,6 +22,8 @@ from genfusion_ns.geometry.depth import depth_to_points
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 """Says for each pose (c2w, OpenGL) whether a camera may stand there."""
 
+_MARGIN, _CLEAR_MARGIN = 0.05, 0.1
+"""Distance to keep before a surface, as a share of its depth: of a camera, and of what is clearly before it."""
 _RADIUS_SHARE = 0.2
 _SURFACE_POINTS = 20_000
 """Points that stand for all surfaces that are seen."""
@@ -110,9 +112,8 @@ def clearings(seen: SeenSurfaces, share: float) -> Clearings:
 def free_space_test(
     points: Float[Tensor, "M 3"],
     seen: SeenSurfaces,
-    radius: float | None = None,
+    radius: float,
     focus: Float[Tensor, "3"] | None = None,
-    margin: float = 0.05,
 ) -> Bool[Tensor, " M"]:
     """Whether a camera may stand at each point.
 
@@ -125,23 +126,20 @@ def free_space_test(
     Args:
         points: world points. [M, 3]
         seen: the observed views.
-        radius: scene units; a fifth of the median distance between neighbouring cameras if missing.
+        radius: scene units.
         focus: the point that the cameras surround. [3]
-        margin: distance to keep before a surface, as a share of its depth.
 
     Returns:
         [M]
     """
     viewmats = seen.viewmats
-    if radius is None:
-        radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(viewmats))
     sight = _look(points, seen)
-    on_surface = (sight.known & ((sight.z - sight.depth).abs() <= margin * sight.depth)).any(0)
+    on_surface = (sight.known & ((sight.z - sight.depth).abs() <= _MARGIN * sight.depth)).any(0)
     centers = seen.centers
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
-    behind = sight.known & (sight.z >= (1 - margin) * sight.depth)
+    behind = sight.known & (sight.z >= (1 - _MARGIN) * sight.depth)
     if focus is None:
-        empty = sight.known & (sight.z <= (1 - margin) * sight.nearest)
+        empty = sight.known & (sight.z <= (1 - _MARGIN) * sight.nearest)
         clear = empty.any(0) | (_near_a_walk(points, seen, radius) & ~behind.any(0))
     else:
         focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
@@ -149,17 +147,18 @@ def free_space_test(
     return at_camera | (clear & ~on_surface)
 
 
-def seen_empty(points: Float[Tensor, "M 3"], seen: SeenSurfaces, margin: float = 0.1) -> Bool[Tensor, " M"]:
+def seen_empty(points: Float[Tensor, "M 3"], seen: SeenSurfaces) -> Bool[Tensor, " M"]:
     """Which points lie clearly before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
     sight = _look(points, seen)
-    return (sight.known & (sight.z <= (1 - margin) * sight.nearest)).any(0)
+    return (sight.known & (sight.z <= (1 - _CLEAR_MARGIN) * sight.nearest)).any(0)
 
 
 def clearance_test(seen: SeenSurfaces) -> ClearTest:
     """A test of poses against what all observed views see, strict or lenient by the shape of the capture."""
-    shape = capture_shape(viewmat_to_c2w(seen.viewmats))
+    c2w = viewmat_to_c2w(seen.viewmats)
+    shape = capture_shape(c2w)
     focus = shape.focus if shape.surrounds_focus else None
-    radius = _RADIUS_SHARE * neighbour_spacing(viewmat_to_c2w(seen.viewmats))
+    radius = _RADIUS_SHARE * neighbour_spacing(c2w)
 
     def is_clear(poses: Tensor) -> Tensor:
         points = poses[:, :3, 3].to(seen.viewmats)

@@ -31,16 +31,6 @@ def number(least: float, most: float = 1e6) -> Check:
     return lambda value: value.number(f"a number in {least:g}..{most:g}", lambda found: least <= found <= most)
 
 
-def text(value: JsonValue) -> None:
-    """Any text."""
-    value.text()
-
-
-def flag(value: JsonValue) -> None:
-    """True or false."""
-    value.flag()
-
-
 def one_of(*choices: str) -> Check:
     """One of several words."""
     return lambda value: value.choice(choices)
@@ -138,7 +128,7 @@ SCHEDULER: dict[str, Check] = {
     "num_train_timesteps": whole(2, 100_000),
     "beta_start": number(1e-9, 0.9),
     "beta_end": number(1e-9, 0.9),
-    "rescale_betas_zero_snr": flag,
+    "rescale_betas_zero_snr": JsonValue.flag,
     "base_scale": number(1e-3, 1),
     "turning_step": whole(1, 100_000),
     "timestep_spacing": one_of("uniform", "uniform_trailing"),
@@ -156,7 +146,9 @@ AUTOENCODER: dict[str, Check] = {
     "shift_factor": optional(number(-1e3, 1e3)),
     "latents_mean": optional(list_of(number(-1e3, 1e3))),
     "latents_std": optional(list_of(number(-1e3, 1e3))),
-    **dict.fromkeys(("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"), flag),
+    **dict.fromkeys(
+        ("force_upcast", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"), JsonValue.flag
+    ),
 }
 """Of diffusers' `AutoencoderKL`; other releases have other keys beside these."""
 IMAGE_ENCODER: dict[str, Check] = {
@@ -174,7 +166,7 @@ IMAGE_ENCODER: dict[str, Check] = {
     "torch_dtype": one_of("float32", "float16", "bfloat16"),
     "model_type": one_of("clip_vision_model"),
     "architectures": list_of(one_of("CLIPVisionModelWithProjection"), 1, 1),
-    "transformers_version": text,
+    "transformers_version": JsonValue.text,
     "return_dict": lambda value: value.flag() or value.refuse("true"),
 }
 """Of transformers' `CLIPVisionConfig`; other releases have other keys beside these."""

@@ -84,7 +84,7 @@ def convert_file(path: Path, architecture: Architecture | None = None) -> Path:
     """The folder of one checkpoint file, converted where that has not been done for this file as it is now.
 
     Args:
-        path: see `checkpoint_source.open_checkpoint`.
+        path: see `conversion.source.open_checkpoint`.
         architecture: as in `fetch_generator`.
 
     Raises:

@@ -5,6 +5,7 @@ Errors are told apart before a network is built, so that a run can refuse a fold
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,16 @@ def read_config(folder: Path) -> dict[str, Any]:
                 ".bin or .ckpt, are never loaded); gf-train-generator writes one"
             )
     config = read_json(folder / "config.json", "Copy the folder again.")
-    config.fields()
     check_kind(config, "CompactUNet")
     check_config(config, COMPACT)
     return config.value
+
+
+def forget_origin(path: Path) -> None:
+    """Remove from a config the folder that it was read from, which means nothing elsewhere."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_weights(network: nn.Module, folder: Path) -> None:

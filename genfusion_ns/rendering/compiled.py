@@ -29,22 +29,22 @@ _said: set[str] = set()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Decorator: compiled without the GIL at the first call, strict arithmetic, numpy's rules of division."""
-    return _kept(njit(nogil=True, error_model="numpy")(function))
+    return _compiled(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Decorator: becomes part of the kernels that call it, with their arithmetic."""
-    return _kept(njit(nogil=True, error_model="numpy", inline="always")(function))
+    return _compiled(function, inline="always")
 
 
 def vector_kernel(function: Callable[..., Any]) -> Any:
     """Decorator: a kernel with relaxed arithmetic, to be called from Python and not from other kernels."""
-    return _kept(njit(nogil=True, error_model="numpy", fastmath=_RELAXED)(function))
+    return _compiled(function, fastmath=_RELAXED)
 
 
 def vector_helper(function: Callable[..., Any]) -> Any:
     """Decorator: relaxed arithmetic for other kernels to call; compiled apart, then always inlined as it is."""
-    return _kept(njit(nogil=True, error_model="numpy", fastmath=_RELAXED, forceinline=True)(function))
+    return _compiled(function, fastmath=_RELAXED, forceinline=True)
 
 
 class _Cache(caching.FunctionCache):
@@ -74,12 +74,13 @@ class _Cache(caching.FunctionCache):
         _say_once("disk", f"Compiled CPU kernels cannot be {what} {self.cache_path}: {reason}; {_WAY_OUT}.")
 
 
-def _kept(dispatcher: Any) -> Any:
-    """Give a function its cache, as numba's `cache=True` does where that works."""
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """A kernel with these options of numba, and with a cache as its `cache=True` gives it where that works."""
     global _unkept
-    _compiled_here.add(dispatcher.py_func)
+    dispatcher: Any = njit(nogil=True, error_model="numpy", **options)(function)
+    _compiled_here.add(function)
     try:
-        dispatcher._cache = _Cache(dispatcher.py_func)
+        dispatcher._cache = _Cache(function)
     except (RuntimeError, OSError) as error:  # no folder that can be written, or a source that cannot be read
         _unkept = str(error)
     return dispatcher

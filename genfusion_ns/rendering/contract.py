@@ -14,6 +14,8 @@ from torch import Tensor
 Backend = Literal["auto", "gsplat", "cpu", "reference"]
 DepthAt = Literal["intersection", "centre"]
 
+MIN_COVERAGE = 1e-10
+"""Expected depth divides by no less than this."""
 MAX_SH_DEGREE = 3
 """Highest spherical-harmonics degree of the colours."""
 

@@ -9,9 +9,6 @@ from torch.nn import functional as F
 
 from genfusion_ns.rendering.contract import Surfels
 
-MIN_COVERAGE = 1e-10
-"""Expected depth divides by no less than this."""
-
 
 def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
     """Rotations of (w, x, y, z) quaternions, normalised first."""

@@ -60,7 +60,7 @@ def run_on_all(work: Callable[[], None]) -> None:
         work()
         return
     job = _Job(work)
-    _helpers(helpers).put(job, helpers)
+    _helpers(helpers).put(job)
     try:
         work()
     finally:
@@ -136,9 +136,9 @@ class _Pool:
         """Helpers that can take a job."""
         return sum(life() is not None for life in self._lives)
 
-    def put(self, job: _Job, helpers: int) -> None:
-        """Offer a job to this many helpers."""
-        for _ in range(min(helpers, self.alive())):
+    def put(self, job: _Job) -> None:
+        """Offer a job to all helpers."""
+        for _ in range(self.alive()):
             self._jobs.put(job)
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
 """`gf-make-clips`: training pairs for the generator, from weak reconstructions of captures.
 
-Every capture and seed is a job, see `fusion.clip_making` and `scripts.clip_jobs`.
+Every capture and seed is a job, see `fusion.clip_making.job` and `scripts.ray_jobs`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 import tyro
 import yaml
 from tyro.conf import Suppress
@@ -99,8 +100,6 @@ def main(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
         FloatingPointError: the training diverged.
     """
     # Takes seconds to import, which --help should not; so in the functions below.
-    import torch
-
     from genfusion_ns.priors.training.loop import build_accelerator
 
     if config.threads is not None:

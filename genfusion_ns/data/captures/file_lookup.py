@@ -7,8 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-_PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-"""Endings that a name without its own, or with another, may stand for."""
+from genfusion_ns.data.captures.image_files import PHOTO_ENDINGS
 
 
 class FileLookup:
@@ -54,7 +53,7 @@ class FileLookup:
         names = self._names(folder)
         # "frame.001" has no ending to strip although it looks like one, hence both stems.
         stems = dict.fromkeys([_key(name), _key(PurePosixPath(name).stem)])
-        groups = [[_key(name)], *([stem + ending for ending in _PHOTO_ENDINGS] for stem in stems)]
+        groups = [[_key(name)], *([stem + ending for ending in PHOTO_ENDINGS] for stem in stems)]
         for group in groups:
             files = [folder / there for alike in group for there in names.get(alike, []) if (folder / there).is_file()]
             if files:

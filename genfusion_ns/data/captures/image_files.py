@@ -19,6 +19,8 @@ from PIL import ExifTags, Image, ImageOps
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 """Pillow's names of the formats that are read, whatever a file is called. Pillow knows many more, and hands some of
 them to other programs: an EPS file that is named .png would reach Ghostscript."""
+PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+"""Endings of photos, in the order in which a name without its own may stand for them."""
 _SHOWN = 3
 _TAIL = 1 << 16
 """Bytes at the end of a file that are searched for its end marker; cameras append previews and notes."""

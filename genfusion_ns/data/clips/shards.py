@@ -8,7 +8,6 @@ below its shard, ``shard-00000.tar/<key>``, which no file system knows. Nothing 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -18,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from genfusion_ns.files import write_atomically
+from genfusion_ns.files import digest_of_file, write_atomically
 from genfusion_ns.json_files import JsonValue, read_json
 
 FORMAT = "genfusion clips"
@@ -96,7 +95,7 @@ class ShardWriter:
             return
         self._archive.close()
         path = self._shard()
-        self.records.append(ShardRecord(path.name, path.stat().st_size, _sha256(path), self._samples))
+        self.records.append(ShardRecord(path.name, path.stat().st_size, digest_of_file(path), self._samples))
         self._archive, self._samples = None, 0
 
 
@@ -154,7 +153,7 @@ def finished_shards(folder: Path, check_sums: bool = False) -> list[Path]:
         if found != shard.bytes:
             what = "is missing" if found is None else f"has {found} bytes, {RECORD} says {shard.bytes}"
             raise ValueError(f"{path} {what}; copy it again, or delete {folder} and make its clips again")
-        if check_sums and _sha256(path) != shard.sha256:
+        if check_sums and digest_of_file(path) != shard.sha256:
             raise ValueError(
                 f"{path} is damaged: its SHA-256 sum is not that of {RECORD}; copy it again, or delete {folder} and "
                 "make its clips again"
@@ -229,8 +228,3 @@ def _places(members: list[tarfile.TarInfo]) -> dict[str, tuple[int, int]]:
 
 def _padded(size: int, unit: int = tarfile.BLOCKSIZE) -> int:
     return -(-size // unit) * unit
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

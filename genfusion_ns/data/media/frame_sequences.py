@@ -13,9 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.array_files import ArrayFileError, read_array
-from genfusion_ns.data.captures.image_files import CaptureError, load_pixels, open_image, raise_for, read_header
-
-_IMAGES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
+from genfusion_ns.data.captures.image_files import (
+    PHOTO_ENDINGS,
+    CaptureError,
+    load_pixels,
+    open_image,
+    raise_for,
+    read_header,
+)
 
 
 class FrameSequence(Protocol):
@@ -57,7 +62,7 @@ class ImageFolder:
         Raises:
             CaptureError: no such folder, no images in it, damaged ones, or sizes that differ.
         """
-        self.files = _files(folder, _IMAGES, "images (png, jpg, webp, bmp, tif)")
+        self.files = _files(folder, frozenset(PHOTO_ENDINGS), "images (png, jpg, webp, bmp, tif)")
         sizes = [_shown_size(file) for file in self.files]
         self.size = sizes[0]
         odd = [

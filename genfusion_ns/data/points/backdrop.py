@@ -66,7 +66,8 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
         The points; directions that several photos see get their mean colour.
     """
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
-    middle, radius = _sphere(camera_centers(viewmats), points)
+    centers = camera_centers(viewmats)
+    middle, radius = _sphere(centers, points)
     directions, colours, sizes, empties, cells = [points.new_zeros(0, 3)], [points.new_zeros(0, 3)], [], 0, 0
     for i, photo in enumerate(photos):
         colour, seen = _cells(photo)
@@ -76,7 +77,7 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
         v = (rows + 0.5) / seen.shape[0] * cameras.height[i]
         x, y = (u - cameras.cx[i]) / cameras.fx[i], (v - cameras.cy[i]) / cameras.fy[i]
         rays = F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ viewmats[i, :3, :3], dim=-1)
-        hit, direction = _on_sphere(camera_centers(viewmats)[i] - middle, rays, radius)
+        hit, direction = _on_sphere(centers[i] - middle, rays, radius)
         directions.append(direction)
         colours.append(colour[empty][hit])
         empties, cells = empties + int(empty.sum()), cells + int(seen.sum())

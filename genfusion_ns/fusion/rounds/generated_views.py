@@ -24,7 +24,7 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.errors import CheckpointError
-from genfusion_ns.files import write_atomically
+from genfusion_ns.files import digest_of_file, write_atomically
 from genfusion_ns.geometry.cameras import RepairedClip
 
 _FORMAT = "genfusion generated views 2"
@@ -157,7 +157,7 @@ def load_views(path: Path, sha256: str | None = None) -> list[GeneratedView]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; it belongs to the checkpoint that is resumed.")
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if sha256 is not None and digest_of_file(path) != sha256:
         raise CheckpointError(f"{path} is damaged: it is not the file that the checkpoint was saved with.")
     try:
         with safe_open(str(path), framework="pt") as file:

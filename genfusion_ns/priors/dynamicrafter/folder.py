@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from genfusion_ns.json_files import JsonValue, read_json
+from genfusion_ns.json_files import JsonValue, read_json, sentence
 from genfusion_ns.priors.config_checks import (
     AUTOENCODER,
     IMAGE_ENCODER,
@@ -21,6 +21,8 @@ from genfusion_ns.priors.config_checks import (
     whole,
 )
 
+AGAIN = "copy the folder again, or convert the checkpoint again with gf-convert-generator"
+"""The way out where a file of a folder is damaged."""
 INDEX = "model_index.json"
 """The file that tells a folder of a diffusers pipeline from others."""
 _CLASS = "DynamiCrafterPipeline"
@@ -34,7 +36,6 @@ _CLASSES = {
 }
 _LIBRARIES = ("diffusers", "transformers")
 _CONFIGS = {"unet": UNET, "vae": AUTOENCODER, "image_encoder": IMAGE_ENCODER, "image_projection": IMAGE_PROJECTION}
-_PARTS = tuple(_CONFIGS)
 _INDEX_KEYS = {"width": whole(8), "height": whole(8), "frames_per_slice": whole(1, 1024)}
 _PUBLISHED_SIZE = (960, 512)
 
@@ -63,7 +64,7 @@ def check_pipeline_folder(folder: Path) -> PipelineFacts:
     check_kind(content, _CLASS)
     # The library imports whatever module stands here.
     check_config(content, _INDEX_KEYS | {name: partial(_check_part_class, kind) for name, kind in _CLASSES.items()})
-    configs = {name: _check_part(folder / name, name) for name in _PARTS}
+    configs = {name: _check_part(folder / name, name) for name in _CONFIGS}
     _check_scheduler(folder / "scheduler")
     halvings = 0
     for name in ("unet", "vae"):
@@ -77,9 +78,7 @@ def check_pipeline_folder(folder: Path) -> PipelineFacts:
     )
     multiple = 2**halvings
     if width % multiple or height % multiple:
-        raise ValueError(
-            f"{index}: width and height are {width} {height}; multiples of {multiple} are needed; {_AGAIN}"
-        )
+        raise ValueError(f"{index}: width and height are {width} {height}; multiples of {multiple} are needed; {AGAIN}")
     return PipelineFacts((width, height), multiple)
 
 
@@ -94,21 +93,18 @@ def _check_part_class(kind: tuple[str, str], value: JsonValue) -> None:
         value.refuse(allowed)
 
 
-_AGAIN = "copy the folder again, or convert the checkpoint again with gf-convert-generator"
-
-
 def _check_part(folder: Path, name: str) -> JsonValue:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: the folder is incomplete or damaged; {_AGAIN}")
+        raise FileNotFoundError(f"{folder} has no config.json: the folder is incomplete or damaged; {AGAIN}")
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no .safetensors file: the folder is incomplete or damaged; {_AGAIN}")
+        raise FileNotFoundError(f"{folder} has no .safetensors file: the folder is incomplete or damaged; {AGAIN}")
     for path in files:
         try:
             with safe_open(path, framework="pt"):
                 pass  # opening reads the header and compares it with the length of the file
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}); {_AGAIN}") from error
+            raise ValueError(f"{path} is no whole safetensors file ({error}); {AGAIN}") from error
     for path in folder.glob("*.safetensors.index.json"):
         check_weight_index(_read(path), [file.name for file in files], lambda entry: entry.path_in(folder))
     config = _read(folder / "config.json")
@@ -136,19 +132,17 @@ def _check_lengths(config: JsonValue, names: tuple[str, ...]) -> None:
     lengths = {name: len(config[name].value) for name in names if config[name].is_given}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"{config.file}: lists that belong together have other numbers of entries: {said}; {_AGAIN}")
+        raise ValueError(f"{config.file}: lists that belong together have other numbers of entries: {said}; {AGAIN}")
 
 
 def _check_scheduler(folder: Path) -> None:
     file = folder / "scheduler_config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no {file.name}: the folder is incomplete or damaged; {_AGAIN}")
+        raise FileNotFoundError(f"{folder} has no {file.name}: the folder is incomplete or damaged; {AGAIN}")
     config = _read(file)
     check_kind(config, _CLASSES["scheduler"][1])
     check_config(config, SCHEDULER)
 
 
 def _read(path: Path) -> JsonValue:
-    content = read_json(path, f"{_AGAIN[0].upper()}{_AGAIN[1:]}.")
-    content.fields()
-    return content
+    return read_json(path, sentence(AGAIN))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from genfusion_ns.priors.dynamicrafter.folder import check_autoencoder, check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.folder import AGAIN, check_autoencoder, check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
@@ -41,26 +43,18 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> DynamiCrafterPipeline:
     check_pipeline_folder(folder)
     for name in _KINDS:
         _compare(folder / name, name)
-    try:
+    with _usable(folder):
         return DynamiCrafterPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the libraries raise anything at configs that do not fit them
-        raise _unusable(folder, error) from error
 
 
 def load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
     """An autoencoder in diffusers format; arguments and errors as in `load_pipeline`."""
     check_autoencoder(folder)
-    try:
+    with _usable(folder):
         # Names of old releases are translated by the library, so that they cannot be compared beforehand.
         loaded: Any = AutoencoderKL.from_pretrained(
             folder, torch_dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # as above
-        raise _unusable(folder, error) from error
     vae, found = loaded
     if found["missing_keys"]:
         raise ValueError(
@@ -94,13 +88,23 @@ def _on_meta(folder: Path, name: str) -> nn.Module:
             if name == "image_encoder":
                 return kind(CLIPVisionConfig.from_pretrained(folder))
             return kind.from_config(kind.load_config(folder))
-    except Exception as error:  # as in `load_pipeline`
+    except Exception as error:  # as in `_usable`
         raise _unusable(folder / "config.json", error) from error
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """The libraries raise anything at configs that do not fit them; too little memory is no fault of the folder."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _unusable(folder, error) from error
 
 
 def _unusable(path: Path, error: Exception) -> ValueError:
     said = str(error)[:300] or "no reason given"
     return ValueError(
-        f"{path} describes no network that can be built or loaded ({type(error).__name__}: {said}); copy the folder "
-        "again, or convert the checkpoint again with gf-convert-generator"
+        f"{path} describes no network that can be built or loaded ({type(error).__name__}: {said}); {AGAIN}"
     )

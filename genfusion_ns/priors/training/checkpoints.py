@@ -11,10 +11,9 @@ from pickle import UnpicklingError
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from genfusion_ns.digests import digest_of_file
 from genfusion_ns.errors import CheckpointError
-from genfusion_ns.files import files_of, folder_to_disk, write_atomically, write_error
-from genfusion_ns.json_files import JsonValue, path_inside, read_json
+from genfusion_ns.files import digest_of_file, files_of, folder_to_disk, write_atomically, write_error
+from genfusion_ns.json_files import JsonValue, path_inside, read_json, sentence
 
 MARKER = "checkpoint.json"
 """Names the step of the checkpoint that counts, with the checksums of its files; others are incomplete or old."""
@@ -53,12 +52,13 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> int:
     Raises:
         CheckpointError: it is damaged, incomplete, or of another network.
     """
-    step = checkpoint_step(output)
-    if step == 0:
+    marker = _marker(output)
+    step = _step_of(marker)
+    if marker is None or step == 0:
         return 0
     folder = output / f"checkpoint-{step}"
     if accelerator.is_main_process:
-        _check_files(folder, _marker(output)["files"], output)
+        _check_files(folder, marker["files"], output)
     try:
         accelerator.load_state(str(folder))
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError, SafetensorError) as error:
@@ -74,14 +74,17 @@ def checkpoint_step(output: Path) -> int:
     Raises:
         CheckpointError: the file that names it is damaged.
     """
-    if not (output / MARKER).is_file():
-        return 0
-    return _marker(output)["step"].whole("a number of steps", 0)
+    return _step_of(_marker(output))
 
 
-def _marker(output: Path) -> JsonValue:
-    way_out = _afresh(output)
-    return read_json(output / MARKER, f"{way_out[0].upper()}{way_out[1:]}.", CheckpointError)
+def _marker(output: Path) -> JsonValue | None:
+    """The mark of the checkpoint in a folder; None without one."""
+    file = output / MARKER
+    return read_json(file, sentence(_afresh(output)), CheckpointError) if file.is_file() else None
+
+
+def _step_of(marker: JsonValue | None) -> int:
+    return 0 if marker is None else marker["step"].whole("a number of steps", 0)
 
 
 def _check_files(folder: Path, digests: JsonValue, output: Path) -> None:

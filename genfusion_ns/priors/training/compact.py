@@ -9,7 +9,6 @@ error, seen by the variance head alone, makes the confidence honest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -30,6 +29,7 @@ from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig, generator_of
 from genfusion_ns.priors.training.validation import Judgement, ValidationReport, validate
+from genfusion_ns.priors.weight_files import forget_origin
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained
@@ -158,8 +158,4 @@ def build_network(config: NetworkConfig) -> CompactUNet:
 def save_network(network: CompactUNet, folder: Path) -> None:
     """Write config.json and half-precision weights; the folder that the network came from is not recorded."""
     deepcopy(network).cpu().half().save_pretrained(folder, safe_serialization=True)
-    path = folder / "config.json"
-    content = {
-        name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "_name_or_path"
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    forget_origin(folder / "config.json")

@@ -33,6 +33,7 @@ from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
 from genfusion_ns.priors.training.validation import Comparison, HeldOutFrames, Judgement, ValidationReport, judge
+from genfusion_ns.priors.weight_files import forget_origin
 
 _FROZEN = ("vae", "image_encoder", "scheduler")
 _LATENT_CHANNELS = 4
@@ -118,13 +119,13 @@ class DynamiCrafterObjective:
         """
         for name, part in self._parts(weights).items():
             part.half().save_pretrained(folder / name, safe_serialization=True)
-            _forget_origin(folder / name / "config.json")
+            forget_origin(folder / name / "config.json")
         for name in _FROZEN:
             shutil.copytree(self.initial / name, folder / name, copy_function=_link)
         index = json.loads((self.initial / INDEX).read_text(encoding="utf-8"))
         index |= {"width": self.config.size[0], "height": self.config.size[1]}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        _forget_origin(folder / INDEX)
+        forget_origin(folder / INDEX)
         if self.config.lora.rank:
             save_lora(add_lora(self._empty_unet(), self.config.lora), _part(weights, "unet"), folder / "adapter")
 
@@ -210,14 +211,6 @@ def _part(weights: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}."
     chosen = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     return {key: value.detach().to("cpu", copy=True) for key, value in chosen.items()}
-
-
-def _forget_origin(path: Path) -> None:
-    """Remove the folder that a config was read from, which means nothing elsewhere."""
-    content = {
-        name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name != "_name_or_path"
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _link(source: str, target: str) -> None:

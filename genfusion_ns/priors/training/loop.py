@@ -8,8 +8,8 @@ with one batch each take the same step as one process with two.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -222,17 +222,17 @@ def fit(
 
 
 def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | None) -> ValidationReport | None:
-    if run.accelerator.num_processes > 1:  # their launcher passes signals on to some of them only
-        return _steps_until(lambda: None, run, batches, first, curves)
-    with StopRequest(_STOPS) as stop:
-        report = _steps_until(lambda: stop.received, run, batches, first, curves)
+    stop = StopRequest(_STOPS)
+    # The launcher of several processes passes signals on to some of them only.
+    with stop if run.accelerator.num_processes == 1 else nullcontext():
+        report = _steps_until(stop, run, batches, first, curves)
     if stop.received is not None:
         raise SystemExit(stop.status)
     return report
 
 
 def _steps_until(
-    stopped: Callable[[], object], run: Training, batches: Dataset[Any], first: int, curves: Curves | None
+    stop: StopRequest, run: Training, batches: Dataset[Any], first: int, curves: Curves | None
 ) -> ValidationReport | None:
     config, report = run.config, None
     stream = _stream(batches, run.accelerator, config, first)
@@ -251,10 +251,10 @@ def _steps_until(
                 progress.write(f"step {step}: {report.summary()}")
         if config.keep_every and step % config.keep_every == 0:
             run.keep(step)
-        stop = stopped() is not None
-        if step % config.checkpoint_every == 0 or last or stop:
+        stops = stop.received is not None
+        if step % config.checkpoint_every == 0 or last or stops:
             run.checkpoint(step)
-        if stop:
+        if stops:
             progress.write(f"stopped after step {step} of {config.steps}, with a checkpoint; the same command goes on")
             progress.close()
             return report

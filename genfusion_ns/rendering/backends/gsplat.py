@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers
-from genfusion_ns.rendering.contract import RasterSettings, SurfelRender, Surfels, strategy_info
-from genfusion_ns.rendering.homographies import MIN_COVERAGE, surfel_homographies
+from genfusion_ns.rendering.contract import MIN_COVERAGE, RasterSettings, SurfelRender, Surfels, strategy_info
+from genfusion_ns.rendering.homographies import surfel_homographies
 
 CHANNELS = 8
 """Colour, three coefficients of m (1 + e), zero, m: gsplat takes the last channel as z, and pads other counts."""

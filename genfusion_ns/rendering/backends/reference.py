@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from genfusion_ns.geometry.cameras import camera_centers
-from genfusion_ns.rendering.contract import RasterSettings, SurfelRender, Surfels, strategy_info
-from genfusion_ns.rendering.homographies import MIN_COVERAGE, surfel_homographies
+from genfusion_ns.rendering.contract import MIN_COVERAGE, RasterSettings, SurfelRender, Surfels, strategy_info
+from genfusion_ns.rendering.homographies import surfel_homographies
 from genfusion_ns.rendering.spherical_harmonics import sh_colors
 
 TILE = 16

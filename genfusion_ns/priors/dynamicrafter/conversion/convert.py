@@ -56,7 +56,7 @@ def convert_checkpoint(
     """Convert a checkpoint of GenFusion, or of the DynamiCrafter it started from.
 
     Args:
-        checkpoint: see `checkpoint_source.open_checkpoint`.
+        checkpoint: see `conversion.source.open_checkpoint`.
         output: folder to write, new or empty.
         dtype: float16, bfloat16 or float32.
         vae: folder of an autoencoder in diffusers format to use in place of the one in the file. Base DynamiCrafter
