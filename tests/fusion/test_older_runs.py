@@ -22,7 +22,7 @@ from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.methods import genfusion, genfusion_completion, genfusion_masked
 from genfusion_ns.stored_config import StoredConfig
 
-RUNS = Path(__file__).parent / "fixtures" / "runs"
+RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
 VERSIONS = sorted(path.name for path in RUNS.iterdir())
 STEP = 9
 """The last one of each run."""

@@ -17,7 +17,7 @@ import pytest
 
 from genfusion_ns.rendering import thread_pool
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def shares(count: int) -> list[int]:

@@ -19,7 +19,7 @@ from genfusion_ns.rendering.backends import cpu as cpu_backend
 from genfusion_ns.rendering.backends import cpu_kernels
 from genfusion_ns.rendering.surfels import RasterSettings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, *arguments: object, **environment: str) -> tuple[list[str], str]:

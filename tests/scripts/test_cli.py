@@ -1,6 +1,6 @@
 """The command lines under snapshot: a flag that appears, vanishes or loses its help is noticed.
 
-`UPDATE_SNAPSHOTS=1 pytest tests/test_cli.py` writes the snapshots anew.
+`UPDATE_SNAPSHOTS=1 pytest tests/scripts/test_cli.py` writes the snapshots anew.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 from commands import run_command, run_here
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 COMMANDS = {
     "gf-sample-scene": ("gf-sample-scene",),
     "gf-bench-raster": ("gf-bench-raster",),

@@ -485,7 +485,7 @@ def test_options_count_more_than_the_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["compact", "dynamicrafter_512x320", "dynamicrafter_960x512"])
 def test_the_shipped_configs_are_valid(name: str) -> None:
-    config = read_config(Path(__file__).resolve().parents[1] / "configs" / "generator" / f"{name}.yaml")
+    config = read_config(Path(__file__).resolve().parents[2] / "configs" / "generator" / f"{name}.yaml")
     assert config.generator == name.split("_")[0]
     if isinstance(config, TrainDynamiCrafterConfig):
         assert name.endswith("x".join(str(side) for side in config.optimisation.size))
