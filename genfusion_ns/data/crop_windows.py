@@ -17,7 +17,7 @@ import torch
 
 from genfusion_ns.data.array_files import ArrayFileError, read_array
 from genfusion_ns.data.view_selection import NameIndex
-from genfusion_ns.geometry.cameras import commonest_size
+from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.json_files import read_json
 
 PUBLISHED_AREA = 0.25

@@ -30,8 +30,8 @@ from genfusion_ns.fusion.rounds.report import RoundRecord, write_round_report
 from genfusion_ns.fusion.rounds.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.supervision import generated_view_losses
-from genfusion_ns.geometry.cameras import commonest_size
 from genfusion_ns.geometry.free_space import Clearings, ClearTest, SeenSurfaces, clearance_test, clearings
+from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.messages import Colour, say
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer

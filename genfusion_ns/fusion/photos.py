@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
-from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
-from genfusion_ns.geometry.clip_pairs import before_backdrop
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
+from genfusion_ns.geometry.clips import Clip, References, before_backdrop
 from genfusion_ns.geometry.free_space import SeenSurfaces
-from genfusion_ns.geometry.warping import sample_pixels
+from genfusion_ns.geometry.images import sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8

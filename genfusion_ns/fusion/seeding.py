@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfusion_ns.geometry.cameras import Clip, RepairedClip, camera_centers
+from genfusion_ns.geometry.cameras import camera_centers
+from genfusion_ns.geometry.clips import Clip, RepairedClip
 from genfusion_ns.geometry.depth import ScaleShift, align_scale_shift, depth_to_normals, depth_to_points
 from genfusion_ns.geometry.surface_pixels import first_sightings, neighbours_agreeing
 from genfusion_ns.models.insertion import NewSurfels

@@ -16,7 +16,7 @@ from genfusion_ns.data.clips.pair_samples import ClipSource
 from genfusion_ns.data.clips.pairs import Provenance, list_pairs, read_provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import list_published, looks_published
-from genfusion_ns.geometry.clip_pairs import resize_images
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.training.validation import HeldOutFrames
 
 

@@ -1,4 +1,4 @@
-"""Camera conventions and the clip, the unit that travels between renderer and repairer.
+"""Cameras: their conventions, and what is computed from their poses and intrinsics alone.
 
 Conventions
 -----------
@@ -10,14 +10,16 @@ Depth is the z coordinate in the OpenCV camera frame, in scene units; disparity 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
+
+_LEAST = 1e-20
+"""Keeps divisions by depths finite; no length of any scene."""
 
 
 @contextmanager
@@ -75,17 +77,41 @@ def crop_intrinsics(
     return cropped
 
 
-def commonest_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The (width, height) that most of them have; `sizes` must not be empty."""
-    return Counter(sizes).most_common(1)[0][0]
-
-
 def resize_intrinsics(
     K: Float[Tensor, "*batch 3 3"], from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> Float[Tensor, "*batch 3 3"]:
     """Intrinsics after resampling an image from `from_size` to `to_size`, both (width, height). [..., 3, 3]"""
     x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
     return torch.cat([K[..., :1, :] * x, K[..., 1:2, :] * y, K[..., 2:, :]], dim=-2)
+
+
+def project(
+    points: Float[Tensor, "*points 3"], viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
+) -> tuple[Float[Tensor, "*points 2"], Float[Tensor, "*points 1"]]:
+    """Pixel coordinates (x, y) and z depth of world points in one camera.
+
+    Points behind the camera get finite, meaningless pixel coordinates; test z > 0.
+    """
+    camera_points = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    z = camera_points[..., 2:3]
+    return (camera_points @ K.T)[..., :2] / z.clamp(min=_LEAST), z
+
+
+def look_at(
+    positions: Float[Tensor, "M 3"], target: Float[Tensor, "*M 3"], up: Float[Tensor, "*M 3"]
+) -> Float[Tensor, "M 4 4"]:
+    """Poses at `positions` that look at `target` without roll about `up`.
+
+    Raises:
+        ValueError: a viewing direction is parallel to `up`, which leaves the roll open.
+    """
+    backward = functional.normalize(positions - target, dim=-1, eps=1e-300)
+    right = torch.linalg.cross(up.expand_as(backward), backward)
+    if (right.norm(dim=-1) < 1e-6).any():
+        raise ValueError("a camera of the path looks along the up axis, or stands at its target; its roll is undefined")
+    right = functional.normalize(right, dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(backward, right), backward], dim=-1)
+    return _rigid(rotation, positions[..., None])
 
 
 def _flipped(axes: Tensor) -> Tensor:
@@ -99,85 +125,3 @@ def _rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     pose[..., :3, 3:4] = translation
     pose[..., 3, 3] = 1.0
     return pose
-
-
-@dataclass(frozen=True)
-class Clip:
-    """T consecutive rendered views of one scene: colour, depth, coverage and cameras.
-
-    A clip rendered from the reconstruction is an *artifact clip*; its rgb and depth are wrong where the scene is weak.
-    """
-
-    rgb: Float[Tensor, "T H W 3"]
-    """Colours in 0..1."""
-    depth: Float[Tensor, "T H W 1"]
-    """Expected z depth in scene units; meaningless where alpha is 0."""
-    alpha: Float[Tensor, "T H W 1"]
-    """Accumulated opacity in 0..1."""
-    viewmats: Float[Tensor, "T 4 4"]
-    """World-to-camera, OpenCV axes."""
-    Ks: Float[Tensor, "T 3 3"]
-    """Intrinsics in pixels of this H x W raster."""
-    normals: Float[Tensor, "T H W 3"] | None = None
-    """Unit normals of the rendered surfaces in world coordinates, 0 where nothing was rendered; None: not asked for."""
-
-    def __len__(self) -> int:
-        return self.rgb.shape[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.rgb.shape[2], self.rgb.shape[1]
-
-    def to(self, device: torch.device | str) -> Clip:
-        """The same clip on `device`."""
-        normals = None if self.normals is None else self.normals.to(device)
-        return Clip(
-            self.rgb.to(device),
-            self.depth.to(device),
-            self.alpha.to(device),
-            self.viewmats.to(device),
-            self.Ks.to(device),
-            normals,
-        )
-
-
-@dataclass(frozen=True)
-class References:
-    """R real photos that condition a repair, with their cameras, all resampled to one size."""
-
-    rgb: Float[Tensor, "R H W 3"]
-    """Colours in 0..1."""
-    viewmats: Float[Tensor, "R 4 4"]
-    """World-to-camera, OpenCV axes, in the frame of the clip."""
-    Ks: Float[Tensor, "R 3 3"]
-    """Intrinsics in pixels of this H x W raster."""
-    seen: Bool[Tensor, "R H W 1"] | None = None
-    """Pixels that are part of the photo; the colours of others mean nothing. None: all."""
-
-    def __len__(self) -> int:
-        return self.rgb.shape[0]
-
-    def to(self, device: torch.device | str) -> References:
-        """The same references on `device`."""
-        seen = None if self.seen is None else self.seen.to(device)
-        return References(self.rgb.to(device), self.viewmats.to(device), self.Ks.to(device), seen)
-
-
-@dataclass(frozen=True)
-class RepairedClip:
-    """What a repairer makes of an artifact clip, frame by frame and pixel by pixel."""
-
-    rgb: Float[Tensor, "T H W 3"]
-    """Colours in 0..1."""
-    disparity: Float[Tensor, "T H W 1"]
-    """Relative disparity in 0..1, known up to one scale and shift per clip; larger is nearer."""
-    confidence: Float[Tensor, "T H W 1"]
-    """The repairer's own trust in each pixel, 0..1."""
-
-    def __len__(self) -> int:
-        return self.rgb.shape[0]
-
-    def to(self, device: torch.device | str) -> RepairedClip:
-        """The same clip on `device`."""
-        return RepairedClip(*(getattr(self, name).to(device) for name in ("rgb", "disparity", "confidence")))

@@ -17,27 +17,11 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
+from genfusion_ns.geometry.cameras import look_at
 from genfusion_ns.geometry.capture_shape import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
 
 _DENSE = 40
 """Samples per output frame when a curve is measured for constant speed."""
-
-
-def look_at(
-    positions: Float[Tensor, "M 3"], target: Float[Tensor, "*M 3"], up: Float[Tensor, "*M 3"]
-) -> Float[Tensor, "M 4 4"]:
-    """Poses at `positions` that look at `target` without roll about `up`.
-
-    Raises:
-        ValueError: a viewing direction is parallel to `up`, which leaves the roll open.
-    """
-    backward = torch.nn.functional.normalize(positions - target, dim=-1, eps=1e-300)
-    right = torch.linalg.cross(up.expand_as(backward), backward)
-    if (right.norm(dim=-1) < 1e-6).any():
-        raise ValueError("a camera of the path looks along the up axis, or stands at its target; its roll is undefined")
-    right = torch.nn.functional.normalize(right, dim=-1)
-    rotation = torch.stack([right, torch.linalg.cross(backward, right), backward], dim=-1)
-    return _poses(rotation, positions)
 
 
 def ellipse_path(

@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import References, camera_centers
+from genfusion_ns.geometry.cameras import camera_centers, project
+from genfusion_ns.geometry.clips import References
 from genfusion_ns.geometry.depth import depth_to_points
+from genfusion_ns.geometry.images import sample_pixels
 
 _LEAST = 1e-20
 """Keeps divisions by depths finite; no length of any scene."""
@@ -53,18 +55,6 @@ class WarpedReferences:
             for center in self.photo_centers
         ]
         return torch.stack(cosines) * self.valid
-
-
-def project(
-    points: Float[Tensor, "*points 3"], viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
-) -> tuple[Float[Tensor, "*points 2"], Float[Tensor, "*points 1"]]:
-    """Pixel coordinates (x, y) and z depth of world points in one camera.
-
-    Points behind the camera get finite, meaningless pixel coordinates; test z > 0.
-    """
-    camera_points = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-    z = camera_points[..., 2:3]
-    return (camera_points @ K.T)[..., :2] / z.clamp(min=_LEAST), z
 
 
 def warp_references(
@@ -118,15 +108,6 @@ def _warp_one(
         valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
     nearest = _zbuffer_lookup(pixels, z, valid & solid, (width, height))
     return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
-
-
-def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
-    """An image at pixel coordinates (x, y), bilinear; beyond its border the border goes on."""
-    size = pixels.new_tensor([image.shape[1], image.shape[0]])
-    # align_corners=False puts -1 and 1 at the outer edges of the border pixels, which is where 0 and `size` are here.
-    grid = (2 * pixels / size - 1).nan_to_num(2.0).clamp(-2, 2)
-    planes = image.permute(2, 0, 1)[None].expand(len(pixels), -1, -1, -1)
-    return functional.grid_sample(planes, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
 
 
 def _zbuffer_lookup(pixels: Tensor, z: Tensor, solid: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,8 +18,7 @@ from nerfstudio.model_components import renderers
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import c2w_to_viewmat
-from genfusion_ns.geometry.trajectories import look_at
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
 from genfusion_ns.messages import say
 from genfusion_ns.models.panorama import look_along
 from genfusion_ns.models.views import View, without_background

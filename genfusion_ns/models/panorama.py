@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.depth import depth_to_points
-from genfusion_ns.geometry.warping import sample_pixels
+from genfusion_ns.geometry.images import sample_pixels
 from genfusion_ns.models.views import View
 
 _MARGIN = 2

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
-from genfusion_ns.geometry.cameras import Clip, c2w_to_viewmat, full_precision, resize_intrinsics
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize_intrinsics
+from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.messages import say

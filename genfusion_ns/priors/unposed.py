@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import Clip, References
+from genfusion_ns.geometry.clips import Clip, References
 from genfusion_ns.priors.base import VideoRepairer
 
 _AHEAD = 1e12

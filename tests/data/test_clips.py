@@ -16,7 +16,7 @@ from genfusion_ns.data.clips.frame_samples import FrameClipDataset
 from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, ClipSource
 from genfusion_ns.data.clips.pairs import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.geometry.warping import warp_references
 
 ORIGIN = Provenance("fox", "sparse 6", 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genfusion_ns.fusion.rounds.agreement import _nearest_photo_errors, photo_agreement
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 
 
 def plane_scene(frames: int = 3, size: tuple[int, int] = (48, 32)) -> tuple[Clip, References]:

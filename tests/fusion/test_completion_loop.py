@@ -13,7 +13,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from tiny_run import make_trainer
 
 from genfusion_ns.fusion.trainer import GenFusionTrainer
-from genfusion_ns.geometry.cameras import RepairedClip
+from genfusion_ns.geometry.clips import RepairedClip
 from genfusion_ns.methods import genfusion_completion
 
 

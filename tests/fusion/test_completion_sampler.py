@@ -10,7 +10,8 @@ from genfusion_ns.data.camera_path import CameraPathError, read_camera_path
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene
-from genfusion_ns.geometry.trajectories import look_at, orbit_path
+from genfusion_ns.geometry.cameras import look_at
+from genfusion_ns.geometry.trajectories import orbit_path
 
 torch.set_num_threads(1)
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)

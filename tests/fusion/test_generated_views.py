@@ -22,7 +22,7 @@ from genfusion_ns.fusion.rounds.generated_views import (
     save_views,
     views_of_clip,
 )
-from genfusion_ns.geometry.cameras import RepairedClip
+from genfusion_ns.geometry.clips import RepairedClip
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from tiny_run import make_trainer
 from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.rounds.generated_views import load_views
 from genfusion_ns.fusion.trainer import GenFusionTrainer
-from genfusion_ns.geometry.cameras import RepairedClip
+from genfusion_ns.geometry.clips import RepairedClip
 
 
 def loop_of(trainer: GenFusionTrainer) -> FusionLoop:

@@ -10,7 +10,8 @@ from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.rounds.round import RepairedWindow, repair_window, seed_windows
 from genfusion_ns.fusion.seeding import SeedingConfig
-from genfusion_ns.geometry.cameras import Clip, References, viewmat_to_c2w
+from genfusion_ns.geometry.cameras import viewmat_to_c2w
+from genfusion_ns.geometry.clips import Clip, References
 from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.windows import Window
 

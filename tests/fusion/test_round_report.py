@@ -12,7 +12,7 @@ from PIL import Image
 
 from genfusion_ns.fusion.rounds.contact_sheet import contact_sheet
 from genfusion_ns.fusion.rounds.report import RECORD_FILE, RoundRecord, write_round_report, write_video
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import clip_windows
 
 torch.set_num_threads(1)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
-from genfusion_ns.geometry.cameras import Clip, RepairedClip, c2w_to_viewmat
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
+from genfusion_ns.geometry.clips import Clip, RepairedClip
 from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
-from genfusion_ns.geometry.trajectories import look_at
 
 torch.set_num_threads(1)
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)

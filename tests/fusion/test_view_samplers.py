@@ -12,11 +12,11 @@ from shared_files import real_capture
 
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
-from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
 from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
 from genfusion_ns.geometry.depth import depth_to_points
 from genfusion_ns.geometry.free_space import SeenSurfaces, clearance_test, clearings, free_space_test
-from genfusion_ns.geometry.trajectories import follow_path, look_at
+from genfusion_ns.geometry.trajectories import follow_path
 
 torch.set_num_threads(1)
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)

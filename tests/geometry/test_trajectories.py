@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import real_capture, recorded
 
+from genfusion_ns.geometry.cameras import look_at
 from genfusion_ns.geometry.capture_shape import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
-from genfusion_ns.geometry.trajectories import (
-    ellipse_path,
-    follow_path,
-    look_at,
-    orbit_path,
-    spline_path,
-    visiting_order,
-)
+from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, orbit_path, spline_path, visiting_order
 from genfusion_ns.geometry.windows import clip_windows
 
 torch.set_num_threads(1)

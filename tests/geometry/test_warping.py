@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from genfusion_ns.data.clips.procedural import random_world, render_world
-from genfusion_ns.geometry.cameras import References
-from genfusion_ns.geometry.warping import fill_colours, fill_depth, project, warp_references
+from genfusion_ns.geometry.cameras import project
+from genfusion_ns.geometry.clips import References
+from genfusion_ns.geometry.warping import fill_colours, fill_depth, warp_references
 
 W, H, F = 32, 24, 40.0
 K = torch.tensor([[F, 0, W / 2], [0, F, H / 2], [0, 0, 1]])

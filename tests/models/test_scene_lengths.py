@@ -14,7 +14,8 @@ from nerfstudio.engine.optimizers import Optimizers
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.data.clips.procedural import random_world, render_world
 from genfusion_ns.data.points.scene_extent import SceneExtent
-from genfusion_ns.geometry.cameras import References, c2w_to_viewmat
+from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.clips import References
 from genfusion_ns.geometry.warping import warp_references
 from genfusion_ns.methods import genfusion
 from genfusion_ns.models.insertion import FLAT_LOG_SCALE

@@ -13,8 +13,7 @@ import torch
 from scipy.ndimage import uniform_filter
 
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.geometry.cameras import Clip, RepairedClip
-from genfusion_ns.geometry.clip_pairs import ClipPair, crop_clip, select_frames, select_references
+from genfusion_ns.geometry.clips import Clip, ClipPair, RepairedClip, crop_clip, select_frames, select_references
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import fill_colours
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer

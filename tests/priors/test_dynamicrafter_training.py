@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from genfusion_ns.data.clips.frame_samples import FrameBatch
 from genfusion_ns.data.clips.pairs import Provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.geometry.cameras import Clip
+from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of

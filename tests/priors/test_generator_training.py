@@ -21,7 +21,7 @@ from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import WriteError, files_of
 from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.priors.compact.conditioning import Target
 from genfusion_ns.priors.compact.repairer import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import warp_references
 from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer

@@ -16,7 +16,7 @@ from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, Vi
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
 from genfusion_ns.fusion.repairs.sources import FileClips
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.priors.mono_depth import MonoDisparity
 from genfusion_ns.scripts.repair import Repair, entrypoint

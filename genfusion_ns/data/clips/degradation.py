@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import Clip
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clips import Clip, ClipPair
 from genfusion_ns.geometry.depth import depth_to_points
 
 _NEAREST = 3e-3

@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from genfusion_ns.data.clips.pairs import is_pair, list_pairs, read_packed, unpack
 from genfusion_ns.data.clips.published import FrameSequencePair, list_published, looks_published
-from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_pair_frames
+from genfusion_ns.geometry.clips import ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.images import resize_images
 
 _SOLID = 0.5
 """Coverage above which rendered depth counts as known, as in a repair."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from genfusion_ns.data.clips.pairs import read_packed, unpack
-from genfusion_ns.geometry.clip_pairs import (
+from genfusion_ns.geometry.clips import (
     ClipPair,
     crop_clip,
     mirror_clip,

@@ -25,8 +25,8 @@ from torch import Tensor
 from genfusion_ns.data.array_files import ArrayFileError, ArrayLayout, read_arrays, read_layouts
 from genfusion_ns.data.clips.shards import RECORD, finished_shards, is_sample, read_member, sample_paths
 from genfusion_ns.files import write_atomically
-from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair, camera_problem, to_bytes
+from genfusion_ns.geometry.clips import Clip, ClipPair, References, camera_problem
+from genfusion_ns.geometry.images import to_bytes
 from genfusion_ns.json_files import parse_json, read_json
 
 ARRAYS = {

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genfusion_ns.data.clips.degradation import degrade_clip
-from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair, before_backdrop
+from genfusion_ns.geometry.clips import Clip, ClipPair, References, before_backdrop
 
 _TEXTURE = 128
 _FAR = 1e6

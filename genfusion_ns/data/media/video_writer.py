@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.clip_pairs import to_bytes
+from genfusion_ns.geometry.images import to_bytes
 
 
 class VideoWriter:

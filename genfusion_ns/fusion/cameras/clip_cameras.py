@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
+from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture_shape import pose_distances
+from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.windows import Window, clip_windows
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
-from genfusion_ns.geometry.cameras import commonest_size, resize_intrinsics
+from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture_shape import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest
+from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
 from genfusion_ns.stored_config import StoredConfig
 

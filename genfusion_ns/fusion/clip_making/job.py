@@ -30,8 +30,8 @@ from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty
 from genfusion_ns.fusion.clip_making.writers import ClipSink, MadeClip, PublishedSink, ShardSink
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.geometry.cameras import Clip, viewmat_to_c2w
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.cameras import viewmat_to_c2w
+from genfusion_ns.geometry.clips import Clip, ClipPair
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.rounds.agreement import photo_agreement
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, c2w_to_viewmat, commonest_size
+from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.free_space import clearance_test
+from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.trajectories import visiting_order
 from genfusion_ns.geometry.windows import Window, clip_windows
 from genfusion_ns.models.surfel_model import GenFusionModel

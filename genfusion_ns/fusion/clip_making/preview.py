@@ -9,7 +9,8 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, to_bytes
+from genfusion_ns.geometry.clips import ClipPair
+from genfusion_ns.geometry.images import resize_images, to_bytes
 
 _COLUMNS = 6
 _CELL_AREA = 192 * 108

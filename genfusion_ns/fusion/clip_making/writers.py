@@ -15,8 +15,7 @@ from genfusion_ns.data.clips.pairs import Provenance, pack
 from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.data.clips.shards import ShardRecord, ShardWriter
 from genfusion_ns.files import write_atomically
-from genfusion_ns.geometry.cameras import Clip
-from genfusion_ns.geometry.clip_pairs import ClipPair, select_pair_frames
+from genfusion_ns.geometry.clips import Clip, ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.windows import Window
 

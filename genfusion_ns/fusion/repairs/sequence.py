@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.fusion.repairs.sources import ClipSource, fit_area
+from genfusion_ns.fusion.repairs.sources import ClipSource
 from genfusion_ns.fusion.rounds.agreement import photo_agreement
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
-from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip, resize_clip
 from genfusion_ns.geometry.depth import align_scale_shift
+from genfusion_ns.geometry.images import fit_area, resize_images
 from genfusion_ns.geometry.windows import Window, clip_windows
 from genfusion_ns.priors.base import VideoRepairer, repair_next
 

@@ -18,8 +18,9 @@ from genfusion_ns.fusion.cameras.clip_cameras import choose_references, clip_siz
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.geometry.cameras import Clip, References, c2w_to_viewmat, commonest_size
-from genfusion_ns.geometry.clip_pairs import resize_images
+from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.clips import Clip, References
+from genfusion_ns.geometry.images import commonest_size, fit_area, resize_images
 from genfusion_ns.priors.mono_depth import MonoDepth
 from genfusion_ns.priors.unposed import unposed_clip, unposed_references
 
@@ -48,12 +49,6 @@ class ClipSource(Protocol):
     def references(self, frames: Sequence[int]) -> tuple[References, list[str]]:
         """The photos that condition the repair of these frames, and their names."""
         ...
-
-
-def fit_area(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
-    """`size` shrunk, never enlarged, to the area of `limit`, with its aspect kept; all (width, height)."""
-    scale = min(1.0, (limit[0] * limit[1] / (size[0] * size[1])) ** 0.5)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 class FileClips:

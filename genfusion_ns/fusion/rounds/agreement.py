@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.warping import warp_references
 
 _SOLID_ALPHA = 0.5

@@ -11,9 +11,9 @@ from nerfstudio.utils.colormaps import apply_float_colormap
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
-from genfusion_ns.geometry.clip_pairs import to_bytes
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.images import to_bytes
 
 _COLUMNS = 6
 _CELL_AREA = 200 * 120

@@ -25,7 +25,7 @@ from torch import Tensor
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import digest_of_file, write_atomically
-from genfusion_ns.geometry.cameras import RepairedClip
+from genfusion_ns.geometry.clips import RepairedClip
 
 _FORMAT = "genfusion generated views 2"
 _TENSORS = ("viewmat", "K", "rgb", "disparity", "confidence")

@@ -22,13 +22,12 @@ from genfusion_ns import __version__
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.rounds.contact_sheet import contact_sheet, encode_png
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.images import side_by_side
 from genfusion_ns.geometry.windows import Window
 
 RECORD_FILE = "round.json"
 _FRAMES_PER_SECOND = 8
-_VIDEO_GAP = 8
-"""Black pixels between the two halves of a video."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,6 @@ def write_video(path: Path, frames: Float[Tensor, "T H W 3"], frames_per_second:
     size = (frames.shape[2], frames.shape[1])
     with VideoWriter(path, size, frames_per_second, preset="veryfast") as writer:  # of the same size at half the cost
         writer.append(frames)
-
-
-def side_by_side(left: Float[Tensor, "T H W 3"], right: Float[Tensor, "T H W 3"]) -> Float[Tensor, "T H V 3"]:
-    """Two clips of one size next to each other, with a black gap."""
-    gap = left.new_zeros(*left.shape[:2], _VIDEO_GAP, 3)
-    return torch.cat([left, gap, right.to(left)], dim=2)
 
 
 _LABELS = {

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clips import Clip, ClipPair, References
 from genfusion_ns.geometry.depth import DisparityCode, encode_disparity
 from genfusion_ns.geometry.warping import fill_colours, fill_depth, warp_references
 

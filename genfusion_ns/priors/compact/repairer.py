@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
-from genfusion_ns.geometry.clip_pairs import resize_clip, resize_images, resize_references, select_frames
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip, resize_clip, resize_references, select_frames
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.compact.conditioning import Condition, condition_on
 from genfusion_ns.priors.compact.flow import euler_step, start_point
 from genfusion_ns.priors.compact.unet import CompactUNet

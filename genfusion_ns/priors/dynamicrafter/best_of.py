@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import Clip, References
+from genfusion_ns.geometry.clips import Clip, References
 from genfusion_ns.geometry.warping import warp_references
 from genfusion_ns.priors.dynamicrafter.clip_inputs import SOLID_ALPHA
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
-from genfusion_ns.geometry.clip_pairs import resize_images
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import align_scale_shift, encode_disparity
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.dynamicrafter.images import pad_to_multiple, resize_disparity, resize_rgb, there_and_back
 from genfusion_ns.priors.dynamicrafter.sampling import KnownFrames
 

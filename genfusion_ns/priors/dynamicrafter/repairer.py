@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip, camera_centers, camera_forwards
-from genfusion_ns.geometry.clip_pairs import resize_images, typical_depth
+from genfusion_ns.geometry.cameras import camera_centers, camera_forwards
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip, typical_depth
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part

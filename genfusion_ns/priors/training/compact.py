@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from genfusion_ns.geometry.clip_pairs import ClipPair
+from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.priors.compact.conditioning import Condition, Target, stack_pairs
 from genfusion_ns.priors.compact.flow import interpolate, sample_times, start_point
 from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet

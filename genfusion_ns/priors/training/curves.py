@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns.files import replacing, write_atomically
-from genfusion_ns.geometry.clip_pairs import to_bytes
+from genfusion_ns.geometry.images import to_bytes
 from genfusion_ns.json_files import JsonFileError, parse_json
 
 _TRAINING, _VALIDATION = "training.jsonl", "validation.jsonl"

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from genfusion_ns.geometry.cameras import RepairedClip
+from genfusion_ns.geometry.clips import RepairedClip
 from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.loading import load_pipeline

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from genfusion_ns.geometry.cameras import RepairedClip
-from genfusion_ns.geometry.clip_pairs import ClipPair, resize_images, select_references, typical_depth
+from genfusion_ns.geometry.clips import ClipPair, RepairedClip, select_references, typical_depth
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.compact.conditioning import condition_on, target_of
 from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.compact.unet import CompactUNet

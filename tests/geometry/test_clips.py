@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.geometry.cameras import Clip, References
-from genfusion_ns.geometry.clip_pairs import (
+from genfusion_ns.geometry.clips import (
+    Clip,
+    References,
     crop_clip,
     mirror_clip,
     mirror_references,

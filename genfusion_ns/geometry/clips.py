@@ -1,18 +1,103 @@
-"""An artifact clip with its clean counterpart, and the image operations that keep pixels and cameras consistent."""
+"""The clip, the unit that travels between renderer and repairer, and what keeps its pixels and cameras one.
+
+Conventions are those of `genfusion_ns.geometry.cameras`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
-from genfusion_ns.geometry.cameras import Clip, References, crop_intrinsics, resize_intrinsics
+from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
+from genfusion_ns.geometry.images import resize_images
 
 _RIGID_TOLERANCE = 1e-3
 _SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T consecutive rendered views of one scene: colour, depth, coverage and cameras.
+
+    A clip rendered from the reconstruction is an *artifact clip*; its rgb and depth are wrong where the scene is weak.
+    """
+
+    rgb: Float[Tensor, "T H W 3"]
+    """Colours in 0..1."""
+    depth: Float[Tensor, "T H W 1"]
+    """Expected z depth in scene units; meaningless where alpha is 0."""
+    alpha: Float[Tensor, "T H W 1"]
+    """Accumulated opacity in 0..1."""
+    viewmats: Float[Tensor, "T 4 4"]
+    """World-to-camera, OpenCV axes."""
+    Ks: Float[Tensor, "T 3 3"]
+    """Intrinsics in pixels of this H x W raster."""
+    normals: Float[Tensor, "T H W 3"] | None = None
+    """Unit normals of the rendered surfaces in world coordinates, 0 where nothing was rendered; None: not asked for."""
+
+    def __len__(self) -> int:
+        return self.rgb.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[2], self.rgb.shape[1]
+
+    def to(self, device: torch.device | str) -> Clip:
+        """The same clip on `device`."""
+        normals = None if self.normals is None else self.normals.to(device)
+        return Clip(
+            self.rgb.to(device),
+            self.depth.to(device),
+            self.alpha.to(device),
+            self.viewmats.to(device),
+            self.Ks.to(device),
+            normals,
+        )
+
+
+@dataclass(frozen=True)
+class References:
+    """R real photos that condition a repair, with their cameras, all resampled to one size."""
+
+    rgb: Float[Tensor, "R H W 3"]
+    """Colours in 0..1."""
+    viewmats: Float[Tensor, "R 4 4"]
+    """World-to-camera, OpenCV axes, in the frame of the clip."""
+    Ks: Float[Tensor, "R 3 3"]
+    """Intrinsics in pixels of this H x W raster."""
+    seen: Bool[Tensor, "R H W 1"] | None = None
+    """Pixels that are part of the photo; the colours of others mean nothing. None: all."""
+
+    def __len__(self) -> int:
+        return self.rgb.shape[0]
+
+    def to(self, device: torch.device | str) -> References:
+        """The same references on `device`."""
+        seen = None if self.seen is None else self.seen.to(device)
+        return References(self.rgb.to(device), self.viewmats.to(device), self.Ks.to(device), seen)
+
+
+@dataclass(frozen=True)
+class RepairedClip:
+    """What a repairer makes of an artifact clip, frame by frame and pixel by pixel."""
+
+    rgb: Float[Tensor, "T H W 3"]
+    """Colours in 0..1."""
+    disparity: Float[Tensor, "T H W 1"]
+    """Relative disparity in 0..1, known up to one scale and shift per clip; larger is nearer."""
+    confidence: Float[Tensor, "T H W 1"]
+    """The repairer's own trust in each pixel, 0..1."""
+
+    def __len__(self) -> int:
+        return self.rgb.shape[0]
+
+    def to(self, device: torch.device | str) -> RepairedClip:
+        """The same clip on `device`."""
+        return RepairedClip(*(getattr(self, name).to(device) for name in ("rgb", "disparity", "confidence")))
 
 
 @dataclass(frozen=True)
@@ -156,21 +241,3 @@ def resize_references(references: References, size: tuple[int, int]) -> Referenc
     return References(
         resize_images(references.rgb, size), references.viewmats, resize_intrinsics(references.Ks, old, size), seen
     )
-
-
-def resize_images(
-    images: Float[Tensor, "T H W C"], size: tuple[int, int], nearest: bool = False
-) -> Float[Tensor, "T h w C"]:
-    """Images resampled to (width, height), bilinear with antialiasing or by nearest pixel."""
-    planes = images.permute(0, 3, 1, 2)
-    shape = (size[1], size[0])
-    if nearest:
-        resized = functional.interpolate(planes, size=shape, mode="nearest-exact")
-    else:
-        resized = functional.interpolate(planes, size=shape, mode="bilinear", align_corners=False, antialias=True)
-    return resized.permute(0, 2, 3, 1)
-
-
-def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]"""
-    return (images.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()

@@ -1,0 +1,58 @@
+"""Image arithmetic: sizes, resampling, bytes; no cameras here. Images end in [H, W, C], sizes are (width, height)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+_VIDEO_GAP = 8
+"""Black pixels between the two halves of a video."""
+
+
+def commonest_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The (width, height) that most of them have; `sizes` must not be empty."""
+    return Counter(sizes).most_common(1)[0][0]
+
+
+def fit_area(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
+    """`size` shrunk, never enlarged, to the area of `limit`, with its aspect kept; all (width, height)."""
+    scale = min(1.0, (limit[0] * limit[1] / (size[0] * size[1])) ** 0.5)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resize_images(
+    images: Float[Tensor, "T H W C"], size: tuple[int, int], nearest: bool = False
+) -> Float[Tensor, "T h w C"]:
+    """Images resampled to (width, height), bilinear with antialiasing or by nearest pixel."""
+    planes = images.permute(0, 3, 1, 2)
+    shape = (size[1], size[0])
+    if nearest:
+        resized = functional.interpolate(planes, size=shape, mode="nearest-exact")
+    else:
+        resized = functional.interpolate(planes, size=shape, mode="bilinear", align_corners=False, antialias=True)
+    return resized.permute(0, 2, 3, 1)
+
+
+def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]"""
+    return (images.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
+    """An image at pixel coordinates (x, y), bilinear; beyond its border the border goes on."""
+    size = pixels.new_tensor([image.shape[1], image.shape[0]])
+    # align_corners=False puts -1 and 1 at the outer edges of the border pixels, which is where 0 and `size` are here.
+    grid = (2 * pixels / size - 1).nan_to_num(2.0).clamp(-2, 2)
+    planes = image.permute(2, 0, 1)[None].expand(len(pixels), -1, -1, -1)
+    return functional.grid_sample(planes, grid, padding_mode="border", align_corners=False).permute(0, 2, 3, 1)
+
+
+def side_by_side(left: Float[Tensor, "T H W 3"], right: Float[Tensor, "T H W 3"]) -> Float[Tensor, "T H V 3"]:
+    """Two clips of one size next to each other, with a black gap."""
+    gap = left.new_zeros(*left.shape[:2], _VIDEO_GAP, 3)
+    return torch.cat([left, gap, right.to(left)], dim=2)
