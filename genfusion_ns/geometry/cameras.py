@@ -46,14 +46,14 @@ def c2w_to_viewmat(c2w: Float[Tensor, "*batch rows 4"]) -> Float[Tensor, "*batch
         Rigid inverses with the y and z camera axes flipped. [..., 4, 4]
     """
     w2c_rotation = _flipped(c2w[..., :3, :3]).transpose(-1, -2)
-    return _rigid(w2c_rotation, -(w2c_rotation @ c2w[..., :3, 3:4]))
+    return rigid_poses(w2c_rotation, -(w2c_rotation @ c2w[..., :3, 3:4])[..., 0])
 
 
 @full_precision()
 def viewmat_to_c2w(viewmat: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Camera-to-world poses (OpenGL axes) of world-to-camera matrices (OpenCV axes); inverse of `c2w_to_viewmat`."""
     c2w_rotation = viewmat[..., :3, :3].transpose(-1, -2)
-    return _rigid(_flipped(c2w_rotation), -(c2w_rotation @ viewmat[..., :3, 3:4]))
+    return rigid_poses(_flipped(c2w_rotation), -(c2w_rotation @ viewmat[..., :3, 3:4])[..., 0])
 
 
 @full_precision()
@@ -111,17 +111,20 @@ def look_at(
         raise ValueError("a camera of the path looks along the up axis, or stands at its target; its roll is undefined")
     right = functional.normalize(right, dim=-1)
     rotation = torch.stack([right, torch.linalg.cross(backward, right), backward], dim=-1)
-    return _rigid(rotation, positions[..., None])
+    return rigid_poses(rotation, positions)
+
+
+def rigid_poses(
+    rotations: Float[Tensor, "*batch 3 3"], translations: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """Matrices [R t; 0 1]. [..., 4, 4]"""
+    poses = rotations.new_zeros(*rotations.shape[:-2], 4, 4)
+    poses[..., :3, :3] = rotations
+    poses[..., :3, 3] = translations
+    poses[..., 3, 3] = 1.0
+    return poses
 
 
 def _flipped(axes: Tensor) -> Tensor:
     """Camera axes, the columns of a rotation, between OpenGL and OpenCV: y and z are turned round."""
     return torch.cat([axes[..., :1], -axes[..., 1:]], dim=-1)
-
-
-def _rigid(rotation: Tensor, translation: Tensor) -> Tensor:
-    pose = rotation.new_zeros(*rotation.shape[:-2], 4, 4)
-    pose[..., :3, :3] = rotation
-    pose[..., :3, 3:4] = translation
-    pose[..., 3, 3] = 1.0
-    return pose

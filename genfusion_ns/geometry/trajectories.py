@@ -17,7 +17,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import look_at
+from genfusion_ns.geometry.cameras import look_at, rigid_poses
 from genfusion_ns.geometry.capture_shape import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
 
 _DENSE = 40
@@ -125,7 +125,7 @@ def orbit_path(
     away = torch.nn.functional.normalize(loop - focus, dim=-1)
     path = look_at(loop + unit * (distance * away + position_z_offset * up), focus, up)
     turn = torch.from_numpy(Rotation.from_rotvec(rotation_angle * up.numpy()).as_matrix())
-    return _poses(turn @ path[:, :3, :3], path[:, :3, 3]).to(c2w)
+    return rigid_poses(turn @ path[:, :3, :3], path[:, :3, 3]).to(c2w)
 
 
 def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4"]:
@@ -164,7 +164,7 @@ def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4
         samples=_DENSE * max(num, 25),
     )
     rotation = torch.from_numpy(rotations(stops).as_matrix())
-    return _poses(rotation, torch.from_numpy(positions(stops))).to(c2w)
+    return rigid_poses(rotation, torch.from_numpy(positions(stops))).to(c2w)
 
 
 def interpolate_poses(c2w: Float[Tensor, "N 4 4"], steps: int) -> Float[Tensor, "M 4 4"]:
@@ -178,7 +178,7 @@ def interpolate_poses(c2w: Float[Tensor, "N 4 4"], steps: int) -> Float[Tensor, 
     poses = c2w.detach().double().cpu().numpy()
     rotation = Slerp(np.arange(len(c2w)), Rotation.from_matrix(poses[:, :3, :3]))(at).as_matrix()
     position = np.stack([np.interp(at, np.arange(len(c2w)), poses[:, axis, 3]) for axis in range(3)], axis=1)
-    path = _poses(torch.from_numpy(rotation), torch.from_numpy(position)).to(c2w)
+    path = rigid_poses(torch.from_numpy(rotation), torch.from_numpy(position)).to(c2w)
     path[::steps] = c2w
     return path
 
@@ -261,13 +261,6 @@ def _tilted(c2w: Tensor, angle: float) -> Tensor:
     local = torch.eye(4, dtype=c2w.dtype)
     local[1:3, 1:3] = local.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return c2w @ local
-
-
-def _poses(rotation: Tensor, position: Tensor) -> Tensor:
-    pose = torch.eye(4, dtype=rotation.dtype, device=rotation.device).repeat(len(rotation), 1, 1)
-    pose[:, :3, :3] = rotation
-    pose[:, :3, 3] = position
-    return pose
 
 
 def _require_frames(num: int) -> None:
