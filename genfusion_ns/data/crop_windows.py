@@ -19,6 +19,7 @@ from genfusion_ns.data.array_files import ArrayFileError, read_array
 from genfusion_ns.data.view_selection import NameIndex
 from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.json_files import read_json
+from genfusion_ns.seeds import seeded_generator
 
 PUBLISHED_AREA = 0.25
 """480 x 270 of 960 x 540 pixels."""
@@ -143,7 +144,7 @@ def _free_range(size: Size, area: float) -> Size:
 
 def _bouncing_walk(count: int, free: Size, step: float, seed: int) -> list[tuple[float, float]]:
     """Positions as shares of the free range of each axis, in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     position = [start * room for start, room in zip(_START, free, strict=True)]
     direction = [1.0, 1.0]
     walk = []

@@ -42,6 +42,7 @@ from genfusion_ns.data.points.scene_extent import SceneExtent
 from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import ViewSplit, select_views
 from genfusion_ns.messages import say
+from genfusion_ns.seeds import seeded_generator
 from genfusion_ns.stored_config import StoredConfig
 
 _MIN_FPS_VIEWS = 8
@@ -376,6 +377,6 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             self.split.train_ids,
             num_random=self.config.num_random_points,
             min_points=self.config.min_seed_points,
-            generator=torch.Generator().manual_seed(self.config.random_points_seed),
+            generator=seeded_generator(self.config.random_points_seed),
             parts=self.parts,
         )

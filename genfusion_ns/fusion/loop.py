@@ -36,6 +36,7 @@ from genfusion_ns.messages import Colour, say
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
+from genfusion_ns.seeds import round_seed, seeded_generator
 
 _Sample = Callable[[int, torch.Generator, ClearTest], SampledViews]
 """The cameras of a round, of its count, its generator and where cameras may stand."""
@@ -95,7 +96,7 @@ class FusionLoop:
         self._sampler: ViewSampler | None = None
         self._datamanager = datamanager
         self._photos: ObservedPhotos | None = None
-        self._view_order = torch.Generator().manual_seed(config.seed)
+        self._view_order = seeded_generator(config.seed)
         self._requests: SimpleQueue[Callable[[int], object]] = SimpleQueue()
         self._next_round = 0
         self._judged: tuple[int, float] | None = None
@@ -258,8 +259,8 @@ class FusionLoop:
     @torch.no_grad()
     def _round(self, step: int, index: int, sample: _Sample, keep: _Keep, seeds: bool) -> RoundRecord:
         began = time.monotonic()
-        seed = self.config.seed * 100_003 + index
-        generator = torch.Generator().manual_seed(seed)
+        seed = round_seed(self.config.seed, index)
+        generator = seeded_generator(seed)
         photos, repairer = self.photos, self.repairer
         seen = cache(lambda: photos.surfaces(self.model))  # masked rounds never ask
         clear_test = cache(lambda: clearance_test(seen().cpu()))

@@ -18,6 +18,7 @@ from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import list_published, looks_published
 from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.training.validation import HeldOutFrames
+from genfusion_ns.seeds import numbered_generator
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def make_procedural(folder: Path, count: int, seed: int) -> list[Path]:
     for index in range(count):
         path = folder / f"world_{seed}_{index:04d}.npz"
         if not path.is_file():
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+            generator = numbered_generator(seed, index)
             write_pair(folder, path.stem, procedural_pair(generator), Provenance("procedural", "none", seed))
         paths.append(path)
     return paths

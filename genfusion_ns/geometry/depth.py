@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from genfusion_ns.seeds import seeded_generator
+
 _SAMPLES = 4096
 """Pixels per image that vote in the robust start and give the medians."""
 _HYPOTHESES = 96
@@ -138,7 +140,7 @@ def align_scale_shift(
 def _draw_pixels(x: Tensor, y: Tensor, mask: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """`_SAMPLES` masked pixels per batch entry, with replacement; zeros where the mask is empty. [B, S] twice"""
     if generator is None:
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator(0)
     rank = mask.long().cumsum(dim=1)
     uniform = torch.rand(x.shape[0], _SAMPLES, generator=generator, device=generator.device).to(x.device)
     wanted = (uniform * rank[:, -1:]).long() + 1

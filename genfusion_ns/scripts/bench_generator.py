@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from genfusion_ns.errors import run_program
+from genfusion_ns.seeds import seeded_generator
 
 if TYPE_CHECKING:
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
@@ -111,7 +112,7 @@ class _Timer:
         self, pipeline: DynamiCrafterPipeline, size: tuple[int, int], frames: int, device: torch.device
     ) -> None:
         self._pipeline, self._device = pipeline, device
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded_generator(0)
         width, height = size
         self._clip = torch.rand(frames, height, width, 4, generator=generator)
         self._photo = torch.rand(1, height, width, 3, generator=generator)
@@ -127,9 +128,7 @@ class _Timer:
             torch.cuda.reset_peak_memory_stats(self._device)
             torch.cuda.synchronize(self._device)
         began = time.perf_counter()
-        self._pipeline(
-            self._clip[..., :3], self._clip[..., 3:], self._photo, sampling, torch.Generator().manual_seed(0)
-        )
+        self._pipeline(self._clip[..., :3], self._clip[..., 3:], self._photo, sampling, seeded_generator(0))
         if not on_gpu:
             return _Cost(time.perf_counter() - began, None)
         torch.cuda.synchronize(self._device)

@@ -24,6 +24,7 @@ from genfusion_ns.data.array_files import ArrayFileError, read_arrays
 from genfusion_ns.errors import run_program
 from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.rendering.surfels import RasterSettings, SurfelRender, Surfels, rasterize_surfels
+from genfusion_ns.seeds import seeded_generator
 
 _IMAGES = ("rgb", "alpha", "depth", "median_depth", "normals", "distortion")
 
@@ -172,7 +173,7 @@ def _passes(
     """A forward pass with backward from all images, and one without gradients."""
     names = ("means", "quats", "scales", "opacities", "features_dc")
     leaves = [getattr(surfels, name).detach().clone().requires_grad_() for name in names]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     upstream: list[Tensor] = []
 
     def render() -> SurfelRender:
@@ -208,7 +209,7 @@ def _fastest(run: Callable[[], object], repeats: int) -> _Times:
 def _single_thread_sgemm(repeats: int) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    matrix = torch.randn(1024, 1024, generator=torch.Generator().manual_seed(0))
+    matrix = torch.randn(1024, 1024, generator=seeded_generator(0))
     seconds = _fastest(lambda: F.linear(matrix, matrix), repeats).cpu
     torch.set_num_threads(threads)
     return seconds

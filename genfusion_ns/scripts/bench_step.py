@@ -13,6 +13,7 @@ from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.models.insertion import FLAT_LOG_SCALE
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.rendering.surfels import Surfels
+from genfusion_ns.seeds import seeded_generator
 
 
 def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, height: int) -> Callable[[], None]:
@@ -37,7 +38,7 @@ def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, heig
         width=width,
         height=height,
     )
-    batch = {"image": torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))}
+    batch = {"image": torch.rand(height, width, 3, generator=seeded_generator(0))}
     model.optimizers = {
         name: genfusion.config.optimizers[name]["optimizer"].setup(params=parameters)
         for name, parameters in model.get_gaussian_param_groups().items()

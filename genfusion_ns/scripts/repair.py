@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import tyro
 
 from genfusion_ns.errors import run_program
+from genfusion_ns.seeds import seeded_generator
 
 if TYPE_CHECKING:
     from genfusion_ns.fusion.repairs.sources import ClipSource
@@ -104,7 +105,7 @@ class Repair:
         prepare_folder(self.output, self.overwrite)
         count = len(repair_windows(len(source), repairer.clip_length, self.overlap))
         print(f"{len(source)} frames of {source.size[0]} x {source.size[1]} in {count} clips, {repairer.name} repairer")
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded_generator(self.seed)
         parts = repair_sequence(source, repairer, generator, self.overlap, self.keep_detail)
         fps = self.fps or source.fps or _FILES_FPS
         settings = {name: _plain(value) for name, value in asdict(self).items()} | {"repairer": repairer.name}

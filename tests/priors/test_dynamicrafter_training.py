@@ -34,10 +34,11 @@ from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.dynamicrafter import DynamiCrafterObjective, TrainedParts, train
 from genfusion_ns.priors.training.latents import Draws, diffuse, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.lora import LoraSettings, add_lora
-from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
+from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
 from genfusion_ns.priors.training.start import starting_folder
 from genfusion_ns.priors.training.validation import HeldOutFrames
 from genfusion_ns.scripts.train_generator import main, read_config
+from genfusion_ns.seeds import generator_of
 
 FRAMES, SIDE = 4, 64
 TINY = DynamiCrafterOptimisation(

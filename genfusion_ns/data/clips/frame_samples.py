@@ -22,6 +22,7 @@ from genfusion_ns.data.clips.published import FrameSequencePair, list_published,
 from genfusion_ns.geometry.clips import ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.images import resize_images
+from genfusion_ns.seeds import numbered_generator
 
 _SOLID = 0.5
 """Coverage above which rendered depth counts as known, as in a repair."""
@@ -173,7 +174,7 @@ class FrameClipDataset(Dataset[FrameBatch]):
     def __getitem__(self, index: int) -> FrameBatch:
         if not 0 <= index < self.batches:
             raise IndexError(f"batch {index} of a stream of {self.batches}")
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
+        generator = numbered_generator(self.seed, index)
         samples = [self._sample(generator) for _ in range(self.batch_size)]
         return FrameBatch(*(torch.stack(parts) for parts in zip(*samples, strict=True)))
 

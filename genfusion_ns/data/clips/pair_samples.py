@@ -24,6 +24,7 @@ from genfusion_ns.geometry.clips import (
     select_pair_frames,
     select_references,
 )
+from genfusion_ns.seeds import numbered_generator
 
 
 @dataclass
@@ -107,7 +108,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
     def __getitem__(self, index: int) -> list[ClipPair]:
         if not 0 <= index < self.batches:
             raise IndexError(f"batch {index} of a stream of {self.batches}")
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) % 2**63)
+        generator = numbered_generator(self.seed, index)
         count = _draw(*self.augmentation.references, generator)
         return [self._sample(count, generator) for _ in range(self.batch_size)]
 

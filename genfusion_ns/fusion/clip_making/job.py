@@ -32,6 +32,7 @@ from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, ClipPair
+from genfusion_ns.seeds import numbered_generator
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Maker:
         paths = [photo_path(dense.scene, everything, self.recipe)]
         if psnr >= self.recipe.min_dense_psnr:
             for number in range(self.recipe.perturbed_paths):
-                generator = torch.Generator().manual_seed(self.job.seed * 1_000_003 + number)
+                generator = numbered_generator(self.job.seed, number)
                 path = perturbed_path(dense.scene, everything, self.recipe, number, generator)
                 paths += [path] if path.windows else []
         elif self.recipe.perturbed_paths:

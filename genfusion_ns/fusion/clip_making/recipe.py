@@ -133,7 +133,9 @@ def _spread(count: int, picks: int, seed: int) -> list[int]:
     """One position out of each of `picks` equal parts of 0..count - 1: spread out, and different for every seed."""
     import torch
 
-    shifts = torch.rand(picks, generator=torch.Generator().manual_seed(seed * 1_000_003 + picks)).tolist()
+    from genfusion_ns.seeds import numbered_generator
+
+    shifts = torch.rand(picks, generator=numbered_generator(seed, picks)).tolist()
     return [min(int((part + shift) * count / picks), count - 1) for part, shift in enumerate(shifts)]
 
 

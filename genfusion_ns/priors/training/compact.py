@@ -27,9 +27,10 @@ from genfusion_ns.priors.compact.conditioning import Condition, Target, stack_pa
 from genfusion_ns.priors.compact.flow import interpolate, sample_times, start_point
 from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet
 from genfusion_ns.priors.training.loop import build_accelerator, fit
-from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig, generator_of
+from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig
 from genfusion_ns.priors.training.validation import Judgement, ValidationReport, validate
 from genfusion_ns.priors.weight_files import forget_origin
+from genfusion_ns.seeds import generator_of
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained

@@ -31,9 +31,10 @@ from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.latents import FrameBatch, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora
-from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, generator_of
+from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
 from genfusion_ns.priors.training.validation import Comparison, HeldOutFrames, Judgement, ValidationReport, judge
 from genfusion_ns.priors.weight_files import forget_origin
+from genfusion_ns.seeds import generator_of
 
 _FROZEN = ("vae", "image_encoder", "scheduler")
 _LATENT_CHANNELS = 4

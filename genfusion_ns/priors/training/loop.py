@@ -28,8 +28,9 @@ from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_checkpoint
 from genfusion_ns.priors.training.curves import Curves, write_picture
 from genfusion_ns.priors.training.objective import Objective
-from genfusion_ns.priors.training.settings import LoopConfig, seed_of
+from genfusion_ns.priors.training.settings import LoopConfig
 from genfusion_ns.priors.training.validation import ValidationReport
+from genfusion_ns.seeds import seed_of
 
 _VALIDATION_LIMIT = timedelta(hours=6)  # that other processes wait while the main one validates
 _STOPS = "the training stops after this step and saves a checkpoint. Once more: it stops at once."

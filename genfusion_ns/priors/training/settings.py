@@ -1,11 +1,10 @@
-"""Settings of trainings, and where their random numbers come from.
+"""Settings of trainings.
 
 The command line shows them, so nothing here imports a network.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -182,14 +181,3 @@ class OptimisationConfig(LoopConfig):
 
 def _flag(name: str) -> str:
     return f"--optimisation.{name.replace('_', '-')}"
-
-
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """Seed of one thing among many; those of different purposes or numbers have nothing in common."""
-    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % 2**63
-
-
-def generator_of(seed: int, purpose: str, number: int) -> torch.Generator:
-    """Source of random numbers on the CPU, so that they do not depend on the device; see `seed_of`."""
-    return torch.Generator().manual_seed(seed_of(seed, purpose, number))

@@ -15,6 +15,7 @@ from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.compact.conditioning import condition_on, target_of
 from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.compact.unet import CompactUNet
+from genfusion_ns.seeds import seeded_generator
 
 _PHOTOS = 3
 _ROWS = 6
@@ -138,7 +139,7 @@ def validate(network: CompactUNet, held_out: Sequence[ClipPair], seed: int, step
     def repaired() -> Iterator[Comparison]:
         for index, pair in enumerate(held_out):
             chosen = select_references(pair.references, list(range(min(_PHOTOS, len(pair.references)))))
-            clip = repairer.repair(pair.artifact, chosen, torch.Generator().manual_seed(seed + index))
+            clip = repairer.repair(pair.artifact, chosen, seeded_generator(seed + index))
             yield _compare(pair, clip)
 
     return judge(repaired())
