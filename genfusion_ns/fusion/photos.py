@@ -17,7 +17,7 @@ from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, References, before_backdrop
 from genfusion_ns.geometry.free_space import SeenSurfaces
-from genfusion_ns.geometry.images import sample_pixels
+from genfusion_ns.geometry.images import psnr, sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8
@@ -141,7 +141,7 @@ class ObservedPhotos:
         else:
             weight = self.seen[chosen].to(squares)
             errors = (squares * weight).sum(dim=(1, 2, 3)) / (3 * weight.sum(dim=(1, 2, 3))).clamp_min(1)
-        return float((-10 * torch.log10(errors.clamp_min(1e-10))).mean())
+        return float(psnr(errors).mean())
 
     @torch.no_grad()
     def surfaces(self, model: GenFusionModel) -> SeenSurfaces:

@@ -43,6 +43,15 @@ def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     return (images.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
+def psnr(squared_error: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Peak signal-to-noise ratio of mean squared errors of colours in 0..1; dB, at most 100. NaN of NaN. [...]
+
+    >>> psnr(torch.tensor([0.01, 0.0]))
+    tensor([ 20., 100.])
+    """
+    return -10 * torch.log10(squared_error.clamp_min(1e-10))
+
+
 def sample_pixels(image: Float[Tensor, "H W C"], pixels: Float[Tensor, "T h w 2"]) -> Float[Tensor, "T h w C"]:
     """An image at pixel coordinates (x, y), bilinear; beyond its border the border goes on."""
     size = pixels.new_tensor([image.shape[1], image.shape[0]])

@@ -28,6 +28,7 @@ from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
+from genfusion_ns.geometry.images import psnr
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
@@ -461,7 +462,7 @@ class GenFusionModel(SurfelDoors):
             error = (outputs["rgb"].clamp(0, 1) - target).square().mean()
             if weight is not None:  # what is hidden has no error, so only the number of pixels is to be mended
                 error = error / weight.mean().clamp_min(1e-6)
-        metrics = {"psnr": -10 * torch.log10(error.clamp_min(1e-10)), "gaussian_count": self.num_points}
+        metrics = {"psnr": psnr(error), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 

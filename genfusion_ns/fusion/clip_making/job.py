@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
 from genfusion_ns.data.captures.capture import read_capture, whole_capture_config
@@ -32,6 +31,7 @@ from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, ClipPair
+from genfusion_ns.geometry.images import psnr
 from genfusion_ns.seeds import numbered_generator
 
 
@@ -161,16 +161,16 @@ class _Maker:
 
     def _paths(self, dense: GenFusionPipeline) -> tuple[list[CleanPath], float]:
         everything = AllPhotos.of(dense, self.recipe.resolution)
-        psnr = everything.photos.mean_psnr(dense.scene)
+        reached = everything.photos.mean_psnr(dense.scene)
         paths = [photo_path(dense.scene, everything, self.recipe)]
-        if psnr >= self.recipe.min_dense_psnr:
+        if reached >= self.recipe.min_dense_psnr:
             for number in range(self.recipe.perturbed_paths):
                 generator = numbered_generator(self.job.seed, number)
                 path = perturbed_path(dense.scene, everything, self.recipe, number, generator)
                 paths += [path] if path.windows else []
         elif self.recipe.perturbed_paths:
-            print(f"No perturbed paths: the reconstruction from all photos has {psnr:.1f} dB")
-        return paths, psnr
+            print(f"No perturbed paths: the reconstruction from all photos has {reached:.1f} dB")
+        return paths, reached
 
     def _snapshot(
         self, pipeline: GenFusionPipeline, paths: list[CleanPath], difficulty: Difficulty, stage: float
@@ -218,4 +218,4 @@ def _registered(capture: Path, downscale_factor: int | None) -> tuple[DataParser
 
 
 def _psnr(artifact: Clip, clean: Clip) -> float:
-    return round(float(-10 * torch.log10((artifact.rgb - clean.rgb).square().mean().clamp_min(1e-10))), 3)
+    return round(float(psnr((artifact.rgb - clean.rgb).square().mean())), 3)

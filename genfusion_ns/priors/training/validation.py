@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genfusion_ns.geometry.clips import ClipPair, RepairedClip, select_references, typical_depth
-from genfusion_ns.geometry.images import resize_images
+from genfusion_ns.geometry.images import psnr, resize_images
 from genfusion_ns.priors.compact.conditioning import condition_on, target_of
 from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.compact.unet import CompactUNet
@@ -145,9 +145,8 @@ def validate(network: CompactUNet, held_out: Sequence[ClipPair], seed: int, step
     return judge(repaired())
 
 
-def psnr(error: Float[Tensor, "*pixels 3"]) -> float:
-    """Peak signal-to-noise ratio of colour errors on the 0..1 range, in dB; at most 100. NaN without any."""
-    return -10 * torch.log10(error.square().mean().clamp(min=1e-10)).item()
+def _decibels(error: Float[Tensor, "*pixels 3"]) -> float:
+    return psnr(error.square().mean()).item()  # NaN without any
 
 
 def ssim(
@@ -205,12 +204,12 @@ def _numbers(comparison: Comparison) -> tuple[float, ...]:
     disparities = (comparison.artifact[..., 3:], repaired.disparity)
     wrong = [((x - comparison.clean[..., 3:]).abs() * comparison.known).sum() / count for x in disparities]
     return (
-        psnr((before - clean)[pixels]),
-        psnr(errors),
+        _decibels((before - clean)[pixels]),
+        _decibels(errors),
         ssim(before, clean, counted),
         ssim(after, clean, counted),
-        psnr(errors[:half]),
-        psnr(errors[half:]),
+        _decibels(errors[:half]),
+        _decibels(errors[half:]),
         wrong[0].item(),
         wrong[1].item(),
     )
