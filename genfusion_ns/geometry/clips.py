@@ -15,7 +15,8 @@ from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.geometry.images import resize_images
 
 _RIGID_TOLERANCE = 1e-3
-_SOLID = 0.5  # coverage below which a pixel of an object before nothing shows the backdrop
+SOLID_ALPHA = 0.5
+"""Coverage above which a pixel shows a surface, whose rendered depth is trusted; below, mostly what lies behind."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def typical_depth(clip: Clip) -> float:
 
     0 where it covers nothing.
     """
-    seen = clip.depth[(clip.alpha > _SOLID) & (clip.depth > 0)]
+    seen = clip.depth[(clip.alpha > SOLID_ALPHA) & (clip.depth > 0)]
     return float(seen.median()) if seen.numel() else 0.0
 
 
@@ -169,7 +170,7 @@ def before_backdrop(clip: Clip) -> Clip:
 
     Depth stays where the object covers more than half of a pixel.
     """
-    return replace(clip, depth=clip.depth * (clip.alpha > _SOLID), alpha=torch.ones_like(clip.alpha))
+    return replace(clip, depth=clip.depth * (clip.alpha > SOLID_ALPHA), alpha=torch.ones_like(clip.alpha))
 
 
 def select_frames(clip: Clip, frames: slice | list[int] | Tensor) -> Clip:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
 from genfusion_ns.geometry.capture_shape import capture_shape, neighbour_spacing
+from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.geometry.depth import depth_to_points
 
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
@@ -46,12 +47,12 @@ class SeenSurfaces:
     depths: Float[Tensor, "N H W 1"]
     """Rendered z depth, scene units."""
     alphas: Float[Tensor, "N H W 1"]
-    """Rendered coverage, 0..1; below 0.5 a pixel is no evidence."""
+    """Rendered coverage, 0..1; below `SOLID_ALPHA` a pixel is no evidence."""
 
     @cached_property
     def surface(self) -> Float[Tensor, "N H W"]:
         """Depth of the pixels that are evidence, 0 elsewhere."""
-        return torch.where(self.alphas > 0.5, self.depths, 0.0)[..., 0]
+        return torch.where(self.alphas > SOLID_ALPHA, self.depths, 0.0)[..., 0]
 
     @cached_property
     def nearest(self) -> Float[Tensor, "N H W"]:
@@ -100,7 +101,7 @@ def clearings(seen: SeenSurfaces, share: float) -> Clearings:
         seen: all observed views.
         share: radius of each ball, in units of the distance from its camera to the nearest surface that any view sees.
     """
-    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[seen.alphas[..., 0] > 0.5]
+    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[seen.alphas[..., 0] > SOLID_ALPHA]
     centers = seen.centers
     if len(points) == 0:
         return Clearings(centers, centers.new_zeros(len(centers)))
@@ -191,7 +192,7 @@ def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
     column = pixel[..., 0].clamp(0, width - 1).long()
     row = pixel[..., 1].clamp(0, height - 1).long()
     view = torch.arange(len(viewmats), device=points.device)[:, None]
-    covered = seen.alphas[view, row, column, 0] > 0.5
+    covered = seen.alphas[view, row, column, 0] > SOLID_ALPHA
     return _Sight(inside & covered, z, surface[view, row, column], seen.nearest[view, row, column])
 
 

@@ -19,6 +19,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
+from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.messages import say
 from genfusion_ns.models.panorama import look_along
 from genfusion_ns.models.views import View, without_background
@@ -26,8 +27,6 @@ from genfusion_ns.rendering.surfels import SurfelRender
 
 _RAY_FOCAL = 1000.0
 """Focal length of the one-pixel camera that stands for a ray, pixels."""
-_SOLID = 0.5
-"""Opacity from which a ray counts as stopped."""
 
 
 class SurfelDoors(SplatfactoModel):
@@ -146,7 +145,7 @@ class SurfelDoors(SplatfactoModel):
         K = origins.new_tensor([[_RAY_FOCAL, 0, 0.5], [0, _RAY_FOCAL, 0.5], [0, 0, 1]]).expand(len(origins), 3, 3)
         render = self.render(viewmats, K.contiguous(), 1, 1, self.display_background())
         pixel = {name: getattr(render, name)[:, 0, 0] for name in ("rgb", "alpha", "median_depth", "normals")}
-        stopped = valid[:, None] & (pixel["alpha"] > _SOLID)
+        stopped = valid[:, None] & (pixel["alpha"] > SOLID_ALPHA)
         return {
             "rgb": pixel["rgb"].clamp(0, 1),
             "accumulation": pixel["alpha"],

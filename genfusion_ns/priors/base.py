@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 
 
@@ -99,7 +99,7 @@ class IdentityRepairer:
 
     def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
         """The clip unchanged, with its alpha as confidence; see `VideoRepairer.repair`."""
-        disparity = encode_disparity(clip.depth, clip.alpha > 0.5).disparity
+        disparity = encode_disparity(clip.depth, clip.alpha > SOLID_ALPHA).disparity
         return RepairedClip(rgb=clip.rgb.clamp(0, 1), disparity=disparity, confidence=clip.alpha.clamp(0, 1))
 
     def release(self) -> None:

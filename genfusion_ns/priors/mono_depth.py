@@ -131,7 +131,7 @@ def align_to_scene(
     Args:
         disparity: of each image, up to scale and shift, larger is nearer.
         rendered_depth: z depth of the scene from the same cameras, scene units.
-        valid: where the rendered depth is trusted, such as alpha > 0.5; depth that is not finite and positive never is.
+        valid: where the rendered depth is trusted, see `SOLID_ALPHA`; depth that is not finite and positive never is.
         confidence: of the disparity, 0..1; None: full.
         least_confidence: pixels of less are neither compared nor given depth.
         least_inliers: share of the compared pixels that a fit must explain. The robust fit needs a majority; pure noise

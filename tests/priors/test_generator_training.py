@@ -459,7 +459,9 @@ def test_validation_measures_what_other_implementations_do() -> None:
     generator = torch.Generator().manual_seed(0)
     images, truth = (torch.rand(2, 24, 32, 3, generator=generator) for _ in range(2))
     planes = [x.permute(0, 3, 1, 2) for x in (images, truth)]
-    assert float(psnr((images - truth).square().mean())) == pytest.approx(float(PeakSignalNoiseRatio(data_range=1.0)(*planes)), abs=1e-4)
+    assert float(psnr((images - truth).square().mean())) == pytest.approx(
+        float(PeakSignalNoiseRatio(data_range=1.0)(*planes)), abs=1e-4
+    )
     assert ssim(truth, truth) == pytest.approx(1.0)
     left = (torch.arange(32) < 16).view(1, 1, 32, 1).expand(2, 24, 32, 1)
     half_wrong = torch.where(left, truth, images)

@@ -19,13 +19,10 @@ from torch.utils.data import Dataset
 
 from genfusion_ns.data.clips.pairs import is_pair, list_pairs, read_packed, unpack
 from genfusion_ns.data.clips.published import FrameSequencePair, list_published, looks_published
-from genfusion_ns.geometry.clips import ClipPair, select_pair_frames
+from genfusion_ns.geometry.clips import SOLID_ALPHA, ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.seeds import numbered_generator
-
-_SOLID = 0.5
-"""Coverage above which rendered depth counts as known, as in a repair."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +219,7 @@ def _reference(pair: FrameSequencePair, photos: float, kind: Tensor, which: Tens
 
 
 def _inverse(depth: Float[Tensor, "T H W 1"], alpha: Float[Tensor, "T H W 1"]) -> Float[Tensor, "T H W 1"]:
-    known = (depth > 0) & (alpha > _SOLID)
+    known = (depth > 0) & (alpha > SOLID_ALPHA)
     return torch.where(known, 1.0 / torch.where(known, depth, 1.0), 0.0)
 
 

@@ -15,7 +15,7 @@ from genfusion_ns.data.clips.pairs import Provenance, pack
 from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.data.clips.shards import ShardRecord, ShardWriter
 from genfusion_ns.files import write_atomically
-from genfusion_ns.geometry.clips import Clip, ClipPair, select_pair_frames
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, ClipPair, select_pair_frames
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.windows import Window
 
@@ -112,7 +112,7 @@ def _without_cameras(made: MadeClip, num_frames: int) -> FrameSequencePair:
 
 
 def _covered(clip: Clip) -> Tensor:
-    return torch.where(clip.alpha > 0.5, clip.depth, 0.0)
+    return torch.where(clip.alpha > SOLID_ALPHA, clip.depth, 0.0)
 
 
 def _coded(depth: Tensor) -> Tensor:

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from genfusion_ns.fusion.repairs.sources import ClipSource
 from genfusion_ns.fusion.rounds.agreement import photo_agreement
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip, resize_clip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip, resize_clip
 from genfusion_ns.geometry.depth import align_scale_shift
 from genfusion_ns.geometry.images import fit_area, resize_images
 from genfusion_ns.geometry.windows import Window, clip_windows
 from genfusion_ns.priors.base import VideoRepairer, repair_next
-
-_SOLID_ALPHA = 0.5
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _scores(clip: Clip, repaired: RepairedClip, references: References, has_dept
     if not has_depth:
         return scores
     agreement = photo_agreement(clip, repaired, references.to(clip.rgb.device))
-    known = (clip.depth > 0) & (clip.alpha > _SOLID_ALPHA)
+    known = (clip.depth > 0) & (clip.alpha > SOLID_ALPHA)
     inverse = 1 / torch.where(known, clip.depth, 1.0)
     fit = align_scale_shift(repaired.disparity[None], inverse[None], known[None])
     return scores | {

@@ -11,7 +11,7 @@ from nerfstudio.utils.colormaps import apply_float_colormap
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.images import to_bytes
 
@@ -81,7 +81,7 @@ def encode_png(picture: Image.Image) -> bytes:
 
 def _rows(clip: Clip, repaired: RepairedClip, chosen: Tensor) -> dict[str, Tensor]:
     """Coloured [F, H, W, 3] or grey [F, H, W, 1] frames by label, of the chosen frames [F]."""
-    covered = clip.alpha[chosen] > 0.5
+    covered = clip.alpha[chosen] > SOLID_ALPHA
     # A robust range: one floater before the lens must not turn the rest of the row into one colour.
     rendered = encode_disparity(clip.depth[chosen], covered, percentile=1.0).disparity
     before, after = clip.rgb[chosen], repaired.rgb[chosen]

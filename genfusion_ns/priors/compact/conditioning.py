@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from genfusion_ns.geometry.clips import Clip, ClipPair, References
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, ClipPair, References
 from genfusion_ns.geometry.depth import DisparityCode, encode_disparity
 from genfusion_ns.geometry.warping import fill_colours, fill_depth, warp_references
 
-_SOLID_ALPHA = 0.5  # rendered depth below this coverage is mostly background and is not trusted
 _SATURATED_PERCENT = 1.0  # share of the pixels at either end of the disparity range that may saturate: floaters
 
 
@@ -52,9 +51,9 @@ class Target:
 
 def condition_on(clip: Clip, references: References) -> Condition:
     """Condition of one clip, batch size 1."""
-    solid = clip.alpha > _SOLID_ALPHA
+    solid = clip.alpha > SOLID_ALPHA
     code = encode_disparity(clip.depth, solid, percentile=_SATURATED_PERCENT)
-    depth = fill_depth(clip.depth, clip.alpha, threshold=_SOLID_ALPHA)
+    depth = fill_depth(clip.depth, clip.alpha, threshold=SOLID_ALPHA)
     # Holes start from the continuation of what surrounds them, a better guess than the farthest depth.
     disparity = _under_code(depth, code).clamp(0, 1)
     alpha = clip.alpha.clamp(0, 1)
@@ -74,10 +73,10 @@ def condition_on(clip: Clip, references: References) -> Condition:
 def target_of(clean: Clip, code: DisparityCode, rendered: bool = False) -> Target:
     """Target of one clip under the disparity code of its artifact clip, batch size 1; see `ClipPair.rendered`."""
     span = code.maximum - code.minimum
-    known = (clean.alpha > _SOLID_ALPHA) & (clean.depth > 0) & (span > 0)
+    known = (clean.alpha > SOLID_ALPHA) & (clean.depth > 0) & (span > 0)
     disparity = _under_code(clean.depth, code).clamp(-0.5, 1.5)
     images = torch.cat([clean.rgb * 2 - 1, torch.where(known, disparity * 2 - 1, -1.0)], dim=-1)
-    counts = clean.alpha > _SOLID_ALPHA if rendered else torch.ones_like(known)
+    counts = clean.alpha > SOLID_ALPHA if rendered else torch.ones_like(known)
     return Target(*(x.permute(3, 0, 1, 2)[None] for x in (images, known, counts)))
 
 

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.geometry.clips import Clip, References
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References
 from genfusion_ns.geometry.warping import warp_references
-from genfusion_ns.priors.dynamicrafter.clip_inputs import SOLID_ALPHA
 
 _CELL = 8  # pixels: finer detail is what a repair may change, and where warps are off by a pixel
 

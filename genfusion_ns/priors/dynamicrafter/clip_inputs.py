@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import align_scale_shift, encode_disparity
 from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.dynamicrafter.images import pad_to_multiple, resize_disparity, resize_rgb, there_and_back
 from genfusion_ns.priors.dynamicrafter.sampling import KnownFrames
 
-SOLID_ALPHA = 0.5
-"""Rendered depth and colour below this coverage are mostly background and are not trusted."""
 _AGREEING = 0.5  # share of pixels whose known disparity must fit the render's for the fit to be believed
 
 
