@@ -8,11 +8,9 @@ from torch import Tensor
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.geometry.cameras import full_precision
+from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
-
-_COVERED = 0.5
-"""Coverage above which the rendered depth of a pixel is supervised."""
 
 
 @full_precision()
@@ -40,7 +38,7 @@ def generated_view_losses(
     colour = photometric_loss(render.rgb[0], view.rgb_float(), config.ssim_weight, confidence)
     losses = {"generated_rgb": weight * colour}
     if config.depth_weight > 0:
-        covered = (render.alpha[0] > _COVERED) & (render.depth[0] > 0)
+        covered = (render.alpha[0] > SOLID_ALPHA) & (render.depth[0] > 0)
         depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)
         losses["generated_depth"] = weight * config.depth_weight * depth
     return losses

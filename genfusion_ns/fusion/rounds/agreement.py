@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
+from genfusion_ns.geometry.images import psnr
 from genfusion_ns.geometry.warping import warp_references
 
-_SOLID_ALPHA = 0.5
 _BLUR = 5  # pixels: the depth under a warp is rarely exact to the pixel, so textures are compared a little blurred
 
 
@@ -58,7 +58,7 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
     Returns:
         Scores and the confidence per pixel. Pixels that no photo sees keep the repairer's own confidence.
     """
-    solid = clip.alpha > _SOLID_ALPHA
+    solid = clip.alpha > SOLID_ALPHA
     warped = warp_references(clip.depth * solid, clip.viewmats, clip.Ks, photos, solid=solid)
     compared = torch.stack([repaired.rgb, clip.rgb.clamp(0, 1)])
     repaired_error, artifact_error = _nearest_photo_errors(compared, warped.rgb, warped.visible)
@@ -109,4 +109,4 @@ def _window_sums(planes: Tensor) -> Tensor:
 def _psnr(error: Tensor, seen: Tensor) -> float:
     if not bool(seen.any()):
         return float("nan")
-    return float(-10 * torch.log10(error[seen].square().mean().clamp_min(1e-10)))
+    return float(psnr(error[seen].square().mean()))
