@@ -21,6 +21,7 @@ from tiny_capture import TinyCapture, make_capture, write_blender, write_colmap,
 
 from genfusion_ns.data.camera_conversion import viewmats_to_cameras
 from genfusion_ns.data.captures.capture import Capture, point_sources, read_capture, whole_capture_config
+from genfusion_ns.data.captures.formats import dataparser_of
 from genfusion_ns.data.points.random_points import random_points_in_view, views_seeing
 from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.points.similarity import AlignmentError, fit_similarity
@@ -98,6 +99,22 @@ def test_points_land_on_the_pixels_they_were_made_from(tmp_path: Path, parser: s
         pixels, depth = project(capture, view, points.xyz)
         ahead = np.abs(depth) > 0.05 * np.abs(depth).max()  # a point beside the camera has no well defined pixel
         np.testing.assert_allclose(pixels[ahead], tiny.pixels(view)[expected][ahead], rtol=2e-4, atol=0.01)
+
+
+@pytest.mark.parametrize("others", [["sparse/0"], ["sparse/0", "colmap/sparse/0"]])
+def test_of_several_colmap_models_the_one_of_ns_process_data_is_read(tmp_path: Path, others: list[str]) -> None:
+    tiny = make_capture(tmp_path)
+    write_transforms(tiny)
+    folders = ["sparse", *others]
+    for folder in folders:
+        write_colmap(tiny, folder)
+    assert seed(parser_configs(tiny)["nerfstudio"], [1, 5, 8], "visible").source.startswith(f"{folders[-1]}, ")
+    (tmp_path / "transforms.json").rename(tmp_path / "transforms_old.json")
+    assert dataparser_of(tmp_path).colmap_path == Path(folders[-1])
+    elsewhere = ColmapDataParserConfig(data=tmp_path, colmap_path=Path("no/such"))
+    assert whole_capture_config(elsewhere).colmap_path == Path(folders[-1])
+    named = ColmapDataParserConfig(data=tmp_path, colmap_path=Path("sparse"), downscale_factor=1)
+    assert seed(named, [1, 5, 8], "visible").source.startswith("sparse, ")
 
 
 def test_blender_points_need_no_transform_but_the_scale(tmp_path: Path) -> None:

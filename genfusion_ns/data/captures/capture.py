@@ -17,6 +17,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from genfusion_ns.data.captures.checks.colmap import usual_colmap_folder
 from genfusion_ns.data.captures.checks.files import reads_camera_files, transforms_file
 from genfusion_ns.data.captures.checks.transforms import SPLITS, read_json_object
 from genfusion_ns.data.captures.checks.views import check_views
@@ -74,11 +75,10 @@ def whole_capture_config(config: DataParserConfig) -> DataParserConfig:
     """
     changes: dict[str, Any] = {}
     if isinstance(config, ColmapDataParserConfig) and not (config.data / config.colmap_path).exists():
-        for usual in (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse")):
-            if (config.data / usual / "images.bin").exists() or (config.data / usual / "images.txt").exists():
-                say(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
-                changes["colmap_path"] = usual
-                break
+        usual = usual_colmap_folder(config.data)
+        if usual is not None:
+            say(f"No COLMAP model in {config.data / config.colmap_path}; reading {config.data / usual}.")
+            changes["colmap_path"] = usual
     if reads_camera_files(config):
         return replace(config, **changes, _target=CaptureParser)
     if _may_give_all(config):

@@ -9,16 +9,15 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from genfusion_ns.data.captures.checks.colmap import COLMAP_FOLDERS, usual_colmap_folder
 from genfusion_ns.data.captures.image_files import CaptureError
-
-_COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 
 
 def dataparser_of(folder: Path, downscale_factor: int | None = None) -> DataParserConfig:
     """Dataparser for the capture in `folder`.
 
     The first that fits: transforms.json (nerfstudio, also gf-sample-scene), transforms_train.json (Blender), a COLMAP
-    model in colmap/sparse/0, sparse/0 or sparse beside a folder images.
+    model in the first of colmap/sparse/0, sparse/0 and sparse that has one, beside a folder images.
 
     Args:
         folder: of the capture.
@@ -37,12 +36,11 @@ def dataparser_of(folder: Path, downscale_factor: int | None = None) -> DataPars
                 f"{folder} is a Blender capture, which has no downscaled images; leave --downscale-factor out for it"
             )
         return BlenderDataParserConfig(data=folder, alpha_color=None)  # keeps the alpha channel
-    for name in _COLMAP_FOLDERS:
-        if any((folder / name / f"images.{ending}").is_file() for ending in ("bin", "txt")):
-            return ColmapDataParserConfig(
-                data=folder, colmap_path=Path(name), load_3D_points=False, downscale_factor=downscale_factor
-            )
+    if (model := usual_colmap_folder(folder)) is not None:
+        return ColmapDataParserConfig(
+            data=folder, colmap_path=model, load_3D_points=False, downscale_factor=downscale_factor
+        )
     raise CaptureError(
         f"{folder} is no capture: it has no transforms.json (nerfstudio), no transforms_train.json (Blender) and no "
-        f"COLMAP model (images.bin or images.txt) in {', '.join(_COLMAP_FOLDERS)}"
+        f"COLMAP model (images.bin or images.txt) in {', '.join(map(str, COLMAP_FOLDERS))}"
     )

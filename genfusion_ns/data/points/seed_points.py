@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from genfusion_ns.data.captures.checks.colmap import COLMAP_FOLDERS
 from genfusion_ns.data.points.random_points import random_points_in_view, views_seeing
 from genfusion_ns.data.points.similarity import AlignmentError, fit_similarity
 from genfusion_ns.data.points.sparse_model import (
@@ -32,7 +33,6 @@ from genfusion_ns.data.view_selection import NameIndex
 
 SeedPointsKind = Literal["visible", "strict", "random"]
 
-_COLMAP_FOLDERS = (Path("sparse/0"), Path("colmap/sparse/0"), Path("sparse"))
 _NEEDED_VIEWS = {"visible": 1, "strict": 2}
 _MOST_RANDOM = 10_000_000
 
@@ -135,7 +135,7 @@ def _find_model(sources: SparseSources, names: Sequence[str], cameras: Cameras) 
 
 def _candidates(sources: SparseSources) -> list[tuple[Path, Callable[[], SparseModel]]]:
     folder = sources.data_dir
-    colmap_folders = [folder / path for path in dict.fromkeys(filter(None, (sources.colmap_path, *_COLMAP_FOLDERS)))]
+    colmap_folders = [folder / path for path in dict.fromkeys(filter(None, (sources.colmap_path, *COLMAP_FOLDERS)))]
     models: list[tuple[Path, Callable[[], SparseModel]]] = [
         (path, lambda path=path: read_colmap_model(path))
         for path in colmap_folders

@@ -39,6 +39,11 @@ _FORMATS = {
     "EQUIRECTANGULAR": None,
 }
 """COLMAP's camera models by id (up to COLMAP 4.2) and their parameters; None: cannot be undistorted here."""
+COLMAP_FOLDERS = tuple(Path(name) for name in ("colmap/sparse/0", "sparse/0", "sparse"))
+"""Where the model of a capture usually is, relative to its folder; of several the first is read.
+
+The first is what ns-process-data writes and nerfstudio's COLMAP dataparser reads by default.
+"""
 CAMERA_MODELS = tuple(name for name, parameters in _FORMATS.items() if parameters)
 """COLMAP camera models that can be read."""
 _CAMERA = struct.Struct("<iiQQ")
@@ -162,6 +167,14 @@ def read_cameras_text(path: Path) -> dict[int, RegisteredCamera]:
             raise ValueError(f"camera {camera_id} has {len(parameters)} parameters, {model} has {_FORMATS[model]}")
         cameras[int(camera_id)] = RegisteredCamera(model, int(width), int(height), tuple(map(float, parameters)))
     return cameras
+
+
+def usual_colmap_folder(capture: Path) -> Path | None:
+    """The first of `COLMAP_FOLDERS` in which a capture has registered images; None where none has."""
+    for folder in COLMAP_FOLDERS:
+        if any((capture / folder / f"images.{ending}").is_file() for ending in ("bin", "txt")):
+            return folder
+    return None
 
 
 def read_image_headers(path: Path) -> dict[int, RegisteredImage]:

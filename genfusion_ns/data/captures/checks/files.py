@@ -14,13 +14,12 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, Colm
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 
-from genfusion_ns.data.captures.checks.colmap import check_colmap
+from genfusion_ns.data.captures.checks.colmap import COLMAP_FOLDERS, check_colmap
 from genfusion_ns.data.captures.checks.transforms import SPLITS, check_blender, check_transforms
 from genfusion_ns.data.captures.file_lookup import FileLookup
 from genfusion_ns.data.captures.image_files import CaptureError, raise_for
 from genfusion_ns.messages import say
 
-_COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 _FILE_KEYS = ("file_path", "mask_path", "depth_file_path")
 _OLD_COLMAP_WORLD = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
 """From COLMAP's world to that of transforms files of old versions of ns-process-data, which do not say it."""
@@ -185,8 +184,8 @@ def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
     others = {
         "nerfstudio": (data / "transforms.json").exists(),
         "blender": (data / "transforms_train.json").exists(),
-        "colmap": any((data / folder / "cameras.bin").exists() for folder in _COLMAP_FOLDERS)
-        or any((data / folder / "cameras.txt").exists() for folder in _COLMAP_FOLDERS),
+        "colmap": any((data / folder / "cameras.bin").exists() for folder in COLMAP_FOLDERS)
+        or any((data / folder / "cameras.txt").exists() for folder in COLMAP_FOLDERS),
     }
     found = [f"{other}-data" if other != "colmap" else other for other, there in others.items() if there]
     advice = (
