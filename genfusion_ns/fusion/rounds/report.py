@@ -50,7 +50,8 @@ class RoundRecord:
     """Positions in the train split."""
     reference_names: list[list[str]]
     scores: list[dict[str, float]]
-    """Named figures of each clip."""
+    """Named figures of each clip; sharpness and gradient_energy are those of the repaired clip over the rendered one,
+    in the mean of its frames, see `genfusion_ns.models.sharpness`."""
     rejected: list[str | None]
     """Why a clip was rejected; None for accepted ones."""
     details: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +124,8 @@ _LABELS = {
     "repaired_psnr": "against repaired (dB)",
     "seen": "share that photos show",
     "confidence": "mean confidence",
+    "sharpness": "sharpness over that of the render",
+    "gradient_energy": "gradient energy",
 }
 
 

@@ -21,6 +21,7 @@ from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
 from genfusion_ns.geometry.images import side_by_side
+from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer, repair_next
 
@@ -83,6 +84,8 @@ class Round:
                     "repaired_psnr": window.agreement.repaired_psnr,
                     "seen": window.agreement.seen,
                     "confidence": float(window.repaired.confidence.mean()),
+                    "sharpness": float(sharpness_ratio(window.repaired.rgb, window.clip.rgb).mean()),
+                    "gradient_energy": float(gradient_energy_ratio(window.repaired.rgb, window.clip.rgb).mean()),
                 }
                 for window in self.windows
             ],
