@@ -11,8 +11,8 @@ import pytest
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from PIL import Image
-from test_surfel_model import make_model
 from tiny_capture import HEIGHT, WIDTH, make_capture, write_transforms
+from tiny_model import make_model
 from tiny_run import make_trainer
 
 from genfusion_ns.data.crop_windows import CropWindow

@@ -116,7 +116,7 @@ def test_a_process_that_compiles_its_kernels_resumes_to_the_same_bits(
         env={
             **os.environ,
             "NUMBA_CACHE_DIR": str(tmp_path / "empty"),
-            "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parents[2]))),
+            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:3])),
         },
         capture_output=True,
         text=True,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_seeding import HALF, repair, room_clip
+from room_clips import HALF, repair, room_clip
 
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.config import FusionConfig

@@ -4,22 +4,10 @@ import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.scene_box import SceneBox
+from tiny_model import make_model
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
-from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.rendering.thread_pool import num_threads, set_num_threads
-
-
-def make_model(**changes):
-    torch.manual_seed(0)
-    points = torch.rand(200, 3) * torch.tensor([1.0, 1.0, 0.2]) - torch.tensor([0.5, 0.5, 0.1])
-    colours = torch.randint(0, 256, (200, 3)).float()
-    config = GenFusionModelConfig(**changes)
-    box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
-    model = config.setup(scene_box=box, num_train_data=3, seed_points=(points, colours), device="cpu", metadata={})
-    model.set_total_steps(100)
-    return model
 
 
 @pytest.fixture

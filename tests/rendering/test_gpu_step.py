@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from test_supervision import view
-from test_surfel_model import make_model
+from tiny_model import generated_view, make_model
 from torch.overrides import TorchFunctionMode
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
@@ -80,7 +79,7 @@ def meta_camera() -> Cameras:
 def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str) -> None:
     model = make_model(distortion_weight=1.0, normal_weight=1.0, background_color=background).to(META).train()
     model.optimizers = {name: torch.optim.Adam([parameter]) for name, parameter in model.gauss_params.items()}
-    camera, batch, generated = meta_camera(), {"image": torch.zeros(24, 32, 3, device=META)}, view()
+    camera, batch, generated = meta_camera(), {"image": torch.zeros(24, 32, 3, device=META)}, generated_view()
     batch["mask"] = torch.ones(24, 32, 1, dtype=torch.bool, device=META)
     config = FusionConfig(depth_weight=0.1)
     for step in (1, 74):  # at half the size without regularisers, at full size with them
