@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10
 """Seconds that a cluster may take to answer."""
+_STARTS = 3
+"""Times that a Ray of our own is tried to be started."""
 _STORE_BYTES = 100 * 2**20
 """Room for objects that Ray passes between processes; jobs pass settings and a number."""
 
@@ -176,6 +178,18 @@ def _look_for(address: str | None) -> None:
         create_connection((found["host"].strip("[]"), int(found["port"])), _PATIENCE).close()
 
 
+def _start(ray: Any, settings: dict[str, Any]) -> None:
+    """Ray gives its own processes 30 s to start, which a busy machine misses now and then: it is tried again."""
+    for attempt in range(_STARTS):
+        try:
+            ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error) or attempt == _STARTS - 1:
+                raise
+            ray.shutdown()
+
+
 @contextmanager
 def _ray(options: JobOptions, threads: int) -> Iterator[Any]:
     """Ray, connected; a Ray that was started here ends with the context."""
@@ -199,7 +213,7 @@ def _ray(options: JobOptions, threads: int) -> Iterator[Any]:
         }
     try:
         _look_for(options.ray_address)
-        ray.init(**settings, log_to_driver=False, logging_level=logging.ERROR)
+        _start(ray, settings)
     except Exception as error:  # of whichever part did not start
         where = "did not start" if options.ray_address is None else f"cannot be reached at {options.ray_address}"
         said = textwrap.shorten(str(error) or type(error).__name__, 500)
