@@ -15,7 +15,7 @@ from plyfile import PlyData
 from scipy.ndimage import map_coordinates
 
 from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, build_scene, write_sample_scene
-from genfusion_ns.data.sample_scene.files import project, spread_views
+from genfusion_ns.data.sample_scene.files import pixels_of, spread_views
 from genfusion_ns.data.sample_scene.groups import turn
 from genfusion_ns.data.sample_scene.shapes import Shape, Surface
 from genfusion_ns.data.sample_scene.tracer import Tracer
@@ -85,7 +85,7 @@ def test_views_agree_where_a_matt_surface_is_seen_by_both(scene):
     row, column = np.mgrid[4:86:3, 4:156:3].reshape(2, -1)
     rays = np.stack([(column + 0.5 - 80) / 100, -(row + 0.5 - 45) / 100, -np.ones(len(row))], -1)
     points = first[:3, 3] + a.depth[row, column, None] * (rays @ first[:3, :3].T)
-    pixels, depth = project(points, second, K)
+    pixels, depth = pixels_of(points, second, K)
     inside = (pixels > 2).all(1) & (pixels < [158, 88]).all(1) & (depth > 0)
     matt = scene.faces.gloss[a.face[row, column]] == 0
     rows = np.flatnonzero(inside & matt & scene.visible(points, second[:3, 3]))
@@ -171,7 +171,7 @@ def test_points_lie_on_the_surfaces_that_the_views_show(sample_capture: Path):
     on_surface = np.zeros(len(xyz), int)
     for frame in meta["frames"]:
         depth = np.array(Image.open(sample_capture / frame["depth_file_path"])).astype(float) / 1000
-        pixels, z = project(xyz, np.array(frame["transform_matrix"]), intrinsics)
+        pixels, z = pixels_of(xyz, np.array(frame["transform_matrix"]), intrinsics)
         column, row = np.floor(pixels).astype(int).T
         rows = np.flatnonzero((z > 0) & (column >= 0) & (column < 64) & (row >= 0) & (row < 36))
         on_surface[rows] += np.abs(depth[row[rows], column[rows]] - z[rows]) < 0.03 * z[rows]

@@ -125,7 +125,7 @@ def surface_points(
     points, colours = np.concatenate(xyz)[: config.num_points], np.concatenate(rgb)[: config.num_points]
     seen = np.zeros((len(points), len(c2w)), bool)
     for k, pose in enumerate(c2w):
-        pixels, depth = files.project(points, pose, K)
+        pixels, depth = files.pixels_of(points, pose, K)
         framed = (depth > 0) & (pixels >= 0).all(1) & (pixels < [config.width, config.height]).all(1)
         rows = np.flatnonzero(framed)
         seen[rows, k] = scene.visible(points[rows], pose[:3, 3])

@@ -88,7 +88,7 @@ def write_ply(path: Path, points: SurfacePoints) -> None:
     PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
 
 
-def project(
+def pixels_of(
     xyz: Float[np.ndarray, "P 3"], c2w: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float[np.ndarray, "P 2"], Float[np.ndarray, " P"]]:
     """Pixel coordinates and z depth of points in a camera with OpenGL axes."""
@@ -115,7 +115,7 @@ def write_colmap(
     for k, pose in enumerate(c2w):
         rotation = _FLIP @ pose[:3, :3].T @ to_colmap.T
         seen = np.flatnonzero(points.seen[:, k])
-        pixels, _ = project(points.xyz[seen], pose, K)
+        pixels, _ = pixels_of(points.xyz[seen], pose, K)
         translation = -rotation @ (to_colmap @ pose[:3, 3])
         images[k + 1] = colmap.Image(
             k + 1, colmap.rotmat2qvec(rotation), translation, 1, frame_name(k), pixels, (seen + 1).tolist()

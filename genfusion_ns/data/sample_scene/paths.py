@@ -13,7 +13,7 @@ FreeTest = Callable[[Float[np.ndarray, "N 3"]], Bool[np.ndarray, " N"]]
 
 
 @dataclass(frozen=True)
-class CameraPath:
+class HandHeldPath:
     """How a hand-held camera moves, in metres and radians, in the frame of the room (z up)."""
 
     kind: Literal["orbit", "forward"]
@@ -48,7 +48,7 @@ class CameraPath:
         centres = self._freed(centres, is_free)
         wobble = 0.10 if self.kind == "orbit" else 0.22
         aims = self.focus + np.stack([_drift(t, rng, wobble), _drift(t, rng, wobble), _drift(t, rng, 0.07)], -1)
-        return np.stack([look_at(c, a, r) for c, a, r in zip(centres, aims, _drift(t, rng, 0.02), strict=True)])
+        return np.stack([pose_towards(c, a, r) for c, a, r in zip(centres, aims, _drift(t, rng, 0.02), strict=True)])
 
     def _orbit(self, t: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, "N 3"]:
         angle = self.heading + self.sweep * (t - 0.5) + _drift(t, rng, 0.05)
@@ -86,7 +86,7 @@ class CameraPath:
         return freed
 
 
-def look_at(centre: np.ndarray, target: np.ndarray, roll: float = 0.0) -> Float[np.ndarray, "4 4"]:
+def pose_towards(centre: np.ndarray, target: np.ndarray, roll: float = 0.0) -> Float[np.ndarray, "4 4"]:
     """Pose at `centre` looking at `target`, z up, turned by `roll` radians. c2w, OpenGL axes. [4, 4]"""
     backward = (centre - target) / np.linalg.norm(centre - target)
     right = np.cross([0.0, 0.0, 1.0], backward)

@@ -11,7 +11,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from genfusion_ns.data.sample_scene.lighting import Light, LightMap
 from genfusion_ns.data.sample_scene.materials import FaceTable, linear_to_srgb
-from genfusion_ns.data.sample_scene.paths import CameraPath
+from genfusion_ns.data.sample_scene.paths import HandHeldPath
 from genfusion_ns.data.sample_scene.shapes import Points, Scalars, Shape
 from genfusion_ns.data.sample_scene.tracer import Hits, Tracer
 
@@ -46,7 +46,7 @@ class Scene:
         groups: list[list[Shape]],
         lights: list[Light],
         room: RoomBox,
-        path: CameraPath,
+        path: HandHeldPath,
         rng: Generator,
         light_spacing: float,
     ) -> None:

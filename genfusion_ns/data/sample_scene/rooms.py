@@ -10,7 +10,7 @@ from numpy.random import Generator
 from genfusion_ns.data.sample_scene import pictures
 from genfusion_ns.data.sample_scene.groups import Group
 from genfusion_ns.data.sample_scene.lighting import Light
-from genfusion_ns.data.sample_scene.paths import CameraPath
+from genfusion_ns.data.sample_scene.paths import HandHeldPath
 from genfusion_ns.data.sample_scene.render import Scene
 from genfusion_ns.data.sample_scene.shapes import Surface
 from genfusion_ns.data.sample_scene.shell import Layout, Opening, Shell, Wall
@@ -47,13 +47,13 @@ class _FurnishedRoom(Shell):
             self._foreground()
         self._lamps()
 
-    def path(self) -> CameraPath:
+    def path(self) -> HandHeldPath:
         rng = self.rng
         if self.layout == "orbit":
             reach = self.size[:2].min() / 2 - 0.75
             sweep = rng.uniform(1.2, 2.0) * np.pi
             focus = np.array([0, 0, rng.uniform(0.7, 0.95)])
-            return CameraPath(
+            return HandHeldPath(
                 "orbit",
                 focus,
                 rng.uniform(0.88, 1.0) * min(reach, 1.9),
@@ -63,7 +63,7 @@ class _FurnishedRoom(Shell):
             )
         focus = self.main.point(rng.uniform(-0.4, 0.4), 0.45, rng.uniform(0.7, 0.95))
         heading = self.main.yaw + np.pi / 2 + rng.uniform(-0.12, 0.12)
-        return CameraPath(
+        return HandHeldPath(
             "forward",
             focus,
             rng.uniform(2.2, 2.7),
