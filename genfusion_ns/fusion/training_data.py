@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.clips.frame_samples import FrameClip, largest_window, open_frame_clips, over_known_range
-from genfusion_ns.data.clips.pair_samples import ClipSource
+from genfusion_ns.data.clips.pair_samples import PairSource
 from genfusion_ns.data.clips.pairs import Provenance, list_pairs, read_provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import list_published, looks_published
@@ -63,7 +63,7 @@ def split_clips(folder: Path, held_out_captures: Sequence[str], limit: int) -> S
 
 def compact_sources(
     clips: Path | None, procedural: list[Path], share: float, held_out_captures: Sequence[str], limit: int
-) -> tuple[list[ClipSource], list[Path]]:
+) -> tuple[list[PairSource], list[Path]]:
     """Training sources and held-out clips of the compact generator.
 
     Args:
@@ -79,11 +79,11 @@ def compact_sources(
         if len(procedural) < 2:
             raise ValueError("without --clips, --procedural must be at least 2: one to train on, one to hold out")
         kept = max(1, min(limit, len(procedural) // 10))
-        return [ClipSource(procedural[kept:], 1.0)], procedural[:kept]
+        return [PairSource(procedural[kept:], 1.0)], procedural[:kept]
     split = split_clips(clips, held_out_captures, limit)
-    sources = [ClipSource(split.training, 1 - share)]
+    sources = [PairSource(split.training, 1 - share)]
     if procedural and share > 0:
-        sources.append(ClipSource(procedural, share))
+        sources.append(PairSource(procedural, share))
     return sources, split.held_out
 
 

@@ -13,7 +13,7 @@ import torch
 from genfusion_ns.data.clips import pairs as clips
 from genfusion_ns.data.clips.degradation import degrade_clip, degrade_pair
 from genfusion_ns.data.clips.frame_samples import FrameClipDataset
-from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, PairSource
 from genfusion_ns.data.clips.pairs import ClipFolder, Provenance, list_pairs, read_pair, read_provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.clips import ClipPair
@@ -45,7 +45,7 @@ def same(a: ClipPair, b: ClipPair) -> bool:
 
 def stream(folder: Path, seed: int = 0, **changes: Any) -> ClipDataset:
     augmentation = replace(AugmentationConfig(crop=(32, 24), frames=3), **changes)
-    return ClipDataset([ClipSource(list_pairs(folder), 1.0)], augmentation, 2, 20, seed, degrade_pair)
+    return ClipDataset([PairSource(list_pairs(folder), 1.0)], augmentation, 2, 20, seed, degrade_pair)
 
 
 def test_pairs_come_back_as_precise_as_their_types(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_normals_and_seen_parts_come_back(folder: Path, tmp_path: Path) -> None:
     assert back.artifact.normals is not None and back.references.seen is not None
     assert (back.artifact.normals - normals).abs().max() <= 0.5 / 127 + 1e-6
     assert torch.equal(back.references.seen, seen)
-    source = ClipSource([path], 1.0)
+    source = PairSource([path], 1.0)
     data = ClipDataset([source], AugmentationConfig(crop=(32, 24), frames=2), 1, 3, 0, normals=True)
     assert data[0][0].artifact.normals is not None
     assert data[0][0].artifact.normals.shape == (2, 24, 32, 3)
@@ -232,11 +232,11 @@ def test_photos_repeat_where_a_pair_has_too_few(folder: Path, tmp_path: Path) ->
 
 def test_sources_are_drawn_by_their_share(folder: Path) -> None:
     paths = list_pairs(folder)
-    never = ClipSource([folder / "missing.npz"], 0.0)
-    data = ClipDataset([never, ClipSource(paths, 0.3)], AugmentationConfig(crop=(16, 16), frames=1), 1, 10, 0)
+    never = PairSource([folder / "missing.npz"], 0.0)
+    data = ClipDataset([never, PairSource(paths, 0.3)], AugmentationConfig(crop=(16, 16), frames=1), 1, 10, 0)
     assert len([data[index] for index in range(10)]) == 10
     with pytest.raises(ValueError, match="at least one clip pair"):
-        ClipDataset([ClipSource([], 1.0)], AugmentationConfig(), 1, 1, 0)
+        ClipDataset([PairSource([], 1.0)], AugmentationConfig(), 1, 1, 0)
 
 
 def test_folders_are_sequences_of_whole_pairs(folder: Path) -> None:

@@ -14,7 +14,7 @@ from full_disk import room_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, ClipSource
+from genfusion_ns.data.clips.pair_samples import AugmentationConfig, ClipDataset, PairSource
 from genfusion_ns.data.clips.pairs import Provenance, read_pair, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import FrameSequencePair, write_published
@@ -65,7 +65,7 @@ def held_out() -> list[ClipPair]:
 
 def batches(paths: list[Path], config: OptimisationConfig = TINY) -> ClipDataset:
     augmentation = AugmentationConfig(crop=(64, 48), frames=4)
-    return ClipDataset([ClipSource(paths, 1.0)], augmentation, config.batch_size, config.steps, config.seed)
+    return ClipDataset([PairSource(paths, 1.0)], augmentation, config.batch_size, config.steps, config.seed)
 
 
 def test_training_improves_clips_it_has_not_seen(paths: list[Path], held_out: list[ClipPair], tmp_path: Path) -> None:

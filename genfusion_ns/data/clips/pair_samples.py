@@ -50,7 +50,7 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
-class ClipSource:
+class PairSource:
     """Clip pairs that are drawn from with a common probability."""
 
     paths: list[Path]
@@ -68,7 +68,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
 
     def __init__(
         self,
-        sources: list[ClipSource],
+        sources: list[PairSource],
         augmentation: AugmentationConfig,
         batch_size: int,
         batches: int,

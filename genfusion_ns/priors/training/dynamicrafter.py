@@ -28,7 +28,7 @@ from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.repairer import confidence_of
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
-from genfusion_ns.priors.training.latents import FrameBatch, draw, encode_batch, velocity_loss
+from genfusion_ns.priors.training.latents import TrainingBatch, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
@@ -103,7 +103,7 @@ class DynamiCrafterObjective:
         for part in (self.pipeline.vae, self.pipeline.image_encoder):
             nn.Module.to(part, device, dtype)
 
-    def loss(self, network: nn.Module, batch: FrameBatch, numbers: range) -> Float[Tensor, ""]:
+    def loss(self, network: nn.Module, batch: TrainingBatch, numbers: range) -> Float[Tensor, ""]:
         """See `Objective.loss`; what is random about a sample follows from its number."""
         config, cell = self.config, self.pipeline.pixels_per_latent
         generators = [generator_of(config.seed, "sample", number) for number in numbers]
@@ -180,7 +180,7 @@ def train(
     """Train a generator of the dynamicrafter family; errors as in `fit` and `DynamiCrafterObjective`.
 
     Args:
-        batches: item i is the i-th batch of the training, over all processes; each a `FrameBatch`.
+        batches: item i is the i-th batch of the training, over all processes; each a `TrainingBatch`.
         held_out: clips that are never trained on, for validation.
         initial: folder of a generator to start from.
         output: receives what `fit` writes.

@@ -19,7 +19,7 @@ from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.scheduler import DynamiCrafterScheduler
 
 
-class FrameBatch(Protocol):
+class TrainingBatch(Protocol):
     """B training samples of one size, without cameras."""
 
     @property
@@ -108,7 +108,7 @@ def draw(generators: Sequence[torch.Generator], shape: tuple[int, int, int, int]
 
 
 def encode_batch(
-    pipeline: DynamiCrafterPipeline, batch: FrameBatch, draws: Draws, hidden: tuple[float, float], fps: int
+    pipeline: DynamiCrafterPipeline, batch: TrainingBatch, draws: Draws, hidden: tuple[float, float], fps: int
 ) -> Exercise:
     """Encode a batch with the frozen parts of a pipeline, which are on the device of the draws.
 
