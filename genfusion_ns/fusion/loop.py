@@ -262,9 +262,9 @@ class FusionLoop:
         seed = round_seed(self.config.seed, index)
         generator = seeded_generator(seed)
         photos, repairer = self.photos, self.repairer
-        seen = cache(lambda: photos.surfaces(self.model))  # masked rounds never ask
-        clear_test = cache(lambda: clearance_test(seen().cpu()))
-        cleared = self._keep_clear(seen)
+        surfaces = cache(lambda: photos.surfaces(self.model))  # masked rounds never ask
+        clear_test = cache(lambda: clearance_test(surfaces().cpu()))
+        cleared = self._keep_clear(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
         done = Round(index, step, seed, sampled, self._repaired(index, sampled, generator))
         views = done.views()
@@ -274,7 +274,7 @@ class FusionLoop:
         observed = self._judged[1] if self._judged else photos.mean_psnr(self.model)
         details = {"observed_psnr": observed, "requested": index in self._requested, "cleared_surfels": cleared}
         if self.config.seeding.enabled or seeds:
-            details["seeding"] = seed_windows(self.model, seen(), done.windows, self.config.seeding, generator)
+            details["seeding"] = seed_windows(self.model, surfaces(), done.windows, self.config.seeding, generator)
             say(f"Surfels seeded where the scene was empty; it has {self.model.num_points}")
         record = done.record(repairer.name, self._datamanager.train_names, details)
         folder = round_folder(self.files.folder, index)
@@ -313,10 +313,10 @@ class FusionLoop:
         except (OSError, RuntimeError) as error:
             say(f"The report of round {record.round} is not complete, training goes on: {message_of(error)}", "yellow")
 
-    def _keep_clear(self, seen: Callable[[], SeenSurfaces]) -> int:
+    def _keep_clear(self, surfaces: Callable[[], SeenSurfaces]) -> int:
         """Have nothing grow around the train cameras; returns how many surfels that removed."""
         share = self.config.clearing
-        return self.model.keep_clear(clearings(seen(), share) if share > 0 else None)
+        return self.model.keep_clear(clearings(surfaces(), share) if share > 0 else None)
 
     def _withdraw_if_harmful(self, step: int) -> None:
         if self._judged is None or self._judged[0] not in self.store.rounds:

@@ -129,14 +129,14 @@ def typical_depth(clip: Clip) -> float:
 
     0 where it covers nothing.
     """
-    seen = clip.depth[(clip.alpha > SOLID_ALPHA) & (clip.depth > 0)]
-    return float(seen.median()) if seen.numel() else 0.0
+    covered = clip.depth[(clip.alpha > SOLID_ALPHA) & (clip.depth > 0)]
+    return float(covered.median()) if covered.numel() else 0.0
 
 
 def camera_problem(pair: ClipPair) -> str | None:
     """The first camera of clips and photos that is not rigid or not finite, in words; None where there is none."""
-    for name, seen in (("frame", pair.artifact), ("clean frame", pair.clean), ("photo", pair.references)):
-        wrong = (~_usable(seen.viewmats, seen.Ks)).nonzero()
+    for name, views in (("frame", pair.artifact), ("clean frame", pair.clean), ("photo", pair.references)):
+        wrong = (~_usable(views.viewmats, views.Ks)).nonzero()
         if len(wrong):
             return f"the camera of {name} {int(wrong[0])} is not rigid, or has numbers that are not finite"
     return None

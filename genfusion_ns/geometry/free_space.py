@@ -94,15 +94,15 @@ class Clearings:
         return torch.cat([(torch.cdist(part, centers) < radii).any(1) for part in parts])
 
 
-def clearings(seen: SeenSurfaces, share: float) -> Clearings:
+def clearings(surfaces: SeenSurfaces, share: float) -> Clearings:
     """The surroundings of the observed cameras that may be taken to be empty.
 
     Args:
-        seen: all observed views.
+        surfaces: of all observed views.
         share: radius of each ball, in units of the distance from its camera to the nearest surface that any view sees.
     """
-    points = depth_to_points(seen.depths, seen.Ks, seen.viewmats)[seen.alphas[..., 0] > SOLID_ALPHA]
-    centers = seen.centers
+    points = depth_to_points(surfaces.depths, surfaces.Ks, surfaces.viewmats)[surfaces.alphas[..., 0] > SOLID_ALPHA]
+    centers = surfaces.centers
     if len(points) == 0:
         return Clearings(centers, centers.new_zeros(len(centers)))
     points = points[:: max(1, -(-len(points) // _SURFACE_POINTS))]
@@ -112,7 +112,7 @@ def clearings(seen: SeenSurfaces, share: float) -> Clearings:
 
 def free_space_test(
     points: Float[Tensor, "M 3"],
-    seen: SeenSurfaces,
+    surfaces: SeenSurfaces,
     radius: float,
     focus: Float[Tensor, "3"] | None = None,
 ) -> Bool[Tensor, " M"]:
@@ -126,44 +126,44 @@ def free_space_test(
 
     Args:
         points: world points. [M, 3]
-        seen: the observed views.
+        surfaces: what the observed views see.
         radius: scene units.
         focus: the point that the cameras surround. [3]
 
     Returns:
         [M]
     """
-    viewmats = seen.viewmats
-    sight = _look(points, seen)
+    viewmats = surfaces.viewmats
+    sight = _look(points, surfaces)
     on_surface = (sight.known & ((sight.z - sight.depth).abs() <= _MARGIN * sight.depth)).any(0)
-    centers = seen.centers
+    centers = surfaces.centers
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - _MARGIN) * sight.depth)
     if focus is None:
         empty = sight.known & (sight.z <= (1 - _MARGIN) * sight.nearest)
-        clear = empty.any(0) | (_near_a_walk(points, seen, radius) & ~behind.any(0))
+        clear = empty.any(0) | (_near_a_walk(points, surfaces, radius) & ~behind.any(0))
     else:
         focus_z = viewmats[:, 2, :3] @ focus + viewmats[:, 2, 3]
         clear = ~(behind & (sight.depth > focus_z[:, None])).any(0)
     return at_camera | (clear & ~on_surface)
 
 
-def seen_empty(points: Float[Tensor, "M 3"], seen: SeenSurfaces) -> Bool[Tensor, " M"]:
+def seen_empty(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Tensor, " M"]:
     """Which points lie clearly before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
-    sight = _look(points, seen)
+    sight = _look(points, surfaces)
     return (sight.known & (sight.z <= (1 - _CLEAR_MARGIN) * sight.nearest)).any(0)
 
 
-def clearance_test(seen: SeenSurfaces) -> ClearTest:
+def clearance_test(surfaces: SeenSurfaces) -> ClearTest:
     """A test of poses against what all observed views see, strict or lenient by the shape of the capture."""
-    c2w = viewmat_to_c2w(seen.viewmats)
+    c2w = viewmat_to_c2w(surfaces.viewmats)
     shape = capture_shape(c2w)
     focus = shape.focus if shape.surrounds_focus else None
     radius = _RADIUS_SHARE * neighbour_spacing(c2w)
 
     def is_clear(poses: Tensor) -> Tensor:
-        points = poses[:, :3, 3].to(seen.viewmats)
-        return free_space_test(points, seen, radius, focus).to(poses.device)
+        points = poses[:, :3, 3].to(surfaces.viewmats)
+        return free_space_test(points, surfaces, radius, focus).to(poses.device)
 
     return is_clear
 
@@ -182,8 +182,8 @@ class _Sight:
     """Smallest depth in the 3 x 3 pixels around it, 0 where one of them is not covered. [N, M]"""
 
 
-def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
-    viewmats, Ks, surface = seen.viewmats, seen.Ks, seen.surface
+def _look(points: Tensor, surfaces: SeenSurfaces) -> _Sight:
+    viewmats, Ks, surface = surfaces.viewmats, surfaces.Ks, surfaces.surface
     height, width = surface.shape[1:]
     camera = points @ viewmats[:, :3, :3].transpose(-1, -2) + viewmats[:, None, :3, 3]
     z = camera[..., 2]
@@ -192,13 +192,13 @@ def _look(points: Tensor, seen: SeenSurfaces) -> _Sight:
     column = pixel[..., 0].clamp(0, width - 1).long()
     row = pixel[..., 1].clamp(0, height - 1).long()
     view = torch.arange(len(viewmats), device=points.device)[:, None]
-    covered = seen.alphas[view, row, column, 0] > SOLID_ALPHA
-    return _Sight(inside & covered, z, surface[view, row, column], seen.nearest[view, row, column])
+    covered = surfaces.alphas[view, row, column, 0] > SOLID_ALPHA
+    return _Sight(inside & covered, z, surface[view, row, column], surfaces.nearest[view, row, column])
 
 
-def _near_a_walk(points: Tensor, seen: SeenSurfaces, radius: float) -> Tensor:
+def _near_a_walk(points: Tensor, surfaces: SeenSurfaces, radius: float) -> Tensor:
     """Points within `radius` of a camera or of a line between neighbouring cameras. [M]"""
-    first, line = seen.walks
+    first, line = surfaces.walks
     along = ((points[:, None] - first) * line).sum(-1) / line.square().sum(-1).clamp(min=1e-20)
     foot = first + along.clamp(0, 1)[..., None] * line
     return ((points[:, None] - foot).norm(dim=-1) <= radius).any(1)

@@ -59,8 +59,8 @@ def look_along(
         if not chosen.any():
             continue
         viewmat = c2w_to_viewmat(torch.cat([rotation, c2w[:, 3:]], dim=-1))[None]
-        seen = _look_up(draw(viewmat, K, 2 * half, 2 * half), looks[chosen] @ viewmat[0, :3, :3].T, K[0])
-        for name, values in seen.items():
+        looked_up = _look_up(draw(viewmat, K, 2 * half, 2 * half), looks[chosen] @ viewmat[0, :3, :3].T, K[0])
+        for name, values in looked_up.items():
             image = images.setdefault(name, values.new_zeros(*chosen.shape, values.shape[-1]))
             image[chosen] = values
     return View(**images)

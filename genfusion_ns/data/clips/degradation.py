@@ -99,9 +99,9 @@ def _add_floaters(clip: Clip, typical: Tensor, generator: torch.Generator) -> Cl
         rotation, translation = clip.viewmats[frame, :3, :3], clip.viewmats[frame, :3, 3]
         center = rotation.T @ (ray * z - translation)
         camera = clip.viewmats[:, :3, :3] @ center + clip.viewmats[:, :3, 3]
-        seen = (clip.Ks @ camera[..., None])[..., 0]
+        projected = (clip.Ks @ camera[..., None])[..., 0]
         z_frames = camera[:, 2].clamp(min=_NEAREST * float(typical))
-        middle = seen[:, :2] / z_frames[:, None]
+        middle = projected[:, :2] / z_frames[:, None]
         extent = width * torch.empty(2).uniform_(0.015, 0.1, generator=generator)
         extent[1] = extent[0] * float(torch.empty(()).uniform_(0.08, 0.5, generator=generator))
         angle = torch.rand((), generator=generator) * torch.pi

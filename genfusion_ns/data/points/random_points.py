@@ -36,15 +36,15 @@ def views_seeing(
         masks: pixels of each camera that count, True where seen; all by default.
     """
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
-    seen = torch.zeros(len(viewmats), len(xyz), dtype=torch.bool)
+    visible = torch.zeros(len(viewmats), len(xyz), dtype=torch.bool)
     for i, viewmat in enumerate(viewmats):
         x, y, z = (xyz @ viewmat[:3, :3].T + viewmat[:3, 3]).unbind(-1)
         u, v = cameras.fx[i] * x / z + cameras.cx[i], cameras.fy[i] * y / z + cameras.cy[i]
-        seen[i] = (u >= 0) & (u < cameras.width[i]) & (v >= 0) & (v < cameras.height[i]) & (z > min_depth)
+        visible[i] = (u >= 0) & (u < cameras.width[i]) & (v >= 0) & (v < cameras.height[i]) & (z > min_depth)
         if masks is not None:
-            inside = seen[i].nonzero()[:, 0]
-            seen[i, inside] = masks[i][v[inside].long(), u[inside].long()]
-    return seen
+            inside = visible[i].nonzero()[:, 0]
+            visible[i, inside] = masks[i][v[inside].long(), u[inside].long()]
+    return visible
 
 
 def random_points_in_view(

@@ -56,8 +56,8 @@ class SceneExtent:
         """
         viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
         depths = points @ viewmats[:, 2, :3].T + viewmats[:, 2, 3]
-        seen = views_seeing(cameras, points, masks=masks)
-        per_view = [depths[mask, i] for i, mask in enumerate(seen) if int(mask.sum()) >= _FEWEST]
+        visible = views_seeing(cameras, points, masks=masks)
+        per_view = [depths[mask, i] for i, mask in enumerate(visible) if int(mask.sum()) >= _FEWEST]
         if per_view:
             length = float(torch.stack([depth.median() for depth in per_view]).median())
             nearest = min(float(depth.kthvalue(1 + int(_NEAREST * len(depth))).values) for depth in per_view)

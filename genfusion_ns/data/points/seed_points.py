@@ -95,8 +95,8 @@ def make_seed_points(
     if kind != "random":
         model, source = _find_model(sources, names, cameras)
         if model is not None:
-            seen = _count_train_views(model, names, train_cameras, train_ids, parts) >= _NEEDED_VIEWS[kind]
-            xyz, rgb = torch.from_numpy(model.xyz[seen]).float(), torch.from_numpy(model.rgb[seen])
+            enough = _count_train_views(model, names, train_cameras, train_ids, parts) >= _NEEDED_VIEWS[kind]
+            xyz, rgb = torch.from_numpy(model.xyz[enough]).float(), torch.from_numpy(model.rgb[enough])
             source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
     if len(xyz) >= min_points:
         return SeedPoints(xyz, rgb, kind, source)
@@ -185,5 +185,5 @@ def _count_train_views(
     row = np.array([position.get(view_of_camera.get(c, -1), -1) for c in range(len(model.names))], dtype=np.int64)
     # A track may list one image twice; that is still one view.
     points, cameras = np.unique(model.tracks[row[model.tracks[:, 1]] >= 0], axis=0).T
-    seen = np.ones(len(points), dtype=bool) if inside is None else inside[row[cameras], points]
-    return np.bincount(points[seen], minlength=len(model.xyz))
+    counted = np.ones(len(points), dtype=bool) if inside is None else inside[row[cameras], points]
+    return np.bincount(points[counted], minlength=len(model.xyz))

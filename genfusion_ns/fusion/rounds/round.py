@@ -146,7 +146,7 @@ def repair_window(
 @torch.no_grad()
 def seed_windows(
     model: GenFusionModel,
-    seen: SeenSurfaces,
+    surfaces: SeenSurfaces,
     windows: list[RepairedWindow],
     config: SeedingConfig,
     generator: torch.Generator,
@@ -157,7 +157,7 @@ def seed_windows(
 
     Args:
         model: the scene that the windows were rendered from.
-        seen: what the train photos see of it; their cameras bound the scene.
+        surfaces: what the train photos see of it; their cameras bound the scene.
         windows: of one round.
         config: see `seed_surfels`.
         generator: of the round.
@@ -172,12 +172,12 @@ def seed_windows(
         clip = window.clip
         if any(log["inserted"] for log in logs):  # what an earlier window has seeded is not empty any more
             clip = model.render_clip(clip.viewmats, clip.Ks, clip.size)
-        centres = camera_centers(torch.cat([seen.viewmats, clip.viewmats]))
+        centres = camera_centers(torch.cat([surfaces.viewmats, clip.viewmats]))
         seeds = seed_surfels(clip, window.repaired, scene_bounds(centres, model.means), config, generator)
         inserted = 0
         if seeds.surfels is not None:
             means = seeds.surfels.means
-            possible = seeds.surfels.chosen(~(seen_empty(means, seen) | model.is_kept_clear(means)))
+            possible = seeds.surfels.chosen(~(seen_empty(means, surfaces) | model.is_kept_clear(means)))
             inserted = model.insert_surfels(possible) if len(possible) else 0
         logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
     return logs
