@@ -23,7 +23,7 @@ from genfusion_ns.data.clips.pairs import Provenance, pack, read_provenance, wri
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import FrameSequencePair, list_published, write_published
 from genfusion_ns.data.clips.shards import RECORD, ShardWriter, finished_shards, write_record
-from genfusion_ns.data.crop_windows import load_windows
+from genfusion_ns.data.crop_windows import load_crop_windows
 from genfusion_ns.data.view_selection import load_split_file
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
 from genfusion_ns.priors.compact.repairer import load_network
@@ -99,7 +99,7 @@ def test_protocols_of_masked_runs(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(4)]
     content = {"windows": {"0.png": [0, 0, 8, 4.0], "images/3.png": [1, 2, 3, 4]}, "train_ids": [0, 2], "test_ids": [1]}
     path = tmp_path / "protocol.json"
-    taken, _ = survey(content, into(path), lambda: load_windows(path, names, [(16, 12)] * 4, 0.25), path)
+    taken, _ = survey(content, into(path), lambda: load_crop_windows(path, names, [(16, 12)] * 4, 0.25), path)
     assert taken > 80
     survey(content, into(path), lambda: load_split_file(path, names), path)
 

@@ -36,7 +36,7 @@ _WAY_OUT = f"Give the protocol of a masked run, whose key windows has {_FORMAT},
 Size = tuple[int, int]
 
 
-class WindowError(ValueError):
+class CropWindowError(ValueError):
     """Windows that cannot be used; the message names the file or flag, the value found, and what is allowed."""
 
 
@@ -61,7 +61,7 @@ class CropWindow:
         return self.width < min(_MIN_SIDE, size[0]) or self.height < min(_MIN_SIDE, size[1])
 
 
-def walk_windows(
+def walk_crop_windows(
     sizes: Sequence[Size], area: float = PUBLISHED_AREA, speed: float = PUBLISHED_SPEED, seed: int = 0
 ) -> list[CropWindow]:
     """One window per view along a seeded walk.
@@ -79,12 +79,12 @@ def walk_windows(
         seed: decides the directions.
 
     Raises:
-        WindowError: an argument out of range, or windows of less than two rows or columns.
+        CropWindowError: an argument out of range, or windows of less than two rows or columns.
     """
     if not 0 < area <= 1:
-        raise WindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")
+        raise CropWindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")
     if not (0 <= speed < 1):
-        raise WindowError(f"--pipeline.datamanager.masking.speed is {speed}; it must be at least 0 and below 1")
+        raise CropWindowError(f"--pipeline.datamanager.masking.speed is {speed}; it must be at least 0 and below 1")
     common = commonest_size(sizes)
     positions = _bouncing_walk(len(sizes), _free_range(common, area), speed * max(common), seed)
     windows = []
@@ -93,7 +93,7 @@ def walk_windows(
         width, height = size[0] - free[0], size[1] - free[1]
         window = CropWindow(round(share[0] * free[0]), round(share[1] * free[1]), width, height)
         if window.shows_nothing_of(size):
-            raise WindowError(
+            raise CropWindowError(
                 f"--pipeline.datamanager.masking.area {area} leaves {width} x {height} pixels of an image of "
                 f"{size[0]} x {size[1]}; {_MIN_SIDE} rows and columns are needed"
             )
@@ -101,7 +101,7 @@ def walk_windows(
     return windows
 
 
-def load_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: float) -> list[CropWindow]:
+def load_crop_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: float) -> list[CropWindow]:
     """Read windows from a file.
 
     Args:
@@ -115,22 +115,22 @@ def load_windows(path: Path, names: Sequence[str], sizes: Sequence[Size], area: 
         One window per view; a view that a protocol does not name gets its whole image.
 
     Raises:
-        WindowError: unreadable file, wrong shape, too few rows, a value that is no whole number of pixels, a window
+        CropWindowError: unreadable file, wrong shape, too few rows, a value that is no whole number of pixels, a window
             outside its image or of less than two rows or columns.
     """
     if not path.is_file():
-        raise WindowError(
+        raise CropWindowError(
             f"--pipeline.datamanager.masking.file {path} does not exist; give a .npy or protocol.json file"
         )
     windows = _from_protocol(path, names, sizes) if path.suffix == ".json" else _from_array(path, names, sizes, area)
     for view, (window, size) in enumerate(zip(windows, sizes, strict=True)):
         if not window.fits(size):
-            raise WindowError(
+            raise CropWindowError(
                 f"{path}: the window of view {view} ({names[view]}), x y width height {astuple(window)}, does not lie "
                 f"inside its image of {size[0]} x {size[1]} pixels; was the file made for another image size?"
             )
         if window.shows_nothing_of(size):
-            raise WindowError(
+            raise CropWindowError(
                 f"{path}: the window of view {view} ({names[view]}) has {window.width} x {window.height} pixels; "
                 f"{_MIN_SIDE} rows and columns are needed"
             )
@@ -168,15 +168,15 @@ def _from_array(path: Path, names: Sequence[str], sizes: Sequence[Size], area: f
     try:
         rows = read_array(path)
     except ArrayFileError as error:
-        raise WindowError(f"{path} cannot be read as a .npy array of windows: {error}") from error
+        raise CropWindowError(f"{path} cannot be read as a .npy array of windows: {error}") from error
     if rows.ndim != 2 or rows.shape[1] not in (2, 4):
-        raise WindowError(
+        raise CropWindowError(
             f"{path}: the array has shape {rows.shape}; needed: 2 columns (x, y) or 4 (x, y, width, height)"
         )
     if rows.dtype.kind not in "iuf" or not np.isfinite(rows).all():
-        raise WindowError(f"{path}: the array of {rows.dtype} holds values that are no finite numbers of pixels")
+        raise CropWindowError(f"{path}: the array of {rows.dtype} holds values that are no finite numbers of pixels")
     if len(rows) < len(names):
-        raise WindowError(
+        raise CropWindowError(
             f"{path} has {len(rows)} rows, the capture {len(names)} registered views; row i belongs to view i in name "
             "order, so there must be at least as many rows as views"
         )
@@ -194,13 +194,13 @@ def _whole(rows: np.ndarray) -> list[list[int]]:
 
 
 def _from_protocol(path: Path, names: Sequence[str], sizes: Sequence[Size]) -> list[CropWindow]:
-    content = read_json(path, _WAY_OUT, WindowError)
+    content = read_json(path, _WAY_OUT, CropWindowError)
     windows = [CropWindow(0, 0, *size) for size in sizes]
     index = NameIndex(names)
     for name, entry in content["windows"].fields().items():
         views = index.find(name)
         if len(views) != 1:
-            raise WindowError(
+            raise CropWindowError(
                 f"{path}: window of {name!r}, which is {'no' if not views else 'more than one'} registered image"
             )
         sides = entry.entries(_FORMAT)

@@ -26,7 +26,13 @@ from genfusion_ns.data.captures.capture import Capture
 from genfusion_ns.data.captures.dataset import CaptureDataset
 from genfusion_ns.data.captures.image_sizes import match_image_sizes
 from genfusion_ns.data.captures.mask_files import masks_beside, read_alpha, read_mask, require_alpha
-from genfusion_ns.data.crop_windows import PUBLISHED_AREA, PUBLISHED_SPEED, CropWindow, load_windows, walk_windows
+from genfusion_ns.data.crop_windows import (
+    PUBLISHED_AREA,
+    PUBLISHED_SPEED,
+    CropWindow,
+    load_crop_windows,
+    walk_crop_windows,
+)
 from genfusion_ns.data.seen_parts import SeenParts
 from genfusion_ns.stored_config import StoredConfig
 
@@ -122,7 +128,7 @@ def choose_seen_parts(
         dataset: of all registered views; its cameras are fitted to the image files.
 
     Raises:
-        WindowError: see `load_windows` and `walk_windows`.
+        CropWindowError: see `load_crop_windows` and `walk_crop_windows`.
         MaskError: missing, unreadable, wrongly sized or empty masks.
         ValueError: a file without windows to read from it.
     """
@@ -138,9 +144,9 @@ def choose_seen_parts(
         flat, _ = _undistorted(dataset.cameras)
         sizes = camera_sizes(flat)
         windows = (
-            walk_windows(sizes, config.area, config.speed, config.seed)
+            walk_crop_windows(sizes, config.area, config.speed, config.seed)
             if config.file is None
-            else load_windows(config.file, capture.names, sizes, config.area)
+            else load_crop_windows(config.file, capture.names, sizes, config.area)
         )
         picked = tuple(windows[i] for i in train_ids)
         return SeenParts(cropped_cameras(flat[chosen], picked), picked, None, None)

@@ -264,7 +264,7 @@ class FusionLoop:
         photos, repairer = self.photos, self.repairer
         surfaces = cache(lambda: photos.surfaces(self.model))  # masked rounds never ask
         clear_test = cache(lambda: clearance_test(surfaces().cpu()))
-        cleared = self._keep_clear(surfaces)
+        cleared = self._keep_empty(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
         done = Round(index, step, seed, sampled, self._repaired(index, sampled, generator))
         views = done.views()
@@ -313,10 +313,10 @@ class FusionLoop:
         except (OSError, RuntimeError) as error:
             say(f"The report of round {record.round} is not complete, training goes on: {message_of(error)}", "yellow")
 
-    def _keep_clear(self, surfaces: Callable[[], SeenSurfaces]) -> int:
+    def _keep_empty(self, surfaces: Callable[[], SeenSurfaces]) -> int:
         """Have nothing grow around the train cameras; returns how many surfels that removed."""
         share = self.config.clearing
-        return self.model.keep_clear(clearings(surfaces(), share) if share > 0 else None)
+        return self.model.keep_empty(clearings(surfaces(), share) if share > 0 else None)
 
     def _withdraw_if_harmful(self, step: int) -> None:
         if self._judged is None or self._judged[0] not in self.store.rounds:
@@ -349,7 +349,7 @@ class FusionLoop:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, except the views themselves, which lie in the folders of their rounds."""
-        kept_clear = self.model.strategy.kept_clear
+        kept_empty = self.model.strategy.kept_empty
         return {
             "store": json.dumps(self.store.state()),
             "digests": json.dumps(self.files.digests),
@@ -359,7 +359,7 @@ class FusionLoop:
             "requested": json.dumps(sorted(self._requested)),
             "completions": json.dumps({i: c for i, c in self._completions.items() if i in self.store.pinned}),
             "dropped": json.dumps(sorted(self._dropped)),
-            "kept_clear": None if kept_clear is None else (kept_clear.centers, kept_clear.radii),
+            "kept_clear": None if kept_empty is None else (kept_empty.centers, kept_empty.radii),
         }
 
     def restore(self, state: dict[str, Any], folder: Path) -> None:
@@ -374,8 +374,8 @@ class FusionLoop:
         self._requested = set(json.loads(state["requested"]))
         completions = json.loads(state.get("completions", "{}"))  # as below
         self._completions = {int(index): (c2w, fov_y) for index, (c2w, fov_y) in completions.items()}
-        kept_clear = state.get("kept_clear")  # checkpoints from before there were clearings have none
-        self.model.strategy.kept_clear = None if kept_clear is None else Clearings(*kept_clear)
+        kept_empty = state.get("kept_clear")  # checkpoints from before there were clearings have none
+        self.model.strategy.kept_empty = None if kept_empty is None else Clearings(*kept_empty)
         if not self.active:
             return
         stored = json.loads(state["store"])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.data.clips.frame_samples import FrameClip, largest_window, open_frame_clips, over_known_range
+from genfusion_ns.data.clips.frame_samples import FrameClip, largest_crop, open_frame_clips, over_known_range
 from genfusion_ns.data.clips.pair_samples import PairSource
 from genfusion_ns.data.clips.pairs import Provenance, list_pairs, read_provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
@@ -123,11 +123,11 @@ class HeldOutWindows(Sequence[HeldOutFrames]):
 
     def __getitem__(self, index: int | slice) -> HeldOutFrames | list[HeldOutFrames]:
         if isinstance(index, slice):
-            return [_last_window(clip, self.size, self.frames) for clip in self.clips[index]]
-        return _last_window(self.clips[index], self.size, self.frames)
+            return [_last_frames(clip, self.size, self.frames) for clip in self.clips[index]]
+        return _last_frames(self.clips[index], self.size, self.frames)
 
 
-def _last_window(clip: FrameClip, size: tuple[int, int], frames: int) -> HeldOutFrames:
+def _last_frames(clip: FrameClip, size: tuple[int, int], frames: int) -> HeldOutFrames:
     count = min(frames, len(clip))
     start = len(clip) - count
     photo = clip.read(0, 1).clean_rgb[0]
@@ -146,6 +146,6 @@ def _last_window(clip: FrameClip, size: tuple[int, int], frames: int) -> HeldOut
 
 def _cut(images: Float[Tensor, "T H W C"], size: tuple[int, int], nearest: bool = False) -> Tensor:
     height, width = images.shape[1:3]
-    wide, high = largest_window(width, height, size)
+    wide, high = largest_crop(width, height, size)
     left, top = (width - wide) // 2, (height - high) // 2
     return resize_images(images[:, top : top + high, left : left + wide], size, nearest)

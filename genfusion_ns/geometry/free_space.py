@@ -23,8 +23,8 @@ from genfusion_ns.geometry.depth import depth_to_points
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
 """Says for each pose (c2w, OpenGL) whether a camera may stand there."""
 
-_MARGIN, _CLEAR_MARGIN = 0.05, 0.1
-"""Distance to keep before a surface, as a share of its depth: of a camera, and of what is clearly before it."""
+_MARGIN, _EMPTY_MARGIN = 0.05, 0.1
+"""Distance to keep before a surface, as a share of its depth: of a camera, and of empty space."""
 _RADIUS_SHARE = 0.2
 _SURFACE_POINTS = 20_000
 """Points that stand for all surfaces that are seen."""
@@ -149,9 +149,9 @@ def free_space_test(
 
 
 def seen_empty(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Tensor, " M"]:
-    """Which points lie clearly before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
+    """Which points lie well before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
     sight = _look(points, surfaces)
-    return (sight.known & (sight.z <= (1 - _CLEAR_MARGIN) * sight.nearest)).any(0)
+    return (sight.known & (sight.z <= (1 - _EMPTY_MARGIN) * sight.nearest)).any(0)
 
 
 def clearance_test(surfaces: SeenSurfaces) -> ClearTest:

@@ -47,7 +47,7 @@ class SurfelStrategy(DefaultStrategy):
     """Surfels grow only when seen by `needed_views`; the statistics of the others go on through refinements."""
     total_steps: int = _PUBLISHED_STEPS
     """Length of the run, for `needed_views`."""
-    kept_clear: Clearings | None = None
+    kept_empty: Clearings | None = None
     """Places in which no surfel outlives a refinement."""
 
     def needed_views(self, step: int) -> int:
@@ -101,17 +101,17 @@ class SurfelStrategy(DefaultStrategy):
             self._accumulate(len(params["means"]), state, info, _GENERATED)
 
     @torch.no_grad()
-    def clear(self, params: Any, optimizers: Any, state: dict[str, Any]) -> int:
-        """Remove the surfels in the places that are kept clear; returns how many."""
-        if self.kept_clear is None:
+    def empty_places(self, params: Any, optimizers: Any, state: dict[str, Any]) -> int:
+        """Remove the surfels in the places that are kept empty; returns how many."""
+        if self.kept_empty is None:
             return 0
-        inside = self.kept_clear.hold(params["means"])
+        inside = self.kept_empty.hold(params["means"])
         if bool(inside.any()):
             remove(params=params, optimizers=optimizers, state=state, mask=inside)
         return int(inside.sum())
 
     def _prune_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> int:
-        cleared = self.clear(params, optimizers, state)
+        cleared = self.empty_places(params, optimizers, state)
         return cleared + super()._prune_gs(params, optimizers, state, step)
 
     def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:

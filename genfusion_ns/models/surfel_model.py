@@ -507,23 +507,23 @@ class GenFusionModel(SurfelDoors):
         insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree, self.length)
         return len(new)
 
-    def keep_clear(self, places: Clearings | None) -> int:
-        """Remove the surfels in these places, now and at each refinement that follows; None: no place is kept clear.
+    def keep_empty(self, places: Clearings | None) -> int:
+        """Remove the surfels in these places, now and at each refinement that follows; None: no place is kept empty.
 
         Call it before the first render of a step, as `insert_surfels`.
 
         Returns:
             How many were removed now.
         """
-        self.strategy.kept_clear = places
+        self.strategy.kept_empty = places
         if places is None:
             return 0
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
-        return self.strategy.clear(self.gauss_params, optimizers, self.strategy_state)
+        return self.strategy.empty_places(self.gauss_params, optimizers, self.strategy_state)
 
-    def is_kept_clear(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
-        """Which points lie in the places of `keep_clear`. [M]"""
-        places = self.strategy.kept_clear
+    def is_kept_empty(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
+        """Which points lie in the places of `keep_empty`. [M]"""
+        places = self.strategy.kept_empty
         return points.new_zeros(len(points), dtype=torch.bool) if places is None else places.hold(points)
 
     def step_post_backward(self, step: int) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_capture import HEIGHT, WIDTH, TinyCapture, make_capture, write_colmap, write_transforms
 
 from genfusion_ns.data.captures.mask_files import MaskError, read_mask
-from genfusion_ns.data.crop_windows import CropWindow, WindowError, load_windows, walk_windows
+from genfusion_ns.data.crop_windows import CropWindow, CropWindowError, load_crop_windows, walk_crop_windows
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.data.masking import MaskingConfig
 
@@ -50,7 +50,7 @@ def photo(capture: TinyCapture, name: str) -> torch.Tensor:
 
 def test_the_published_walk_by_default() -> None:
     """Spec: 480x270 in 960x540, from (102, 106), 5 pixels per image and axis, inside, bouncing off the borders."""
-    windows = walk_windows([(960, 540)] * 1000)
+    windows = walk_crop_windows([(960, 540)] * 1000)
     assert {(w.width, w.height) for w in windows} == {(480, 270)}
     positions = np.array([(w.x, w.y) for w in windows])
     assert positions[0].tolist() == [102, 106]
@@ -60,7 +60,7 @@ def test_the_published_walk_by_default() -> None:
     assert positions[:, 1].min() >= 0 and positions[:, 1].max() <= 270
     turns = (np.diff(np.sign(np.diff(positions, axis=0)), axis=0) != 0).any(1).sum()
     assert 15 <= turns <= 60, "about 30 straight segments"
-    assert walk_windows([(960, 540)] * 1000) == windows != walk_windows([(960, 540)] * 1000, seed=1)
+    assert walk_crop_windows([(960, 540)] * 1000) == windows != walk_crop_windows([(960, 540)] * 1000, seed=1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,8 +74,8 @@ def test_the_published_walk_by_default() -> None:
 def test_windows_always_fit_their_images(width: int, height: int, area: float, speed: float, seed: int) -> None:
     sizes = [(width, height)] * 7 + [(height, width), (2 * width, 2 * height)]
     try:
-        windows = walk_windows(sizes, area, speed, seed)
-    except WindowError as error:
+        windows = walk_crop_windows(sizes, area, speed, seed)
+    except CropWindowError as error:
         assert "2 rows and columns are needed" in str(error) and min(width, height) * area**0.5 < 2
         return
     for window, size in zip(windows, sizes, strict=True):
@@ -85,19 +85,19 @@ def test_windows_always_fit_their_images(width: int, height: int, area: float, s
 
 @pytest.mark.parametrize(("area", "speed", "flag"), [(0, 0.1, "area is 0"), (1.5, 0, "area"), (0.5, -1, "speed is -1")])
 def test_walks_that_cannot_be(area: float, speed: float, flag: str) -> None:
-    with pytest.raises(WindowError, match=flag):
-        walk_windows(SIZES, area, speed)
+    with pytest.raises(CropWindowError, match=flag):
+        walk_crop_windows(SIZES, area, speed)
 
 
 def test_windows_from_files(tmp_path: Path) -> None:
     two, four = tmp_path / "two.npy", tmp_path / "four.npy"
     np.save(two, np.array([[i, 2] for i in range(20)]))
     np.save(four, np.array([[i, 1, 9, 8] for i in range(12)]).astype(np.float32))
-    assert load_windows(two, NAMES, SIZES, 0.25)[3] == CropWindow(3, 2, 16, 12)
-    assert load_windows(four, NAMES, SIZES, 0.25)[11] == CropWindow(11, 1, 9, 8)
+    assert load_crop_windows(two, NAMES, SIZES, 0.25)[3] == CropWindow(3, 2, 16, 12)
+    assert load_crop_windows(four, NAMES, SIZES, 0.25)[11] == CropWindow(11, 1, 9, 8)
     protocol = tmp_path / "protocol.json"
     protocol.write_text(json.dumps({"windows": {"images/view_03.png": [1, 2, 3, 4]}}))
-    windows = load_windows(protocol, NAMES, SIZES, 0.25)
+    windows = load_crop_windows(protocol, NAMES, SIZES, 0.25)
     assert windows[3] == CropWindow(1, 2, 3, 4)
     assert windows[4] == CropWindow(0, 0, WIDTH, HEIGHT)
 
@@ -140,8 +140,8 @@ def test_window_files_that_cannot_be_used(tmp_path: Path, case: str) -> None:
         path.write_bytes(content)
     elif content is not None:
         np.save(path, content, allow_pickle=True)
-    with pytest.raises(WindowError, match=message):
-        load_windows(path, NAMES, SIZES, 0.25)
+    with pytest.raises(CropWindowError, match=message):
+        load_crop_windows(path, NAMES, SIZES, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_window_files_that_cannot_be_used(tmp_path: Path, case: str) -> None:
 def test_protocols_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "protocol.json"
     path.write_text(content)
-    with pytest.raises(WindowError, match=message):
-        load_windows(path, NAMES, SIZES, 0.25)
+    with pytest.raises(CropWindowError, match=message):
+        load_crop_windows(path, NAMES, SIZES, 0.25)
 
 
 def test_a_windowed_run_sees_the_windows_and_nothing_else(capture: TinyCapture) -> None:
@@ -182,7 +182,7 @@ def test_a_windowed_run_sees_the_windows_and_nothing_else(capture: TinyCapture) 
     views, cameras = manager.cached_train, manager.train_dataset.cameras
     whole = manager.whole_train_cameras
     windows = [CropWindow(*manager.protocol()["windows"][name]) for name in manager.train_names]
-    assert windows == walk_windows(SIZES, 0.3, 0.1)[::2], "row i belongs to view i, not to the i-th train view"
+    assert windows == walk_crop_windows(SIZES, 0.3, 0.1)[::2], "row i belongs to view i, not to the i-th train view"
     for i, (name, w) in enumerate(zip(manager.train_names, windows, strict=True)):
         expected = photo(capture, name)[w.y : w.y + w.height, w.x : w.x + w.width]
         assert torch.equal(views[i]["image"], expected)

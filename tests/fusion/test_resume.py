@@ -61,7 +61,7 @@ def final_state(trainer: GenFusionTrainer) -> dict:
         "store": loop.store.state(),
         "digests": loop.files.digests,
         "views": [view.rgb for view in loop.store],
-        "clearings": trainer.pipeline.scene.strategy.kept_clear.radii,
+        "clearings": trainer.pipeline.scene.strategy.kept_empty.radii,
     }
 
 

@@ -48,7 +48,7 @@ def test_unseen_only_leaves_what_the_photos_do_not_show():
 
 
 @pytest.mark.parametrize(("empty_before", "kept_clear"), [(1.0, False), (2.0, False), (1.0, True)])
-def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_clear(empty_before, kept_clear):
+def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_empty(empty_before, kept_empty):
     clip, depth = room_clip()
     repaired = repair(depth)
     inserted = []
@@ -60,8 +60,8 @@ def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_clear(e
             inserted.append(len(new))
             return len(new)
 
-        def is_kept_clear(self, points):
-            return torch.full((len(points),), kept_clear)
+        def is_kept_empty(self, points):
+            return torch.full((len(points),), kept_empty)
 
         def render_clip(self, viewmats, Ks, size):
             return clip
@@ -69,5 +69,5 @@ def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_clear(e
     seen = SeenSurfaces(clip.viewmats, clip.Ks, empty_before * depth, torch.ones_like(depth))
     window = RepairedWindow(clip, repaired, None, None, None)
     log = seed_windows(Scene(), seen, [window], SeedingConfig(), torch.Generator().manual_seed(0))[0]
-    assert (log["inserted"] > 0) == (empty_before == 1.0 and not kept_clear)
+    assert (log["inserted"] > 0) == (empty_before == 1.0 and not kept_empty)
     assert sum(inserted) == log["inserted"]

@@ -190,18 +190,18 @@ def test_inserted_surfels_grow_and_die_with_the_real_strategy(camera):
     check_aligned(model)
 
 
-def test_nothing_outlives_a_refinement_in_places_that_are_kept_clear(camera):
+def test_nothing_outlives_a_refinement_in_places_that_are_kept_empty(camera):
     model = make_model(refine_every=10, densify_grad_thresh=1e-7, reset_alpha_every=100)
     model.strategy.pause_refine_after_reset = 0
     step(model, camera, 1, generated=True)
     places = Clearings(torch.tensor([[0.0, 0.0, 2.0], [0.5, 0.5, 0.0]]), torch.tensor([1.0, 0.3]))
     means = model.gauss_params["means"].detach().clone()
     outside = (means - places.centers[1]).norm(dim=-1) >= 0.3
-    assert 0 < int((~outside).sum()) == model.keep_clear(places)
+    assert 0 < int((~outside).sum()) == model.keep_empty(places)
     check_aligned(model)
     assert torch.equal(model.gauss_params["means"], means[outside])
     before_the_camera = wall(side=6, z=1.5, opacity=0.3)
-    assert model.is_kept_clear(before_the_camera.means).any()
+    assert model.is_kept_empty(before_the_camera.means).any()
     model.insert_surfels(before_the_camera)
     for number in range(2, 11):
         step(model, camera, number, generated=True)
@@ -209,7 +209,7 @@ def test_nothing_outlives_a_refinement_in_places_that_are_kept_clear(camera):
     assert model.num_points > len(before_the_camera), "the others grow on"
     # Children of a split may land anywhere near their parent; they are removed with the refinement that made them.
     assert not places.hold(model.gauss_params["means"]).any()
-    assert model.keep_clear(None) == 0 and not model.is_kept_clear(before_the_camera.means).any()
+    assert model.keep_empty(None) == 0 and not model.is_kept_empty(before_the_camera.means).any()
 
 
 BAD = {

@@ -184,7 +184,7 @@ class FrameClipDataset(Dataset[FrameBatch]):
         # Every number is drawn whether it is used or not: one option leaves the others' choices alone.
         picks = torch.rand(7, generator=generator)
         reference = _reference(pair, self.augmentation.photos, picks[0], picks[1])
-        rows, columns = self._window(pair.clean_rgb.shape[2], pair.clean_rgb.shape[1], picks[2], picks[3])
+        rows, columns = self._crop(pair.clean_rgb.shape[2], pair.clean_rgb.shape[1], picks[2], picks[3])
         backwards = bool(picks[4] < self.augmentation.reverse)
         mirrored = bool(picks[5] < self.augmentation.mirror)
 
@@ -204,11 +204,11 @@ class FrameClipDataset(Dataset[FrameBatch]):
             (reference.flip(1) if mirrored else reference).clamp(0, 1),
         )
 
-    def _window(self, width: int, height: int, x: Tensor, y: Tensor) -> tuple[slice, slice]:
+    def _crop(self, width: int, height: int, x: Tensor, y: Tensor) -> tuple[slice, slice]:
         """Rows and columns of the part of the frames that a sample shows; x and y in 0..1 place it."""
         if not self.augmentation.random_crop:
             return slice(0, height), slice(0, width)
-        wide, high = largest_window(width, height, self.size)
+        wide, high = largest_crop(width, height, self.size)
         left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
         return slice(top, top + high), slice(left, left + wide)
 
@@ -223,7 +223,7 @@ def _inverse(depth: Float[Tensor, "T H W 1"], alpha: Float[Tensor, "T H W 1"]) -
     return torch.where(known, 1.0 / torch.where(known, depth, 1.0), 0.0)
 
 
-def largest_window(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+def largest_crop(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     """(width, height) of the largest window with the shape of `size` in frames of this size, in pixels."""
     aspect = size[0] / size[1]
     return min(width, round(height * aspect)), min(height, round(width / aspect))

@@ -153,7 +153,7 @@ def seed_windows(
 ) -> list[dict[str, Any]]:
     """Insert surfels where windows that were not rejected show something that the scene lacks.
 
-    None are put where the photos look through empty space, nor where the scene is kept clear.
+    None are put where the photos look through empty space, nor where the scene is kept empty.
 
     Args:
         model: the scene that the windows were rendered from.
@@ -177,7 +177,7 @@ def seed_windows(
         inserted = 0
         if seeds.surfels is not None:
             means = seeds.surfels.means
-            possible = seeds.surfels.chosen(~(seen_empty(means, surfaces) | model.is_kept_clear(means)))
+            possible = seeds.surfels.chosen(~(seen_empty(means, surfaces) | model.is_kept_empty(means)))
             inserted = model.insert_surfels(possible) if len(possible) else 0
         logs.append({**seeds.log, "inserted": inserted, "reason": seeds.reason})
     return logs
