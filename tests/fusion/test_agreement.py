@@ -37,7 +37,7 @@ def repaired_as(clip: Clip, rgb: torch.Tensor) -> RepairedClip:
 def test_the_true_frames_are_trusted_and_accepted():
     clip, photo = plane_scene()
     agreement = photo_agreement(clip, repaired_as(clip, clip.rgb), photo)
-    assert agreement.seen > 0.8
+    assert agreement.shown_share > 0.8
     assert agreement.repaired_psnr > 35
     assert agreement.confidence.min() > 0.9
     assert agreement.verdict(0.5) is None
@@ -67,7 +67,7 @@ def test_pixels_that_no_photo_sees_keep_the_confidence_of_the_repairer():
     away[0, 2, 3] = -10  # the plane lies behind this photo's camera
     blind = References(photo.rgb, away, photo.Ks)
     agreement = photo_agreement(clip, repaired_as(clip, 1 - clip.rgb), blind)
-    assert agreement.seen == 0
+    assert agreement.shown_share == 0
     assert agreement.verdict(0.0) is None
     assert agreement.artifact_psnr != agreement.artifact_psnr
     assert agreement.confidence.min() == pytest.approx(1.0)

@@ -126,7 +126,7 @@ def _scores(clip: Clip, repaired: RepairedClip, references: References, has_dept
     inverse = 1 / torch.where(known, clip.depth, 1.0)
     fit = align_scale_shift(repaired.disparity[None], inverse[None], known[None])
     return scores | {
-        "seen_by_photos": agreement.seen,
+        "seen_by_photos": agreement.shown_share,
         "artifact_psnr": agreement.artifact_psnr,
         "repaired_psnr": agreement.repaired_psnr,
         "disparity_scale": float(fit.scale[0]),

@@ -28,7 +28,7 @@ class Agreement:
     """PSNR in dB of the artifact clip against the photos, where they see it; nan when they see nothing."""
     repaired_psnr: float
     """The same for the repaired clip."""
-    seen: float
+    shown_share: float
     """Share of the clip's pixels that some photo shows, 0..1."""
     confidence: Float[Tensor, "T H W 1"]
     """Trust per pixel in 0..1: the repairer's own, lowered where a photo disagrees."""
@@ -37,7 +37,7 @@ class Agreement:
 
     def verdict(self, tolerance: float) -> str | None:
         """Why the clip must not be used, or None: it lost more than `tolerance` dB against the photos."""
-        if self.seen < 0.02 or self.repaired_psnr >= self.artifact_psnr - tolerance:
+        if self.shown_share < 0.02 or self.repaired_psnr >= self.artifact_psnr - tolerance:
             return None
         return (
             f"contradicts the photos: {self.repaired_psnr:.2f} dB where they see it, "
@@ -62,14 +62,14 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
     warped = warp_references(clip.depth * solid, clip.viewmats, clip.Ks, photos, solid=solid)
     compared = torch.stack([repaired.rgb, clip.rgb.clamp(0, 1)])
     repaired_error, artifact_error = _nearest_photo_errors(compared, warped.rgb, warped.visible)
-    seen = warped.visible.any(dim=0)
-    doubt = torch.where(seen, (repaired_error / softness).square(), torch.zeros_like(repaired_error))
+    shown = warped.visible.any(dim=0)
+    doubt = torch.where(shown, (repaired_error / softness).square(), torch.zeros_like(repaired_error))
     return Agreement(
-        artifact_psnr=_psnr(artifact_error, seen),
-        repaired_psnr=_psnr(repaired_error, seen),
-        seen=float(seen.float().mean()),
+        artifact_psnr=_psnr(artifact_error, shown),
+        repaired_psnr=_psnr(repaired_error, shown),
+        shown_share=float(shown.float().mean()),
         confidence=repaired.confidence * torch.exp(-doubt),
-        shown=seen,
+        shown=shown,
     )
 
 
@@ -106,7 +106,7 @@ def _window_sums(planes: Tensor) -> Tensor:
     return planes
 
 
-def _psnr(error: Tensor, seen: Tensor) -> float:
-    if not bool(seen.any()):
+def _psnr(error: Tensor, shown: Tensor) -> float:
+    if not bool(shown.any()):
         return float("nan")
-    return float(psnr(error[seen].square().mean()))
+    return float(psnr(error[shown].square().mean()))

@@ -82,7 +82,7 @@ class Round:
                 {
                     "artifact_psnr": window.agreement.artifact_psnr,
                     "repaired_psnr": window.agreement.repaired_psnr,
-                    "seen": window.agreement.seen,
+                    "seen": window.agreement.shown_share,
                     "confidence": float(window.repaired.confidence.mean()),
                     "sharpness": float(sharpness_ratio(window.repaired.rgb, window.clip.rgb).mean()),
                     "gradient_energy": float(gradient_energy_ratio(window.repaired.rgb, window.clip.rgb).mean()),
