@@ -257,7 +257,7 @@ def test_splines_are_made_of_cameras(c2w: Tensor, num: int, dtype: torch.dtype) 
 @given(poses(), st.integers(1, 40), st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1))
 def test_walks_are_made_of_cameras(c2w: Tensor, num: int, seed: int, shift: float, turn: float) -> None:
     def walk() -> Tensor:
-        return follow_path(c2w, num, torch.Generator().manual_seed(seed), shift, turn)
+        return follow_path(c2w, num, torch.Generator().manual_seed(seed), position_jitter=shift, turn_jitter=turn)
 
     assert_cameras(walk(), num, c2w)
     assert torch.equal(walk(), walk())
@@ -269,7 +269,7 @@ def test_loops_are_made_of_cameras_or_refused(
     c2w: Tensor, num: int, sway: float, phase: float, scale: float, tilt: float
 ) -> None:
     try:
-        path = ellipse_path(c2w, num, sway, phase, scale, tilt)
+        path = ellipse_path(c2w, num, height_variation=sway, phase=phase, scale=scale, tilt=tilt)
     except ValueError as error:
         assert any(
             word in str(error) for word in ("no common vertical", "straight above or below", "roll is undefined")

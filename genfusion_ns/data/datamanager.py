@@ -161,10 +161,10 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             self.capture.names,
             data_folder(self.dataparser.config),
             self.config.num_views,
-            self.config.split_file,
-            self.config.test_every,
-            self.capture.declared,
-            self.config.train_every,
+            split_file=self.config.split_file,
+            test_every=self.config.test_every,
+            declared=self.capture.declared,
+            train_every=self.config.train_every,
         )
         self.parts: SeenParts | None = self._seen_parts() if self._opens_images else None
         self.seeds: SeedPoints = self._make_seeds()

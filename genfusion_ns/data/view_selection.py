@@ -148,6 +148,7 @@ def select_views(
     names: Sequence[str],
     data_dir: Path,
     num_views: int | None = None,
+    *,
     split_file: Path | None = None,
     test_every: int = 8,
     declared: ViewSplit | None = None,

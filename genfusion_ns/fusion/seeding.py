@@ -150,7 +150,7 @@ def seed_surfels(
     inside = ((points >= bounds[0].to(points)) & (points <= bounds[1].to(points))).all(-1, keepdim=True)
     wanted = usable & inside & (neighbours_agreeing(disparity, reach=2) >= _COMPANY)
     log |= {name: int(m.sum()) for name, m in (("empty", empty), ("empty_trusted", trusted), ("empty_usable", wanted))}
-    chosen = first_sightings(wanted, depth, points, clip.viewmats, clip.Ks, config.stride)
+    chosen = first_sightings(wanted, depth, points, clip.viewmats, clip.Ks, stride=config.stride)
     if not bool(chosen.any()):
         return Seeds(
             None,

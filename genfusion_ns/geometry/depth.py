@@ -98,6 +98,7 @@ def align_scale_shift(
     source: Float[Tensor, "batch ..."],
     target: Float[Tensor, "batch ..."],
     mask: Bool[Tensor, "batch ..."],
+    *,
     robust: bool = True,
     tolerance: float = 0.1,
     generator: torch.Generator | None = None,
@@ -128,7 +129,7 @@ def align_scale_shift(
         ends = torch.quantile(sample_y, sample_y.new_tensor([0.05, 0.95]), dim=1)
         rounding = 64 * torch.finfo(y.dtype).eps * sample_y.abs().amax(dim=1)
         if robust:
-            weights = _robust_weights(x, y, weights, sample_x, sample_y, rounding)
+            weights = _robust_weights(x, y, weights, (sample_x, sample_y), rounding)
     scale, shift = _weighted_line(x, y, weights)
     with torch.no_grad():
         residual = (scale[:, None] * x + shift[:, None] - y).abs()
@@ -148,8 +149,9 @@ def _draw_pixels(x: Tensor, y: Tensor, mask: Tensor, generator: torch.Generator 
     return x.gather(1, index), y.gather(1, index)
 
 
-def _robust_weights(x: Tensor, y: Tensor, mask: Tensor, sample_x: Tensor, sample_y: Tensor, floor: Tensor) -> Tensor:
+def _robust_weights(x: Tensor, y: Tensor, mask: Tensor, sample: tuple[Tensor, Tensor], floor: Tensor) -> Tensor:
     """Tukey weights of all pixels around the line that most of the sampled pixels follow. [B, P]"""
+    sample_x, sample_y = sample
     half = _SAMPLES // 2
     first = (sample_x[:, :_HYPOTHESES], sample_y[:, :_HYPOTHESES])
     second = (sample_x[:, half : half + _HYPOTHESES], sample_y[:, half : half + _HYPOTHESES])

@@ -43,6 +43,7 @@ def first_sightings(
     points: Float[Tensor, "T H W 3"],
     viewmats: Float[Tensor, "T 4 4"],
     Ks: Float[Tensor, "T 3 3"],
+    *,
     stride: int,
 ) -> Bool[Tensor, "T H W"]:
     """A regular choice of pixels in which every surface of a clip is taken once, from the first frame that shows it.

@@ -27,6 +27,7 @@ _DENSE = 40
 def ellipse_path(
     c2w: Float[Tensor, "N 4 4"],
     num: int,
+    *,
     height_variation: float = 1.0,
     phase: float = 0.0,
     scale: float = 1.0,
@@ -83,6 +84,7 @@ def orbit_path(
     c2w: Float[Tensor, "N 4 4"],
     num: int,
     path_scale: float = 0.7,
+    *,
     rotation_angle: float = 0.0,
     position_z_offset: float = 0.0,
     distance: float = 0.0,
@@ -206,6 +208,7 @@ def follow_path(
     c2w: Float[Tensor, "N 4 4"],
     num: int,
     generator: torch.Generator,
+    *,
     position_jitter: float = 0.0,
     turn_jitter: float = 0.0,
     frames_per_view: int = 8,

@@ -62,6 +62,7 @@ def warp_references(
     viewmats: Float[Tensor, "T 4 4"],
     Ks: Float[Tensor, "T 3 3"],
     references: References,
+    *,
     solid: Bool[Tensor, "T H W 1"] | None = None,
     tolerance: float = 0.05,
 ) -> WarpedReferences:
@@ -82,7 +83,7 @@ def warp_references(
     solid = depth > 0 if solid is None else solid & (depth > 0)
     seen = references.seen if references.seen is not None else [None] * len(references)
     warped = [
-        _warp_one(points, depth > 0, solid, photo, mask, viewmat, K, tolerance)
+        _warp_one(points, depth > 0, solid, (photo, mask), viewmat=viewmat, K=K, tolerance=tolerance)
         for photo, mask, viewmat, K in zip(references.rgb, seen, references.viewmats, references.Ks, strict=True)
     ]
     rgb, valid, visible = (torch.stack(parts) for parts in zip(*warped, strict=True))
@@ -93,12 +94,13 @@ def _warp_one(
     points: Tensor,
     known: Tensor,
     solid: Tensor,
-    photo: Tensor,
-    mask: Tensor | None,
+    image: tuple[Tensor, Tensor | None],
+    *,
     viewmat: Tensor,
     K: Tensor,
     tolerance: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    photo, mask = image
     height, width = photo.shape[:2]
     pixels, z = project(points, viewmat, K)
     x, y = pixels[..., :1], pixels[..., 1:]

@@ -143,7 +143,7 @@ class SurfelDoors(SplatfactoModel):
         up = torch.nn.functional.one_hot(forward.abs().argmin(dim=-1), 3).to(forward)
         viewmats = c2w_to_viewmat(look_at(origins, origins + forward, up))
         K = origins.new_tensor([[_RAY_FOCAL, 0, 0.5], [0, _RAY_FOCAL, 0.5], [0, 0, 1]]).expand(len(origins), 3, 3)
-        render = self.render(viewmats, K.contiguous(), 1, 1, self.display_background())
+        render = self.render(viewmats, K.contiguous(), 1, 1, background=self.display_background())
         pixel = {name: getattr(render, name)[:, 0, 0] for name in ("rgb", "alpha", "median_depth", "normals")}
         stopped = valid[:, None] & (pixel["alpha"] > SOLID_ALPHA)
         return {

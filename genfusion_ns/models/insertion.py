@@ -59,6 +59,7 @@ def parameter_values(
     colours: Float[Tensor, "M 3"],
     radius: Float[Tensor, " M"],
     quats: Float[Tensor, "M 4"],
+    *,
     opacity: float,
     sh_degree: int,
     scene_length: float = 1.0,
@@ -102,6 +103,7 @@ def insert_surfels(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: MutableMapping[str, Any],
     new: NewSurfels,
+    *,
     sh_degree: int,
     scene_length: float = 1.0,
 ) -> None:
@@ -128,7 +130,13 @@ def insert_surfels(
         value.detach().to(device, reference.dtype) for value in (new.means, new.colours, new.radius, new.normals)
     )
     values = parameter_values(
-        means, colours.clamp(0, 1), radius, facing_quats(normals), new.opacity, sh_degree, scene_length
+        means,
+        colours.clamp(0, 1),
+        radius,
+        facing_quats(normals),
+        opacity=new.opacity,
+        sh_degree=sh_degree,
+        scene_length=scene_length,
     )
 
     def longer_parameter(name: str, parameter: Tensor) -> Tensor:

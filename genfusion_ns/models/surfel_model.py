@@ -276,7 +276,10 @@ class GenFusionModel(SurfelDoors):
         # A backdrop is far away and coarse; it must neither set nor be held to the sizes of what is near.
         nearby = len(means) - backdrop
         radius = torch.cat([_spacing(part, self.length) for part in (means[:nearby], means[nearby:]) if len(part)])
-        values = parameter_values(means, colours, radius, quats, 0.1, self.config.sh_degree, self.length)
+        degree = self.config.sh_degree
+        values = parameter_values(
+            means, colours, radius, quats, opacity=0.1, sh_degree=degree, scene_length=self.length
+        )
         return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -318,6 +321,7 @@ class GenFusionModel(SurfelDoors):
         Ks: Float[Tensor, "C 3 3"],
         width: int,
         height: int,
+        *,
         background: Float[Tensor, "3"] | None = None,
         selected: Tensor | None = None,
     ) -> SurfelRender:
@@ -379,7 +383,7 @@ class GenFusionModel(SurfelDoors):
         viewmat = c2w_to_viewmat(pose.to(self.device))
         if not self.training:
             return self.view(viewmat, K, width, height, background).outputs(background)
-        render = self.render(viewmat, K, width, height, background)
+        render = self.render(viewmat, K, width, height, background=background)
         return {
             "rgb": render.rgb[0],
             "accumulation": render.alpha[0],
@@ -404,7 +408,7 @@ class GenFusionModel(SurfelDoors):
     ) -> View:
         """One perspective view to look at, without what lies outside of the crop box where there is one."""
         selected = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
-        return View.of(self.render(viewmat, K, width, height, background, selected), K, viewmat)
+        return View.of(self.render(viewmat, K, width, height, background=background, selected=selected), K, viewmat)
 
     def training_background(self) -> Float[Tensor, "3"]:
         """Background of the next training render: fixed, or drawn anew when the configuration says random."""
@@ -504,7 +508,14 @@ class GenFusionModel(SurfelDoors):
         if self.config.max_surfels:
             new = new.thinned(max(0, self.config.max_surfels - self.num_points))
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
-        insert_surfels(self.gauss_params, optimizers, self.strategy_state, new, self.config.sh_degree, self.length)
+        insert_surfels(
+            self.gauss_params,
+            optimizers,
+            self.strategy_state,
+            new,
+            sh_degree=self.config.sh_degree,
+            scene_length=self.length,
+        )
         return len(new)
 
     def keep_empty(self, places: Clearings | None) -> int:

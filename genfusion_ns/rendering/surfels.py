@@ -61,7 +61,7 @@ def rasterize_surfels(
     Raises:
         ValueError: shapes, types, devices or options that do not fit together.
     """
-    _check_options(width, height, near, far, depth_at, sh_degree)
+    _check_options((width, height), (near, far), depth_at, sh_degree)
     _check_tensors(surfels, viewmats, Ks, background, sh_degree)
     settings = RasterSettings(int(width), int(height), sh_degree, float(near), float(far), depth_at)
     behind = surfels.means.new_zeros(3) if background is None else background
@@ -86,7 +86,8 @@ def choose_backend(means: Tensor) -> Backend:
     return "reference"
 
 
-def _check_options(width: int, height: int, near: float, far: float, depth_at: str, sh_degree: int | None) -> None:
+def _check_options(size: tuple[int, int], planes: tuple[float, float], depth_at: str, sh_degree: int | None) -> None:
+    (width, height), (near, far) = size, planes
     if width < 1 or height < 1:
         raise ValueError(f"width x height is {width} x {height}; both must be at least 1 pixel.")
     if not 0 < near < far:

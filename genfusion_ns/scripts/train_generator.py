@@ -185,9 +185,9 @@ def _train_compact(
     batches = ClipDataset(
         sources,
         config.augmentation,
-        optimisation.batch_size,
-        optimisation.batches(accelerator.num_processes),
-        optimisation.seed,
+        batch_size=optimisation.batch_size,
+        batches=optimisation.batches(accelerator.num_processes),
+        seed=optimisation.seed,
         degrade=degrade_pair,
     )
     network = None if initial is None else load_network(Path(initial))
@@ -210,11 +210,11 @@ def _train_dynamicrafter(
     batches = FrameClipDataset(
         split.training,
         optimisation.size,
-        optimisation.frames,
-        optimisation.seed,
-        optimisation.batches(accelerator.num_processes),
-        optimisation.batch_size,
-        config.augmentation,
+        frames=optimisation.frames,
+        batch_size=optimisation.batch_size,
+        batches=optimisation.batches(accelerator.num_processes),
+        seed=optimisation.seed,
+        augmentation=config.augmentation,
     )
     held_out = HeldOutWindows(split.held_out, optimisation.size, optimisation.frames, config.held_out_limit)
     with accelerator.main_process_first():

@@ -45,7 +45,9 @@ def same(a: ClipPair, b: ClipPair) -> bool:
 
 def stream(folder: Path, seed: int = 0, **changes: Any) -> ClipDataset:
     augmentation = replace(AugmentationConfig(crop=(32, 24), frames=3), **changes)
-    return ClipDataset([PairSource(list_pairs(folder), 1.0)], augmentation, 2, 20, seed, degrade_pair)
+    return ClipDataset(
+        [PairSource(list_pairs(folder), 1.0)], augmentation, batch_size=2, batches=20, seed=seed, degrade=degrade_pair
+    )
 
 
 def test_pairs_come_back_as_precise_as_their_types(folder: Path) -> None:
@@ -90,7 +92,9 @@ def test_normals_and_seen_parts_come_back(folder: Path, tmp_path: Path) -> None:
     assert (back.artifact.normals - normals).abs().max() <= 0.5 / 127 + 1e-6
     assert torch.equal(back.references.seen, seen)
     source = PairSource([path], 1.0)
-    data = ClipDataset([source], AugmentationConfig(crop=(32, 24), frames=2), 1, 3, 0, normals=True)
+    data = ClipDataset(
+        [source], AugmentationConfig(crop=(32, 24), frames=2), batch_size=1, batches=3, seed=0, normals=True
+    )
     assert data[0][0].artifact.normals is not None
     assert data[0][0].artifact.normals.shape == (2, 24, 32, 3)
 
@@ -233,10 +237,12 @@ def test_photos_repeat_where_a_pair_has_too_few(folder: Path, tmp_path: Path) ->
 def test_sources_are_drawn_by_their_share(folder: Path) -> None:
     paths = list_pairs(folder)
     never = PairSource([folder / "missing.npz"], 0.0)
-    data = ClipDataset([never, PairSource(paths, 0.3)], AugmentationConfig(crop=(16, 16), frames=1), 1, 10, 0)
+    data = ClipDataset(
+        [never, PairSource(paths, 0.3)], AugmentationConfig(crop=(16, 16), frames=1), batch_size=1, batches=10, seed=0
+    )
     assert len([data[index] for index in range(10)]) == 10
     with pytest.raises(ValueError, match="at least one clip pair"):
-        ClipDataset([PairSource([], 1.0)], AugmentationConfig(), 1, 1, 0)
+        ClipDataset([PairSource([], 1.0)], AugmentationConfig(), batch_size=1, batches=1, seed=0)
 
 
 def test_folders_are_sequences_of_whole_pairs(folder: Path) -> None:

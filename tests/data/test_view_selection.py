@@ -139,8 +139,8 @@ def test_precedence(tmp_path: Path) -> None:
     write_split(tmp_path, {"train_ids": [1, 2, 3], "test_ids": [0]}, "train_test_split_3.json")
     named = write_split(tmp_path, {"train_ids": [4, 5], "test_ids": [6]}, "mine.json")
     declared = ViewSplit((10, 11, 12, 13), (14, 15), "declared")
-    assert select_views(NAMES, tmp_path, 3, named, declared=declared).train_ids == (4, 5)
-    assert select_views(NAMES, tmp_path, 3, Path("mine.json")).train_ids == (4, 5)
+    assert select_views(NAMES, tmp_path, 3, split_file=named, declared=declared).train_ids == (4, 5)
+    assert select_views(NAMES, tmp_path, 3, split_file=Path("mine.json")).train_ids == (4, 5)
     assert select_views(NAMES, tmp_path, 3, declared=declared).train_ids == (1, 2, 3)
     assert select_views(NAMES, tmp_path, 2, declared=declared).train_ids == (10, 13)
     assert select_views(NAMES, tmp_path, 2, declared=declared).test_ids == (14, 15)
@@ -152,7 +152,7 @@ def test_precedence(tmp_path: Path) -> None:
 def test_a_missing_split_file_names_those_that_exist(tmp_path: Path) -> None:
     write_split(tmp_path, {}, "train_test_split_6.json")
     with pytest.raises(SplitError, match=r"--split-file nine.json does not exist .* train_test_split_6.json"):
-        select_views(NAMES, tmp_path, None, Path("nine.json"))
+        select_views(NAMES, tmp_path, None, split_file=Path("nine.json"))
 
 
 def test_a_split_file_of_another_size_than_its_name(tmp_path: Path) -> None:

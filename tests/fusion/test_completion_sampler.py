@@ -90,7 +90,7 @@ def test_a_loop_from_parameters_has_the_lens_of_the_photos():
     observed = ring()
     values = {"path_scale": 0.8, "rotation_angle": 90.0, "position_z_offset": 0.2, "distance": 0.1}
     sampled = sample(observed, round=1, num_frames=32, **values)
-    expected = orbit_path(observed.c2w, 32, 0.8, math.pi / 2, 0.2, 0.1)[16:]
+    expected = orbit_path(observed.c2w, 32, 0.8, rotation_angle=math.pi / 2, position_z_offset=0.2, distance=0.1)[16:]
     torch.testing.assert_close(sampled.c2w, expected)
     size, K = clip_intrinsics(observed, RESOLUTION)
     assert sampled.size == size and torch.equal(sampled.K, K.expand(16, 3, 3))

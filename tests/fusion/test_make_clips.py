@@ -191,7 +191,7 @@ def test_published_layout_holds_the_same_frames(job: ClipJob, tmp_path: Path) ->
         assert (frames.artifact_rgb - pair.artifact.rgb[: len(clip)]).abs().mean() < 0.02
     plain = FrameAugmentation(random_crop=False, photos=0.0)
     for out in (job.out, tmp_path):
-        batch = FrameClipDataset([out], (32, 24), 8, batches=4, augmentation=plain)[1]
+        batch = FrameClipDataset([out], (32, 24), frames=8, batches=4, augmentation=plain)[1]
         assert batch.artifact_rgb.shape == (1, 8, 24, 32, 3)
 
 

@@ -210,7 +210,7 @@ def test_around_a_subject_hidden_is_allowed_but_behind_walls_is_not():
 
 def test_pull_leaves_clear_paths_alone_and_ends_at_a_camera_at_worst():
     observed = three_views().c2w
-    path = follow_path(observed, 20, torch.Generator().manual_seed(1), 0.3)
+    path = follow_path(observed, 20, torch.Generator().manual_seed(1), position_jitter=0.3)
     untouched = pull_to_clear(path, observed, lambda c2w: torch.ones(len(c2w), dtype=torch.bool))
     assert torch.equal(untouched.c2w, path) and untouched.pull.max() == 0
     nowhere = pull_to_clear(path, observed, lambda c2w: torch.zeros(len(c2w), dtype=torch.bool))
@@ -299,7 +299,10 @@ def test_first_reference_is_the_view_itself_and_the_rest_add_coverage():
 @settings(deadline=None, max_examples=20)
 @given(st.floats(1e-3, 1e3))
 def test_references_do_not_depend_on_the_unit_of_length(unit):
-    observed, path = three_views().c2w, follow_path(three_views().c2w, 16, torch.Generator().manual_seed(2), 0.2)
+    observed, path = (
+        three_views().c2w,
+        follow_path(three_views().c2w, 16, torch.Generator().manual_seed(2), position_jitter=0.2),
+    )
     expected = choose_references(observed, path, 3)
     observed[:, :3, 3] *= unit
     path[:, :3, 3] *= unit

@@ -65,7 +65,9 @@ def held_out() -> list[ClipPair]:
 
 def batches(paths: list[Path], config: OptimisationConfig = TINY) -> ClipDataset:
     augmentation = AugmentationConfig(crop=(64, 48), frames=4)
-    return ClipDataset([PairSource(paths, 1.0)], augmentation, config.batch_size, config.steps, config.seed)
+    return ClipDataset(
+        [PairSource(paths, 1.0)], augmentation, batch_size=config.batch_size, batches=config.steps, seed=config.seed
+    )
 
 
 def test_training_improves_clips_it_has_not_seen(paths: list[Path], held_out: list[ClipPair], tmp_path: Path) -> None:

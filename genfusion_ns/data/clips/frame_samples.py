@@ -138,10 +138,11 @@ class FrameClipDataset(Dataset[FrameBatch]):
         self,
         paths: Sequence[Path],
         size: tuple[int, int],
+        *,
         frames: int = 16,
-        seed: int = 0,
-        batches: int = 1000,
         batch_size: int = 1,
+        batches: int = 1000,
+        seed: int = 0,
         augmentation: FrameAugmentation | None = None,
     ) -> None:
         """
@@ -149,9 +150,9 @@ class FrameClipDataset(Dataset[FrameBatch]):
             paths: see `open_frame_clips`; every clip is drawn with the same probability.
             size: (width, height) of the samples in pixels.
             frames: consecutive frames of a sample, from a random start.
-            seed: source of all choices.
-            batches: length of the stream.
             batch_size: samples per batch.
+            batches: length of the stream.
+            seed: source of all choices.
             augmentation: see its fields.
 
         Raises:

@@ -70,6 +70,7 @@ class ClipDataset(Dataset[list[ClipPair]]):
         self,
         sources: list[PairSource],
         augmentation: AugmentationConfig,
+        *,
         batch_size: int,
         batches: int,
         seed: int,

@@ -130,10 +130,10 @@ class CompletionSampler(ViewSampler):
         path = orbit_path(
             observed.c2w,
             config.num_frames,
-            config.path_scale,
-            math.radians(config.rotation_angle),
-            config.position_z_offset,
-            config.distance,
+            path_scale=config.path_scale,
+            rotation_angle=math.radians(config.rotation_angle),
+            position_z_offset=config.position_z_offset,
+            distance=config.distance,
         )
         log: dict[str, Any] = {"kind": "loop", "focus": capture_shape(observed.c2w).focus.tolist()}
         for name in ("path_scale", "rotation_angle", "position_z_offset", "distance"):

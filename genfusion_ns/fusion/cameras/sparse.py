@@ -129,12 +129,25 @@ class SparseSampler(ViewSampler):
         phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         variation = max(0.5, config.height_variation - config.height_variation_step * round)
         tilt = math.copysign(min(config.max_tilt, config.tilt_step * round), side - 0.5)
-        path = ellipse_path(c2w, config.num_frames, variation, phase, config.ellipse_scale, math.radians(tilt))
+        path = ellipse_path(
+            c2w,
+            config.num_frames,
+            height_variation=variation,
+            phase=phase,
+            scale=config.ellipse_scale,
+            tilt=math.radians(tilt),
+        )
         return path, {"phase": phase, "height_variation": variation, "tilt_degrees": tilt}
 
     def _follow(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         config = self.config
-        path = follow_path(c2w, config.num_frames, generator, config.position_jitter, math.radians(config.turn_jitter))
+        path = follow_path(
+            c2w,
+            config.num_frames,
+            generator,
+            position_jitter=config.position_jitter,
+            turn_jitter=math.radians(config.turn_jitter),
+        )
         return path, {"position_jitter": config.position_jitter, "turn_jitter_degrees": config.turn_jitter}
 
 

@@ -25,7 +25,7 @@ def disagreement(rgb: Float[Tensor, "T H W 3"], clip: Clip, references: Referenc
         references: photos with their cameras.
     """
     solid = clip.alpha > SOLID_ALPHA
-    warped = warp_references(clip.depth, clip.viewmats, clip.Ks, references.to(rgb.device), solid)
+    warped = warp_references(clip.depth, clip.viewmats, clip.Ks, references.to(rgb.device), solid=solid)
     shown = (warped.visible & solid).to(rgb)
     count = shown.sum(0)
     photos = (warped.rgb * shown).sum(0) / count.clamp(min=1)

@@ -82,7 +82,9 @@ def render_checked(
     gradient_2dgs = surfels.means.new_zeros(*shape, 2).requires_grad_(torch.is_grad_enabled())
     images, radii = [], []
     for camera in range(shape[0]):
-        image, radius = _render_one(surfels, viewmats[camera], Ks[camera], gradient_2dgs, camera, settings)
+        image, radius = _render_one(
+            surfels, viewmats[camera], Ks[camera], settings, gradient_2dgs=gradient_2dgs, camera=camera
+        )
         images.append(image)
         radii.append(radius)
     rgb, normals, depth, alpha, distortion, median = torch.stack(images).split([3, 3, 1, 1, 1, 1], -1)
@@ -157,9 +159,10 @@ def _render_one(
     surfels: Surfels,
     viewmat: Float[Tensor, "4 4"],
     K: Float[Tensor, "3 3"],
+    settings: RasterSettings,
+    *,
     gradient_2dgs: Float[Tensor, "C N 2"],
     camera: int,
-    settings: RasterSettings,
 ) -> tuple[Float[Tensor, "H W 10"], Tensor]:
     if len(surfels) == 0:
         return _render_nothing(surfels, settings)
