@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,8 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap
 from plyfile import PlyData, PlyParseError
 
 from genfusion_ns.data.captures.checks.colmap import RegisteredImage, read_image_headers, read_images_text
+from genfusion_ns.data.captures.checks.transforms import read_frames, read_json_object
+from genfusion_ns.data.captures.image_files import CaptureError
 
 _NO_COLOUR = 128
 _LARGEST = 1e12
@@ -82,7 +83,7 @@ def read_ply_model(path: Path, pose_files: Sequence[Path]) -> SparseModel:
     """Read a point cloud whose world is that of the poses in `pose_files` (transforms.json or Blender's files).
 
     Raises:
-        SparseModelError: not a PLY file, no x, y, z, or an unreadable transforms file.
+        SparseModelError: not a PLY file, no x, y, z, or a transforms file without usable frames.
     """
     frames = [frame for file in pose_files for frame in _read_frames(file)]
     try:
@@ -142,9 +143,9 @@ def _read_colmap(folder: Path, stem: str, binary: Callable[..., dict], text: Cal
 
 def _read_frames(path: Path) -> list[dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))["frames"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise SparseModelError(f"{path} cannot be read as a transforms file: {error!r}") from error
+        return read_frames(path, read_json_object(path), rows=(3, 4))
+    except CaptureError as error:
+        raise SparseModelError(str(error)) from error
 
 
 def _colours(vertices: np.ndarray, columns: tuple[str, ...]) -> UInt8[np.ndarray, "M 3"]:
