@@ -8,7 +8,8 @@ from __future__ import annotations
 import lzma
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -50,39 +51,46 @@ def read_array(file: Path) -> np.ndarray:
     Raises:
         ArrayFileError: missing, damaged, cut off, of objects, or beyond `LARGEST`.
     """
-    try:
-        with file.open("rb") as stream:
-            read_layout(stream, file.stat().st_size)
-            stream.seek(0)
-            return np.lib.format.read_array(stream, allow_pickle=False)
-    except DAMAGE as error:
-        raise ArrayFileError(_reason(error)) from error
+    with _damage_named(), file.open("rb") as stream:
+        read_layout(stream, file.stat().st_size)
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def read_arrays(source: Path | IO[bytes], names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_arrays(
+    source: Path | IO[bytes],
+    names: Iterable[str] | None = None,
+    check: Callable[[dict[str, ArrayLayout]], None] | None = None,
+) -> dict[str, np.ndarray]:
     """The arrays in an .npz archive, or those of `names` that it has.
+
+    Args:
+        source: the archive.
+        names: of the arrays that are wanted; all by default.
+        check: looks at what the headers say before anything else is read; what it raises passes through.
 
     Raises:
         ArrayFileError: missing, damaged, cut off, of objects, or together beyond `LARGEST`.
     """
     arrays = {}
-    try:
-        with ZipFile(source) as archive:
+    with ExitStack() as stack:
+        with _damage_named():
+            archive = stack.enter_context(ZipFile(source))
             members = _members(archive, names)
-            _layouts(archive, members)
+            layouts = _layouts(archive, members)
+        if check is not None:
+            check(layouts)
+        with _damage_named():
             for name, member in members.items():
                 with archive.open(member) as stream:
                     arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
-    except DAMAGE as error:
-        raise ArrayFileError(_reason(error)) from error
     return arrays
 
 
-def read_layouts(source: Path | IO[bytes], names: Iterable[str] | None = None) -> dict[str, ArrayLayout]:
-    """The headers of the arrays that `read_arrays` would read, with the same arguments and errors."""
+@contextmanager
+def _damage_named() -> Iterator[None]:
     try:
-        with ZipFile(source) as archive:
-            return _layouts(archive, _members(archive, names))
+        yield
     except DAMAGE as error:
         raise ArrayFileError(_reason(error)) from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genfusion_ns.data import array_files
-from genfusion_ns.data.array_files import ArrayFileError, read_array, read_arrays, read_layout, read_layouts
+from genfusion_ns.data.array_files import ArrayFileError, ArrayLayout, read_array, read_arrays, read_layout
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.clips.pairs import read_pair
 from genfusion_ns.data.clips.published import PublishedClip
@@ -52,9 +52,8 @@ def test_headers_are_compared_with_the_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ArrayFileError, match=said):
         read_array(tmp_path / "a.npy")
-    for read in (read_arrays, read_layouts):
-        with pytest.raises(ArrayFileError, match=said):
-            read(archive(tmp_path / "a.npz", a=content))
+    with pytest.raises(ArrayFileError, match=said):
+        read_arrays(archive(tmp_path / "a.npz", a=content))
 
 
 def test_arrays_come_back(tmp_path: Path) -> None:
@@ -65,8 +64,18 @@ def test_arrays_come_back(tmp_path: Path) -> None:
     back = read_arrays(tmp_path / "all.npz")
     assert list(back) == list(ARRAYS) and all(np.array_equal(back[name], ARRAYS[name]) for name in ARRAYS)
     assert list(read_arrays(tmp_path / "all.npz", ["b", "missing"])) == ["b"]
-    layout = read_layouts(tmp_path / "all.npz", ["b", "missing"])["b"]
-    assert (layout.shape, layout.dtype, layout.is_fortran) == ((3, 3), np.float64, True)
+
+
+def test_what_a_check_of_the_headers_raises_passes_through(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "all.npz", **ARRAYS)
+
+    def refuse(layouts: dict[str, ArrayLayout]) -> None:
+        assert (layouts["b"].shape, layouts["b"].dtype, layouts["b"].is_fortran) == ((3, 3), np.float64, True)
+        raise ValueError(f"seen: {list(layouts)}")
+
+    with pytest.raises(ValueError, match=r"seen: \['b'\]") as refused:
+        read_arrays(tmp_path / "all.npz", ["b", "missing"], check=refuse)
+    assert not isinstance(refused.value, ArrayFileError)
 
 
 def test_an_archive_may_not_unpack_to_more_than_is_read_at_once(
@@ -76,9 +85,8 @@ def test_an_archive_may_not_unpack_to_more_than_is_read_at_once(
     monkeypatch.setattr(array_files, "LARGEST", 6000)
     assert len(read_arrays(tmp_path / "zeros.npz")) == 2
     monkeypatch.setattr(array_files, "LARGEST", 5999)
-    for read in (read_arrays, read_layouts):
-        with pytest.raises(ArrayFileError, match=r"it holds uint8 of shape \(3000,\), more than"):
-            read(tmp_path / "zeros.npz")
+    with pytest.raises(ArrayFileError, match=r"it holds uint8 of shape \(3000,\), more than"):
+        read_arrays(tmp_path / "zeros.npz")
 
 
 def test_parts_of_an_array_of_any_size_can_be_read() -> None:

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.data.array_files import ArrayFileError, ArrayLayout, read_arrays, read_layouts
+from genfusion_ns.data.array_files import ArrayFileError, ArrayLayout, read_arrays
 from genfusion_ns.data.clips.shards import RECORD, finished_shards, is_sample, read_member, sample_paths
 from genfusion_ns.files import write_atomically
 from genfusion_ns.geometry.clips import Clip, ClipPair, References, camera_problem
@@ -164,10 +164,10 @@ def read_packed(path: Path, normals: bool = False) -> ClipPair:
     wanted = [*ARRAYS, "reference_seen", *(["artifact_normals"] if normals else [])]
     source = io.BytesIO(read_member(path, "npz")) if is_sample(path) else path
     try:
-        _check_layouts(path, read_layouts(source, wanted))
-        arrays = {name: torch.from_numpy(array) for name, array in read_arrays(source, wanted).items()}
+        read = read_arrays(source, wanted, check=lambda layouts: _check_layouts(path, layouts))
     except ArrayFileError as error:
         raise ClipPairError(f"{path} cannot be read as a clip pair: {error}") from error
+    arrays = {name: torch.from_numpy(array) for name, array in read.items()}
     artifact, clean = (
         Clip(
             rgb=arrays[f"{kind}_rgb"],
