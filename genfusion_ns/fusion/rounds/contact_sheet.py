@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -21,12 +22,26 @@ _LABEL_WIDTH = 132
 _LINE = 20
 _GAP = 4
 _INK, _PAPER = (20, 20, 20), (250, 250, 250)
-_VERDICTS = {"accepted": (0, 120, 40), "rejected": (190, 20, 20)}
-"""Ink of title lines that begin so."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A title line that says whether a clip is accepted, in green or red."""
+
+    reason: str | None
+    """Why it is rejected; None: it is accepted."""
+
+    @property
+    def ink(self) -> tuple[int, int, int]:
+        """Colour of the line."""
+        return (0, 120, 40) if self.reason is None else (190, 20, 20)
+
+    def __str__(self) -> str:
+        return "accepted" if self.reason is None else f"rejected: {self.reason}"
 
 
 def contact_sheet(
-    clip: Clip, repaired: RepairedClip, references: References, title: Sequence[str], names: Sequence[str]
+    clip: Clip, repaired: RepairedClip, references: References, title: Sequence[str | Verdict], names: Sequence[str]
 ) -> Image.Image:
     """Rows of frames, labelled, under the title lines and above the photos that conditioned the repair.
 
@@ -46,7 +61,7 @@ def contact_sheet(
     rows = list(_rows(clip, repaired, chosen.to(clip.rgb.device)).items())
     columns = max(len(chosen), len(references))
     font = ImageFont.load_default(size=13)
-    widest = max((round(font.getlength(line)) for line in title), default=0) + 2 * _GAP
+    widest = max((round(font.getlength(str(line))) for line in title), default=0) + 2 * _GAP
     width = max(_LABEL_WIDTH + columns * (cell[0] + _GAP), widest)
     header = _LINE * (len(title) + 1)
     height = header + (len(rows) + 1) * (cell[1] + _GAP) + _LINE
@@ -54,8 +69,8 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
 
     for line, text in enumerate(title):
-        ink = next((ink for start, ink in _VERDICTS.items() if text.startswith(start)), _INK)
-        draw.text((_GAP, _GAP + line * _LINE), text, fill=ink, font=font)
+        ink = text.ink if isinstance(text, Verdict) else _INK
+        draw.text((_GAP, _GAP + line * _LINE), str(text), fill=ink, font=font)
     for column, frame in enumerate(chosen.tolist()):
         draw.text((_column(column, cell), header - _LINE + 2), f"frame {frame}", fill=_INK, font=font)
     for row, (label, frames) in enumerate(rows):

@@ -21,7 +21,7 @@ from torch import Tensor
 from genfusion_ns import __version__
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
-from genfusion_ns.fusion.rounds.contact_sheet import contact_sheet, encode_png
+from genfusion_ns.fusion.rounds.contact_sheet import Verdict, contact_sheet, encode_png
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.images import side_by_side
 from genfusion_ns.geometry.windows import Window
@@ -129,13 +129,13 @@ _LABELS = {
 }
 
 
-def _title(record: RoundRecord, number: int) -> list[str]:
+def _title(record: RoundRecord, number: int) -> list[str | Verdict]:
     window, reason = record.windows[number], record.rejected[number]
     scores = ", ".join(f"{_LABELS.get(name, name)} {value:.4g}" for name, value in record.scores[number].items())
     return [
         f"round {record.round}, step {record.step}, clip {number + 1} of {len(record.windows)}: "
         f"path frames {window.start} to {window.start + window.length - 1}, {record.repairer}, seed {record.seed}",
-        f"rejected: {reason}" if reason is not None else "accepted",
+        Verdict(reason),
         scores,
     ]
 
