@@ -333,7 +333,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
 
     def _seen_parts(self) -> SeenParts | None:
         """What may be seen of the train views; masks that the capture declares are checked, whoever uses them."""
-        declared = declared_masks(self.capture, self.dataparser.config)
+        declared = declared_masks(self.capture.outputs.mask_filenames)
         self.capture = replace(self.capture, outputs=replace(self.capture.outputs, mask_filenames=declared))
         everything = MaskedDataset(self.capture.outputs, self.config.camera_res_scale_factor)
         folder, source = data_folder(self.dataparser.config), self.config.masking.source

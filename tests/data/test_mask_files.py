@@ -161,17 +161,19 @@ def test_every_method_hides_what_declared_masks_hide(tiny: TinyCapture, kind: st
 
 
 @pytest.mark.parametrize("kind", ["nerfstudio", "colmap"])
-@pytest.mark.parametrize("scaled_masks", [True, False])
-def test_masks_of_downscaled_photos(tiny: TinyCapture, kind: str, scaled_masks: bool) -> None:
+@pytest.mark.parametrize("scaled_masks", ["all", "all but one", "none"])
+def test_masks_of_downscaled_photos(tiny: TinyCapture, kind: str, scaled_masks: str) -> None:
     """Where there are none beside the downscaled photos, those of full size are used, under whatever name they have."""
-    folder = "masks" if kind == "colmap" or scaled_masks else "segmentation"
+    folder = "masks" if kind == "colmap" or scaled_masks == "all" else "segmentation"
     declare(tiny, folder)
     half = (WIDTH // 2, HEIGHT // 2)
-    for source, target in (("images", "images_2"), *([(folder, "masks_2")] if scaled_masks else [])):
+    for source, target in (("images", "images_2"), *([(folder, f"{folder}_2")] if scaled_masks != "none" else [])):
         (tiny.folder / target).mkdir()
         for name in tiny.names:
             with Image.open(tiny.folder / source / name) as image:
                 image.resize(half, Image.Resampling.NEAREST).save(tiny.folder / target / name)
+    if scaled_masks == "all but one":
+        (tiny.folder / f"{folder}_2" / tiny.names[2]).unlink()
     write_colmap(tiny)
     parser = (
         NerfstudioDataParserConfig(downscale_factor=2)

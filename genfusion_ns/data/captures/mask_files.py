@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Num
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from genfusion_ns.data.captures.capture import Capture, data_folder
-from genfusion_ns.data.captures.checks.transforms import read_json_object
 from genfusion_ns.data.captures.image_files import CaptureError, eight_bit, has_alpha, has_range, is_wide, open_image
 from genfusion_ns.data.view_selection import NameIndex
 
@@ -96,29 +91,23 @@ def masks_beside(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def declared_masks(capture: Capture, config: DataParserConfig) -> list[Path] | None:
+def declared_masks(named: Sequence[Path] | None) -> list[Path] | None:
     """The mask files that a capture declares, one per view; None when it declares none.
 
-    With a downscale factor dataparsers name ``masks_<factor>``; where a file is not there, the mask of full size is.
+    Of masks that lack beside downscaled photos those of full size count. `CaptureParser` names these; dataparsers that
+    answer for themselves name ``masks_<factor>``, there or not.
 
     Args:
-        capture: all registered views.
-        config: of the dataparser that read it.
+        named: what the dataparser gave.
 
     Raises:
         MaskError: a file is missing.
     """
-    named = capture.outputs.mask_filenames
     if named is None:
         return None
-    absent = [i for i, file in enumerate(named) if not os.path.isfile(file)]  # False for names that are too long
-    found, full = list(named), _full_size_masks(config) if absent else {}
-    missing = []
-    for i in absent:
-        candidates = [full.get(capture.outputs.image_filenames[i].name), _without_factor(named[i])]
-        there = next((file for file in candidates if file is not None and os.path.isfile(file)), None)
-        missing += [] if there else [named[i]]
-        found[i] = there or named[i]
+    # os.path: False for names that are too long, where pathlib raises.
+    found = [file if os.path.isfile(file) else _without_factor(file) for file in named]
+    missing = [file for file, there in zip(named, found, strict=True) if not os.path.isfile(there)]
     if missing:
         raise MaskError(
             f"{missing[0]} does not exist, a mask that the capture declares ({len(missing)} of {len(named)} are "
@@ -133,23 +122,12 @@ def check_masks(files: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> None
         read_mask(file, size)
 
 
-def _full_size_masks(config: DataParserConfig) -> dict[str, Path]:
-    """Masks as transforms.json names them, by the name of their photo's file."""
-    if not isinstance(config, NerfstudioDataParserConfig):
-        return {}
-    folder = data_folder(config)
-    frames = read_json_object(config.data if config.data.suffix == ".json" else folder / "transforms.json")["frames"]
-    counts = Counter(Path(frame["file_path"]).name for frame in frames)
-    masks = {Path(frame["file_path"]).name: folder / frame["mask_path"] for frame in frames if "mask_path" in frame}
-    return {name: mask for name, mask in masks.items() if counts[name] == 1}
-
-
-def _without_factor(file: Path) -> Path | None:
-    """``masks/b/c.png`` for ``masks_2/b/c.png``."""
+def _without_factor(file: Path) -> Path:
+    """``masks/b/c.png`` for ``masks_2/b/c.png``; other paths as they are."""
     for place, part in reversed(list(enumerate(file.parts[:-1]))):
         if match := re.fullmatch(r"(.+)_[0-9]+", part):
             return Path(*file.parts[:place], match[1], *file.parts[place + 1 :])
-    return None
+    return file
 
 
 def _read(path: Path, size: tuple[int, int], alpha_only: bool) -> Bool[np.ndarray, "H W"]:

@@ -141,18 +141,19 @@ def _divide(cameras: Cameras, factor: int, rounding: str) -> None:
 
 
 def _files_in(folder: Path, images: Path, files: list[Path]) -> list[Path]:
-    """The same images in another folder: in the same tree (COLMAP), else all beside each other (ns-process-data)."""
+    """The same images in another folder, see `_found_in`; where one is missing, the path that it should have."""
     lookup = FileLookup(folder)
-    found = []
-    for file in files:
-        names = [file.relative_to(images).as_posix()] if file.is_relative_to(images) else []
-        there = [path for name in [*names, file.name] if (path := lookup.find(name)).is_file()]
-        found.append(there[0] if there else folder / file.name)
-    return found
+    return [_found_in(lookup, images, file) or folder / file.name for file in files]
+
+
+def _found_in(lookup: FileLookup, top: Path, file: Path) -> Path | None:
+    """A file of the tree `top` in another folder: in the same tree (COLMAP), or beside all others (ns-process-data)."""
+    names = [file.relative_to(top).as_posix()] if file.is_relative_to(top) else []
+    return next((path for name in [*names, file.name] if os.path.isfile(path := lookup.find(name))), None)
 
 
 def _smaller_where_there(files: list[Path], factor: int) -> list[Path]:
-    """Files from the folder beside theirs with the factor in its name; at full size where there is no such folder."""
+    """Files from the folder beside theirs with the factor in its name; each at full size where it is not there."""
     top = Path(os.path.commonpath([file.parent for file in files]))
-    folder = top.with_name(f"{top.name}_{factor}")
-    return _files_in(folder, top, files) if folder.is_dir() else files
+    lookup = FileLookup(top.with_name(f"{top.name}_{factor}"))
+    return [_found_in(lookup, top, file) or file for file in files]
