@@ -47,7 +47,7 @@ def test_unseen_only_leaves_what_the_photos_do_not_show():
     assert torch.equal(unseen.repaired.confidence, everything.repaired.confidence * ~shown)
 
 
-@pytest.mark.parametrize(("empty_before", "kept_clear"), [(1.0, False), (2.0, False), (1.0, True)])
+@pytest.mark.parametrize(("empty_before", "kept_empty"), [(1.0, False), (2.0, False), (1.0, True)])
 def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_empty(empty_before, kept_empty):
     clip, depth = room_clip()
     repaired = repair(depth)
