@@ -520,8 +520,11 @@ def fill_tiles(ids, starts, tiles, masks, offsets, listed, listed_masks) -> None
 
 @inlined
 def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit) -> tuple[Any, ...]:
-    """Where the ray of pixel c + (x, y) meets a surfel: depth, falloff, whether the surfel wins over the low-pass disc,
-    1 / hit_2, s, t, s^2 + t^2, offset from the disc's centre."""
+    """Where the ray of pixel c + (x, y) meets a surfel (2DGS equations 8-11).
+
+    Depth, falloff, whether the surfel wins over the low-pass disc, 1 / hit_2, s, t, s^2 + t^2, offset from the disc's
+    centre.
+    """
     inv = _ONE / (_ONE + a * x + b * y)
     s, t = (A * x + B * y) * inv, (C * x + D * y) * inv
     squared = s * s + t * t
@@ -537,9 +540,21 @@ def _meet(x, y, A, B, C, D, a, b, w2, ox, oy, at_hit) -> tuple[Any, ...]:
     return z, p * p, wins, inv, s, t, squared, dx, dy
 
 
+@inlined
+def _meet_backward(d_exponent, d_z, z, wins, inv, s, t, squared, at_hit) -> tuple[Any, ...]:
+    """Gradients of `_meet`: of hit_0, hit_1, hit_2, and of the offset from the disc's centre over that offset."""
+    h0 = d_exponent * inv * s if wins else _ZERO
+    h1 = d_exponent * inv * t if wins else _ZERO
+    h2 = -inv * (d_exponent * squared + at_hit * d_z * z) if wins else _ZERO
+    return h0, h1, h2, _ZERO if wins else -_TWO * d_exponent
+
+
 @vector_helper
 def _shade(S, block, rec, n, x0, y0, near, at_hit) -> int:
-    """Blend surfel n into a block of the tile with corner (x0, y0); pixels still open plus 32 times those it hit."""
+    """Blend surfel n into a block of the tile with corner (x0, y0); pixels still open plus 32 times those it hit.
+
+    Colour and normal as in 2DGS equation 12, distortion as in equation 13.
+    """
     _wide()
     first = (block & 15) * 16
     bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
@@ -711,10 +726,7 @@ def _shade_backward(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
         d_exponent = -d_alpha * alpha
         d_z = w * (vz + _TWO * vd * (_TWO * covered + w - total_a))
         d_z += vm if S[_MID + i] == key else _ZERO
-        h0 = d_exponent * inv * s if wins else _ZERO
-        h1 = d_exponent * inv * t if wins else _ZERO
-        h2 = -inv * (d_exponent * squared + at_hit * d_z * z) if wins else _ZERO
-        d_disc = _ZERO if wins else -_TWO * d_exponent
+        h0, h1, h2, d_disc = _meet_backward(d_exponent, d_z, z, wins, inv, s, t, squared, at_hit)
         S[_ACC + l] += h0 * x
         S[_ACC + 16 + l] += h0 * y
         S[_ACC + 32 + l] += h0
