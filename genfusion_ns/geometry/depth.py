@@ -106,8 +106,8 @@ def align_scale_shift(
     """Scale and shift that bring `source` closest to `target` over `mask`, one pair per entry; use on disparities.
 
     The robust fit starts from the least median of residuals among lines through random pixel pairs (Rousseeuw 1984)
-    and refines it with Tukey-weighted least squares; it stands nearly half of the pixels being wrong. Gradients flow
-    through the last (weighted) least squares, not through the weights.
+    and refines it with Tukey-weighted least squares (Beaton and Tukey 1974); it stands nearly half of the pixels being
+    wrong. Gradients flow through the last (weighted) least squares, not through the weights.
 
     Args:
         source: relative disparity. [B, ...]; to fit a whole clip with one pair, pass it as [1, T, H, W, 1].
@@ -216,8 +216,8 @@ def depth_to_normals(
 ) -> Float[Tensor, "*batch H W 3"]:
     """Unit world normals of a depth map, towards the camera, from differences of neighbouring points.
 
-    As 2DGS does for its normal consistency, but for the border: central differences inside, one-sided ones on the
-    border, so that no pixel is lost and planes are exact everywhere.
+    As 2DGS does for its normal consistency (equation 15), but for the border: central differences inside, one-sided
+    ones on the border, so that no pixel is lost and planes are exact everywhere.
     Differentiable. Normals beside depth edges and beside unknown (0) depth mean nothing; mask them.
 
     Args:

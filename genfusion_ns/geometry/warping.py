@@ -129,7 +129,9 @@ def _zbuffer_lookup(pixels: Tensor, z: Tensor, solid: Tensor, size: tuple[int, i
 def fill_depth(
     depth: Float[Tensor, "T H W 1"], weight: Float[Tensor, "T H W 1"], threshold: float = 0.3
 ) -> Float[Tensor, "T H W 1"]:
-    """Depth with its unreliable pixels replaced by a smooth continuation of the reliable ones (push-pull pyramid).
+    """Depth with its unreliable pixels replaced by a smooth continuation of the reliable ones.
+
+    A push-pull pyramid (Gortler et al. 1996, The Lumigraph).
 
     Disparity, which is affine in the image over a plane, is averaged rather than depth.
 

@@ -1,6 +1,6 @@
 """Growth and pruning of surfels: gsplat's default strategy, fed by observed and generated views.
 
-Follows 3D Gaussian Splatting (SIGGRAPH 2023) section 5 through `gsplat.strategy.DefaultStrategy`, and in its
+Follows 3D Gaussian Splatting (SIGGRAPH 2023) section 5.2 through `gsplat.strategy.DefaultStrategy`, and in its
 sparsity-aware form GenFusion (CVPR 2025): where photos show little, a surfel is seen by few of the views between two
 refinements, too few to judge it by.
 """

@@ -23,10 +23,11 @@ _FLAT = 1e-10
 
 
 def ssim_map(image: Float[Tensor, "H W C"], target: Float[Tensor, "H W C"]) -> Float[Tensor, "H W C"]:
-    """Structural similarity per pixel and channel (Wang et al. 2004), 11x11 Gaussian, sigma 1.5, zero padding.
+    """Structural similarity per pixel and channel (Wang et al. 2004, equation 13).
 
-    The window is applied as two one-dimensional depthwise convolutions over all moments at once, which on a CPU is an
-    order of magnitude cheaper than the dense two-dimensional window of the metric libraries.
+    The window is an 11x11 Gaussian of sigma 1.5, with zeros beyond the border. It is applied as two one-dimensional
+    depthwise convolutions over all moments at once, which on a CPU is an order of magnitude cheaper than the dense
+    two-dimensional window of the metric libraries.
 
     Args:
         image: prediction in 0..1; gradients flow through it.
@@ -51,7 +52,7 @@ def photometric_loss(
     ssim_weight: float,
     weight: Float[Tensor, "H W 1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """(1 - ssim_weight) * L1 + ssim_weight * (1 - SSIM), optionally weighted per pixel.
+    """(1 - ssim_weight) * L1 + ssim_weight * (1 - SSIM) (3DGS equation 7), optionally weighted per pixel.
 
     Args:
         image: rendered colours.
@@ -77,7 +78,7 @@ def disparity_loss(
     weight: Float[Tensor, "H W 1"] | None = None,
     gradient_weight: float = 0.5,
 ) -> Float[Tensor, ""]:
-    """Scale-and-shift-invariant loss in disparity (Ranftl et al. 2020), restricted to valid pixels.
+    """Scale-and-shift-invariant loss in disparity (Ranftl et al. 2020, section 5), restricted to valid pixels.
 
     The rendered disparity is fitted to the target by weighted least squares; scale and shift are constants for the
     gradient, so that the fit cannot be improved by collapsing it. Differences of the residual between valid neighbours

@@ -4,7 +4,7 @@ On a CPU the structural term would otherwise cost more than the whole rasteriser
 and as many backward. Here the window is applied separably to strips of rows that stay in cache, and the gradient, which
 is a window over three maps that the forward pass already knows, is made along with the value.
 
-With S = SSIM and moments m_x, m_y, E[xx], E[yy], E[xy], the chain rule gives
+With S = SSIM (Wang et al. 2004, equation 13) and moments m_x, m_y, E[xx], E[yy], E[xy], the chain rule gives
 dL/dx = W * (g dS/dm_x) + 2 x W * (g dS/dE[xx]) + y W * (g dS/dE[xy]),
 where W * is the (symmetric) window and g = dL/dS per pixel.
 """

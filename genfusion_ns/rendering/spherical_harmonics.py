@@ -1,4 +1,7 @@
-"""Real spherical harmonics up to degree 3, in the band order and signs that Gaussian-splatting files use."""
+"""Real spherical harmonics up to degree 3, in the band order and signs that Gaussian-splatting files use.
+
+As polynomials in the direction: Sloan 2008, Stupid Spherical Harmonics (SH) Tricks, appendix A2.
+"""
 
 from __future__ import annotations
 

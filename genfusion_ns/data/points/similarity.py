@@ -36,8 +36,8 @@ class Similarity:
 def fit_similarity(source: Float[np.ndarray, "V 3 4"], target: Float[np.ndarray, "V 3 4"]) -> Similarity:
     """The similarity that takes camera-to-world poses `source` to `target`, both with the same camera axes.
 
-    The rotation is the chordal mean over the cameras, scale and translation follow from the centres; unlike a fit of
-    the centres alone this is well posed for cameras on a line.
+    The rotation is the chordal mean over the cameras (Hartley et al. 2013), scale and translation follow from the
+    centres (Umeyama 1991); unlike a fit of the centres alone this is well posed for cameras on a line.
 
     Raises:
         AlignmentError: fewer than two distinct camera centres, or a camera is displaced by more than `MAX_RESIDUAL`.

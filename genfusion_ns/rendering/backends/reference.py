@@ -153,7 +153,10 @@ def _blend(
     features: Float[Tensor, "V 6"],
     settings: RasterSettings,
 ) -> Float[Tensor, "P 10"]:
-    """Pixels of one tile: rgb, normal, sum(w z), alpha, distortion, median depth, front to back."""
+    """Pixels of one tile: rgb, normal, sum(w z), alpha, distortion, median depth, front to back.
+
+    Blending is 2DGS equation 12, distortion equation 13.
+    """
     if len(opacities) == 0:
         # still part of the graph, so that every tensor gets a gradient of zero
         return pixels.new_zeros(len(pixels), 10) + 0 * (features.sum() + homographies.sum())
