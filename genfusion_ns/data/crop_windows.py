@@ -80,6 +80,9 @@ def walk_crop_windows(
 
     Raises:
         CropWindowError: an argument out of range, or windows of less than two rows or columns.
+
+    >>> [(window.x, window.y, window.width, window.height) for window in walk_crop_windows([(960, 540)] * 2)]
+    [(102, 106, 480, 270), (107, 111, 480, 270)]
     """
     if not 0 < area <= 1:
         raise CropWindowError(f"--pipeline.datamanager.masking.area is {area}; it must be above 0 and at most 1")

@@ -48,6 +48,9 @@ class NameIndex:
 
         Two names agree when one is a trailing part of the other. Agreement with the extension beats agreement without,
         that of upper and lower case beats that of letters.
+
+        >>> NameIndex(["left/a.png", "right/a.png", "right/b.png"]).find("a.jpg")
+        [0, 1]
         """
         wanted = _plain(name)
         # "frame.001" has no extension to strip although it looks like one, hence both stems.
@@ -119,6 +122,10 @@ def spread_split(num_images: int, num_views: int, test_every: int = 8) -> ViewSp
 
     Raises:
         SplitError: `num_views` below 2 or more than there are.
+
+    >>> split = spread_split(num_images=20, num_views=3)
+    >>> split.train_ids, split.test_ids
+    ((1, 10, 19), (0, 8, 16))
     """
     return _thin(dense_split(num_images, test_every), num_views)
 

@@ -70,7 +70,13 @@ def camera_forwards(viewmats: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*ba
 def crop_intrinsics(
     K: Float[Tensor, "*batch 3 3"], x: float | Tensor, y: float | Tensor
 ) -> Float[Tensor, "*batch 3 3"]:
-    """Intrinsics of a crop window whose top-left pixel is (x, y) in the full image, in pixels. [..., 3, 3]"""
+    """Intrinsics of a crop window whose top-left pixel is (x, y) in the full image, in pixels. [..., 3, 3]
+
+    >>> crop_intrinsics(torch.tensor([[100.0, 0.0, 32.0], [0.0, 100.0, 24.0], [0.0, 0.0, 1.0]]), 8, 4)
+    tensor([[100.,   0.,  24.],
+            [  0., 100.,  20.],
+            [  0.,   0.,   1.]])
+    """
     cropped = K.clone()
     cropped[..., 0, 2] -= x
     cropped[..., 1, 2] -= y
@@ -91,6 +97,10 @@ def project(
     """Pixel coordinates (x, y) and z depth of world points in one camera.
 
     Points behind the camera get finite, meaningless pixel coordinates; test z > 0.
+
+    >>> K = torch.tensor([[100.0, 0.0, 32.0], [0.0, 100.0, 24.0], [0.0, 0.0, 1.0]])
+    >>> project(torch.tensor([0.1, 0.0, 2.0]), torch.eye(4), K)
+    (tensor([37., 24.]), tensor([2.]))
     """
     camera_points = points @ viewmat[:3, :3].T + viewmat[:3, 3]
     z = camera_points[..., 2:3]
@@ -104,6 +114,10 @@ def look_at(
 
     Raises:
         ValueError: a viewing direction is parallel to `up`, which leaves the roll open.
+
+    >>> poses = look_at(torch.tensor([[0.0, -3.0, 0.0]]), torch.zeros(3), up=torch.tensor([0.0, 0.0, 1.0]))
+    >>> camera_forwards(c2w_to_viewmat(poses)) + 0.0  # along y, towards the target
+    tensor([[0., 1., 0.]])
     """
     backward = functional.normalize(positions - target, dim=-1, eps=1e-300)
     right = torch.linalg.cross(up.expand_as(backward), backward)

@@ -58,6 +58,10 @@ def encode_disparity(
 
     Raises:
         ValueError: percentile out of range.
+
+    >>> code = encode_disparity(torch.tensor([[1.0], [2.0], [0.0]]))
+    >>> code.disparity.flatten(), code.decode(torch.tensor([[1.0], [0.0]])).flatten()
+    (tensor([1., 0., 0.]), tensor([1., 2.]))
     """
     if not 0.0 <= percentile < 50.0:
         raise ValueError(f"percentile is {percentile}; it must be at least 0 and below 50 (percent of the pixels)")
@@ -119,6 +123,10 @@ def align_scale_shift(
 
     Returns:
         The fit. A source without variation gets scale 0 and the mean target as shift; an empty mask gets 1 and 0.
+
+    >>> known = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    >>> align_scale_shift(known, 2 * known + 1, mask=known >= 0)
+    ScaleShift(scale=tensor([2.]), shift=tensor([1.]), inlier_fraction=tensor([1.]))
     """
     flat_mask = mask.flatten(1)
     x = torch.where(flat_mask, source.flatten(1), 0.0)

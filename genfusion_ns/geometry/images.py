@@ -20,7 +20,11 @@ def commonest_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def fit_area(size: tuple[int, int], limit: tuple[int, int]) -> tuple[int, int]:
-    """`size` shrunk, never enlarged, to the area of `limit`, with its aspect kept; all (width, height)."""
+    """`size` shrunk, never enlarged, to the area of `limit`, with its aspect kept; all (width, height).
+
+    >>> fit_area((1920, 1080), limit=(960, 512))
+    (935, 526)
+    """
     scale = min(1.0, (limit[0] * limit[1] / (size[0] * size[1])) ** 0.5)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
@@ -39,7 +43,11 @@ def resize_images(
 
 
 def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]"""
+    """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]
+
+    >>> to_bytes(torch.tensor([0.0, 0.5, 1.2, torch.nan]))
+    tensor([  0, 128, 255,   0], dtype=torch.uint8)
+    """
     return (images.detach().float().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 

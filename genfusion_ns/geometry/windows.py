@@ -40,6 +40,9 @@ def clip_windows(num_frames: int, length: int = 16, max_windows: int | None = No
 
     Raises:
         ValueError: any argument below 1.
+
+    >>> [(window.start, list(window.new_frames(20))[:3]) for window in clip_windows(20, length=16)]
+    [(0, [0, 1, 2]), (4, [16, 17, 18])]
     """
     for name, value in (("num_frames", num_frames), ("length", length), ("max_windows", max_windows)):
         if value is not None and value < 1:

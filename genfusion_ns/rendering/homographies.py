@@ -11,7 +11,13 @@ from genfusion_ns.rendering.contract import Surfels
 
 
 def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
-    """Rotations of (w, x, y, z) quaternions, normalised first."""
+    """Rotations of (w, x, y, z) quaternions, normalised first.
+
+    >>> rotation_matrices(torch.tensor([[2.0, 0.0, 0.0, 0.0]]))  # no turn, whatever the norm
+    tensor([[[1., 0., 0.],
+             [0., 1., 0.],
+             [0., 0., 1.]]])
+    """
     w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
     return torch.stack(
         [

@@ -30,6 +30,9 @@ def sh_basis(directions: Float[Tensor, "*batch 3"], degree: int) -> Float[Tensor
     Args:
         directions: unit vectors. [..., 3]
         degree: highest degree, 0..3.
+
+    >>> sh_basis(torch.tensor([0.0, 0.0, 1.0]), degree=1) + 0.0
+    tensor([0.2821, 0.0000, 0.4886, 0.0000])
     """
     x, y, z = directions.unbind(-1)
     bands = [torch.full_like(x, C0)]
