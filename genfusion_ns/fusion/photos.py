@@ -17,7 +17,7 @@ from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, References, before_backdrop
 from genfusion_ns.geometry.free_space import SeenSurfaces
-from genfusion_ns.geometry.images import psnr, sample_pixels
+from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr, sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 _JUDGES = 8
@@ -74,7 +74,7 @@ class ObservedPhotos:
         rgb = torch.cat([_resized(_composed(batch["image"]).to(device), size) for batch in cached])
         seen = None
         if all("mask" in batch for batch in cached):
-            seen = torch.cat([_resized(batch["mask"].float().to(device), size) for batch in cached]) > 0.999
+            seen = torch.cat([_resized(batch["mask"].float().to(device), size) for batch in cached]) > WHOLLY_SEEN
             rgb = rgb * seen
         return cls(
             rgb=rgb,
@@ -127,7 +127,7 @@ class ObservedPhotos:
         pixels = pixels[None, ..., :2]
         inside = ((pixels >= 0) & (pixels <= pixels.new_tensor(self.size))).all(-1, keepdim=True)
         if self.seen is not None:
-            inside = inside & (sample_pixels(self.seen[photo].to(K.dtype), pixels) > 0.999)
+            inside = inside & (sample_pixels(self.seen[photo].to(K.dtype), pixels) > WHOLLY_SEEN)
         return sample_pixels(self.rgb[photo], pixels)[0], inside[0]
 
     @torch.no_grad()

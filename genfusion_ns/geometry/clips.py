@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
-from genfusion_ns.geometry.images import resize_images
+from genfusion_ns.geometry.images import WHOLLY_SEEN, resize_images
 
 _RIGID_TOLERANCE = 1e-3
 SOLID_ALPHA = 0.5
@@ -153,7 +153,7 @@ def _usable(viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"]) -> Boo
 
 
 def crop_clip(clip: Clip, x: int, y: int, width: int, height: int) -> Clip:
-    """The window of a clip whose top-left pixel is (x, y); every frame is cut alike."""
+    """The crop window of a clip whose top-left pixel is (x, y); every frame is cut alike."""
     rows, columns = slice(y, y + height), slice(x, x + width)
     return Clip(
         rgb=clip.rgb[:, rows, columns],
@@ -238,7 +238,7 @@ def resize_references(references: References, size: tuple[int, int]) -> Referenc
         return references
     seen = references.seen
     if seen is not None:
-        seen = resize_images(seen.float(), size) > 0.999  # colours of partly hidden pixels mean nothing
+        seen = resize_images(seen.float(), size) > WHOLLY_SEEN  # colours of partly hidden pixels mean nothing
     return References(
         resize_images(references.rgb, size), references.viewmats, resize_intrinsics(references.Ks, old, size), seen
     )

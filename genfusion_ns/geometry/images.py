@@ -10,6 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+WHOLLY_SEEN = 0.999
+"""A mask that is resampled to above this had no hidden pixel take part."""
 _VIDEO_GAP = 8
 """Black pixels between the two halves of a video."""
 

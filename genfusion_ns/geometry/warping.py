@@ -18,11 +18,10 @@ from torch.nn import functional
 from genfusion_ns.geometry.cameras import camera_centers, project
 from genfusion_ns.geometry.clips import References
 from genfusion_ns.geometry.depth import depth_to_points
-from genfusion_ns.geometry.images import sample_pixels
+from genfusion_ns.geometry.images import WHOLLY_SEEN, sample_pixels
 
 _LEAST = 1e-20
 """Keeps divisions by depths finite; no length of any scene."""
-_WHOLLY = 0.999  # a bilinear sample of a mask that no unseen pixel took part in
 _ZBUFFER_CELL = 4  # pixels: coarse enough that the points of one clip leave no gaps between neighbouring samples
 
 
@@ -107,7 +106,7 @@ def _warp_one(
     valid = known & (x >= 0) & (x <= width) & (y >= 0) & (y <= height) & (z > 0)
     colours = sample_pixels(photo, pixels)
     if mask is not None:
-        valid = valid & (sample_pixels(mask.to(photo), pixels) > _WHOLLY)
+        valid = valid & (sample_pixels(mask.to(photo), pixels) > WHOLLY_SEEN)
     nearest = _zbuffer_lookup(pixels, z, valid & solid, (width, height))
     return colours * valid, valid, valid & (z <= nearest * (1 + tolerance))
 

@@ -225,7 +225,7 @@ def _inverse(depth: Float[Tensor, "T H W 1"], alpha: Float[Tensor, "T H W 1"]) -
 
 
 def largest_crop(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of the largest window with the shape of `size` in frames of this size, in pixels."""
+    """(width, height) of the largest crop window with the shape of `size` in frames of this size, in pixels."""
     aspect = size[0] / size[1]
     return min(width, round(height * aspect)), min(height, round(width / aspect))
 
