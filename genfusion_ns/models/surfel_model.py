@@ -28,7 +28,7 @@ from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
-from genfusion_ns.geometry.images import psnr
+from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
@@ -441,7 +441,7 @@ class GenFusionModel(SurfelDoors):
         target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         if "mask" not in batch:
             return target, None
-        weight = (self._downscale_if_required(batch["mask"].float()).to(self.device) > 0.999).float()
+        weight = (self._downscale_if_required(batch["mask"].float()).to(self.device) > WHOLLY_SEEN).float()
         # The structural term looks beyond the mask's edge, where it must find nothing to change.
         return torch.where(weight > 0, target, outputs["rgb"].detach()), weight
 
