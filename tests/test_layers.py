@@ -26,6 +26,7 @@ NEUTRAL = {
     "json_files": set(),
     "messages": set(),
     "moved": set(),
+    "programs": set(),
     "seeds": set(),
     "stored_config": set(),
     "yaml_files": {"json_files"},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from genfusion_ns.errors import run_program
-from genfusion_ns.scripts.programs import program_path, run_to_end
+from genfusion_ns.programs import program_path, run_to_end
 
 if TYPE_CHECKING:
     from genfusion_ns.fusion.held_out_sheet import EvaluatedRun

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from genfusion_ns.errors import run_program
-from genfusion_ns.scripts.programs import program_path
+from genfusion_ns.programs import program_path
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tiny_capture import make_capture, write_transforms
 
-from genfusion_ns.scripts.bench_loop import BenchLoop, Run, read_results, table_of
+from genfusion_ns.fusion.benchmark.table import Run, means_of, read_results, read_rows, rows_of, table_of, write_table
+from genfusion_ns.json_files import read_json
+from genfusion_ns.scripts.bench_loop import BenchLoop
 
 
 def result(psnr: float, ssim: float = 0.5) -> dict[str, float]:
@@ -22,13 +25,36 @@ def test_the_table_means_over_seeds_then_captures():
         Run("b", "3 views", 0, "none"): result(20.0),
         Run("b", "3 views", 0, "compact"): result(19.0),
     }
-    rows = table_of(results).splitlines()
-    assert rows[2:] == [
-        "| a | 3 views | 2 | 11.00, 0.5000 | 11.75, 0.5500 | +0.75 |",
-        "| b | 3 views | 1 | 20.00, 0.5000 | 19.00, 0.5000 | -1.00 |",
-        "| **mean** | 3 views |  | 15.50, 0.5000 | 15.38, 0.5250 | -0.12 |",
+    rows = table_of(rows_of(results)).splitlines()
+    assert rows == [
+        "| capture | task | PSNR | SSIM | gain in dB (of each seed) |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | 3 views | 11.00 → 11.75 | 0.500 → 0.550 | +0.75 (+1.00, +0.50) |",
+        "| b | 3 views | 20.00 → 19.00 | 0.500 → 0.500 | -1.00 (-1.00) |",
+        "| **mean** | 3 views | 15.50 → 15.38 | 0.500 → 0.525 | **-0.12** |",
     ]
-    assert rows[0].count("|") == rows[1].count("|") == rows[2].count("|")
+    assert means_of(rows_of(results)).splitlines() == [
+        "| task | without the loop: PSNR, SSIM | with the loop | gain |",
+        "| --- | --- | --- | --- |",
+        "| 3 views | 15.50, 0.500 | 15.38, 0.525 | -0.12 dB |",
+    ]
+
+
+def test_metrics_that_every_run_has_are_shown_and_the_table_is_read_back(tmp_path: Path):
+    perceptual = {"lpips": 0.31, "lpips_vgg": 0.42, "sharpness": 0.7}
+    results = {
+        Run("a", "3 views", 0, "none"): result(10.0) | perceptual,
+        Run("a", "3 views", 0, "compact"): result(11.0) | perceptual | {"sharpness": 0.9},
+        Run("b", "3 views", 0, "none"): result(10.0) | perceptual,
+        Run("b", "3 views", 0, "compact"): result(12.0) | perceptual,
+        Run("b", "3 views", 1, "none"): result(12.0),  # without a partner, it decides about nothing
+    }
+    table = write_table(tmp_path, results)
+    assert "| a | 3 views | 10.00 → 11.00 | 0.500 → 0.500 | 0.310 → 0.310 | 0.420 → 0.420 | 0.70 → 0.90 |" in table
+    assert (tmp_path / "table.md").read_text() == table
+    assert table_of(read_rows(read_json(tmp_path / "table.json"))) == table
+    del results[Run("a", "3 views", 0, "none")]["lpips"]
+    assert "LPIPS VGG" in (fewer := table_of(rows_of(results))) and "| LPIPS |" not in fewer
 
 
 def test_seeds_count_only_where_both_sides_have_a_result():
@@ -37,7 +63,7 @@ def test_seeds_count_only_where_both_sides_have_a_result():
         Run("a", "masked", 0, "compact"): result(11.0),
         Run("a", "masked", 1, "none"): result(30.0),
     }
-    assert "| a | masked | 1 | 10.00, 0.5000 | 11.00, 0.5000 | +1.00 |" in table_of(results)
+    assert "| a | masked | 10.00 → 11.00 | 0.500 → 0.500 | +1.00 (+1.00) |" in table_of(rows_of(results))
 
 
 def test_results_are_read_back(tmp_path: Path):
@@ -67,4 +93,6 @@ def test_a_bench_of_real_runs_goes_on_where_it_was(tmp_path: Path, capsys):
     assert (tmp_path / "out/runs/tiny_3_views_s0_compact/run/genfusion/bench/genfusion/round_00").is_dir()
     bench.run([])
     assert read_results(tmp_path / "out") == first
-    assert "| tiny | 3 views | 1 |" in (tmp_path / "out/table.md").read_text()
+    assert "| tiny | 3 views |" in (tmp_path / "out/table.md").read_text()
+    with Image.open(tmp_path / "out/pictures/tiny_3_views_s0.png") as sheet:
+        assert sheet.width > sheet.height > 100
