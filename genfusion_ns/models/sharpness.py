@@ -21,6 +21,11 @@ def sharpness_ratio(image: Float[Tensor, "*B H W 3"], target: Float[Tensor, "*B 
     The Laplacian is that of the four neighbours, over pixels that have them all. It weighs a frequency by its square,
     so it answers to the finest detail first.
 
+    >>> photo = (torch.arange(8) % 2).float().expand(8, 8)[..., None].expand(8, 8, 3)  # stripes
+    >>> faint = 0.5 + 0.25 * (photo - 0.5)
+    >>> print(f"{sharpness_ratio(photo, photo):.2f}, {sharpness_ratio(faint, photo):.2f}")
+    1.00, 0.25
+
     Args:
         image: colours in 0..1, at least 3x3 pixels.
         target: of the same size.

@@ -83,6 +83,16 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def fill(cls: type[Config], values: object, where: str) -> Config:
     """A dataclass from a mapping.
 
+    >>> @dataclasses.dataclass
+    ... class Settings:
+    ...     steps: int = 100
+    ...     rate: float = 1e-3
+    >>> fill(Settings, {"rate": "1e-5"}, "some.yaml")
+    Settings(steps=100, rate=1e-05)
+    >>> fill(Settings, {"step": 5}, "some.yaml")
+    Traceback (most recent call last):
+    ValueError: some.yaml: unknown keys ['step']; allowed are ['rate', 'steps']
+
     Args:
         cls: a dataclass whose fields are numbers, words, paths, tuples of them, or such dataclasses.
         values: by field name; fields that are not named keep their defaults.

@@ -1,8 +1,9 @@
 """Flow matching from an artifact clip to a clean clip.
 
-The path is a straight line, x_t = (1 - t) x_0 + t x_1 with t from 1 to 0 (Lipman et al. 2023; Liu et al. 2023), whose
-start x_1 depends on the data: the artifact clip, mixed with noise where the reconstruction saw little. The network
-estimates x_0; the velocity dx/dt = x_1 - x_0 of the line through the current state is (x_t - x_0) / t.
+The path is a straight line, x_t = (1 - t) x_0 + t x_1 with t from 1 to 0 (Lipman et al. 2023, equations 22 and 23 with
+sigma_min 0; Liu et al. 2023, equation 1; both count t the other way round). Its start x_1 depends on the data: the
+artifact clip, mixed with noise where the reconstruction saw little. The network estimates x_0; the velocity
+dx/dt = x_1 - x_0 of the line through the current state is (x_t - x_0) / t.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def start_point(
 def interpolate(
     clean: Float[Tensor, "B C T H W"], start: Float[Tensor, "B C T H W"], time: Float[Tensor, " B"]
 ) -> Float[Tensor, "B C T H W"]:
-    """x_t on the line from the clean clip (time 0) to the start point (time 1)."""
+    """x_t on the line from the clean clip (time 0) to the start point (time 1).
+
+    >>> clean, start = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    >>> interpolate(clean, start, torch.tensor([0.25])).item()
+    0.25
+    """
     time = time.view(-1, 1, 1, 1, 1)
     return (1 - time) * clean + time * start
 
@@ -43,7 +49,14 @@ def interpolate(
 def euler_step(
     state: Float[Tensor, "B C T H W"], clean: Float[Tensor, "B C T H W"], time: float, following: float
 ) -> Float[Tensor, "B C T H W"]:
-    """State at the time `following` < `time` along the velocity that leads from `state` to `clean`."""
+    """State at the time `following` < `time` along the velocity that leads from `state` to `clean`.
+
+    Half of the way down in time is half of the way to the estimate:
+
+    >>> state, clean = torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1)
+    >>> euler_step(state, clean, time=1.0, following=0.5).item()
+    0.5
+    """
     return state + (following - time) * velocity(state, clean, time)
 
 

@@ -1,7 +1,16 @@
 """Noise schedule and sampler of GenFusion's generator: v-prediction with zero terminal SNR, sampled by DDIM.
 
-Notation as in DDIM (Song et al. 2021, equations 12 and 16): ``a`` is the cumulative alpha of the current time step,
-``a'`` that of the next one. Latents are trained at a size that shrinks with the time step, the *dynamic rescale* of
+Notation as in DDIM (Song et al. 2021): ``a`` is the cumulative alpha of the current time step, ``a'`` that of the next
+one. A step is DDIM's equation 12 with the noise of its equation 16; the network predicts v as in Salimans and Ho 2022
+(section 4):
+
+- x_t = sqrt(a) x_0 + sqrt(1 - a) epsilon (Ho et al. 2020, equation 4);
+- v = sqrt(a) epsilon - sqrt(1 - a) x_0, hence x_0 = sqrt(a) x_t - sqrt(1 - a) v
+  and epsilon = sqrt(a) v + sqrt(1 - a) x_t;
+- sigma = eta sqrt((1 - a') / (1 - a)) sqrt(1 - a / a'), and
+  x_t' = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) epsilon + sigma noise.
+
+Latents are trained at a size that shrinks with the time step, the *dynamic rescale* of
 DynamiCrafter: x_0 is multiplied by ``scale[t]``, which falls from 1 to 0.7 within the first 400 of 1000 steps.
 
 Tables are float64 and steps are computed in float32 whatever the network's type: half precision would move the last
@@ -151,7 +160,7 @@ class DynamiCrafterScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(
         self, original_samples: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Int[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
-        """Latents at these time steps, of clean ones that went through `rescale`."""
+        """Latents at these time steps, of clean ones that went through `rescale` (Ho et al. 2020, equation 4)."""
         signal = _per_sample(self.alphas_cumprod.sqrt(), timesteps, original_samples)
         spread = _per_sample((1 - self.alphas_cumprod).sqrt(), timesteps, original_samples)
         return signal * original_samples + spread * noise
@@ -159,7 +168,7 @@ class DynamiCrafterScheduler(SchedulerMixin, ConfigMixin):
     def get_velocity(
         self, sample: Float[Tensor, "B ..."], noise: Float[Tensor, "B ..."], timesteps: Int[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
-        """v, what the network learns to predict (Salimans and Ho 2022); arguments as in `add_noise`."""
+        """v, what the network learns to predict (Salimans and Ho 2022, section 4); arguments as in `add_noise`."""
         signal = _per_sample(self.alphas_cumprod.sqrt(), timesteps, sample)
         spread = _per_sample((1 - self.alphas_cumprod).sqrt(), timesteps, sample)
         return signal * noise - spread * sample
@@ -173,11 +182,19 @@ def apply_guidance(
 ) -> Float[Tensor, "B ..."]:
     """Classifier-free guidance whose spread is pulled back to that of the conditional prediction.
 
+    Ho and Salimans 2022, equation 6, where w is ``scale - 1``; Lin et al. 2024, equations 14 to 16.
+
+    >>> conditional, unconditional = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]])
+    >>> apply_guidance(conditional, unconditional, scale=3.0, rescale=0.0)
+    tensor([[0., 4.]])
+    >>> apply_guidance(conditional, unconditional, scale=3.0, rescale=1.0)
+    tensor([[0., 2.]])
+
     Args:
         conditional: prediction with the reference photos.
         unconditional: prediction without.
         scale: 1 gives the conditional prediction itself.
-        rescale: share of the corrected prediction, 0..1 (Lin et al. 2024, section 3.4).
+        rescale: share of the corrected prediction, 0..1; Lin's phi.
     """
     guided = unconditional + scale * (conditional - unconditional)
     if scale == 1 or rescale <= 0:

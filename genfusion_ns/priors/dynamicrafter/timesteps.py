@@ -15,6 +15,9 @@ def spaced_timesteps(steps: int, spacing: Spacing, total: int = 1000) -> list[in
     "uniform" starts below the noisiest step and leaves 0 out (1, 41, ... 961 for 25); "uniform_trailing" ends at the
     noisiest one (39, 79, ... 999).
 
+    >>> spaced_timesteps(4, "uniform"), spaced_timesteps(4, "uniform_trailing")
+    ([1, 251, 501, 751], [249, 499, 749, 999])
+
     Raises:
         ValueError: an unknown spacing, a number of steps outside 1..`total`, or one for which "uniform" leaves 0..999.
     """

@@ -68,7 +68,10 @@ def _charbonnier(error: Tensor) -> Tensor:
 
 
 def _likelihood(prediction: CompactPrediction, colour: Tensor, target: Target) -> Tensor:
-    """Negative log likelihood of the colour error; blind to the estimate, so that it cannot be traded."""
+    """Negative log likelihood of the colour error (Kendall and Gal 2017, equation 8, on the logarithm of the variance).
+
+    Blind to the estimate, so that it cannot be traded.
+    """
     squared = colour.detach().square().mean(dim=1, keepdim=True)
     log_variance = prediction.log_variance.clamp(-12, 4)
     terms = 0.5 * (squared * torch.exp(-log_variance) + log_variance) * target.colour_known
