@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from genfusion_ns.scripts.bench_generator import BenchGenerator, _architecture, random_pipeline
+from genfusion_ns.priors.dynamicrafter.benchmark import benched_architecture, random_pipeline
+from genfusion_ns.scripts.bench_generator import BenchGenerator
 
 torch.set_num_threads(1)
 
@@ -23,7 +24,7 @@ def test_a_line_per_number_of_steps_and_one_for_the_guidance(capsys):
 
 
 def test_random_networks_stay_in_range_and_differ_from_zero():
-    pipeline = random_pipeline(_architecture(published=False), torch.float32, torch.device("cpu"))
+    pipeline = random_pipeline(benched_architecture(published=False), torch.float32, torch.device("cpu"))
     with torch.no_grad():
         context = pipeline.encode_references(torch.zeros(1, 1, 3, 64, 64))
         velocity = pipeline.unet(torch.randn(1, 8, 2, 8, 8), torch.tensor([500]), context)
@@ -34,7 +35,7 @@ def test_random_networks_stay_in_range_and_differ_from_zero():
 
 
 def test_random_networks_have_the_published_sizes():
-    assert _architecture(published=True).skeleton().unet.config.block_out_channels == (320, 640, 1280, 1280)
+    assert benched_architecture(published=True).skeleton().unet.config.block_out_channels == (320, 640, 1280, 1280)
 
 
 @pytest.mark.parametrize(

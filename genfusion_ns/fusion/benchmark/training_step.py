@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -16,7 +17,9 @@ from genfusion_ns.rendering.surfels import Surfels
 from genfusion_ns.seeds import seeded_generator
 
 
-def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, height: int) -> Callable[[], None]:
+def training_step(
+    surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, height: int, optimizers: Mapping[str, Any]
+) -> Callable[[], None]:
     """One step as `ns-train genfusion` does it at full resolution with all bands of spherical harmonics.
 
     Args:
@@ -24,12 +27,11 @@ def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, heig
         viewmat: world-to-camera, OpenCV axes. [4, 4]
         K: intrinsics in pixels. [3, 3]
         width, height: size of the image in pixels.
+        optimizers: of the method, by parameter group, as its config has them.
 
     Returns:
         A function that takes one step on a random target image.
     """
-    from genfusion_ns.methods import genfusion
-
     model = _model(surfels)
     model.step = 3 * model.schedule.sh_interval
     camera = Cameras(
@@ -40,7 +42,7 @@ def training_step(surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, heig
     )
     batch = {"image": torch.rand(height, width, 3, generator=seeded_generator(0))}
     model.optimizers = {
-        name: genfusion.config.optimizers[name]["optimizer"].setup(params=parameters)
+        name: optimizers[name]["optimizer"].setup(params=parameters)
         for name, parameters in model.get_gaussian_param_groups().items()
     }
 
