@@ -47,7 +47,11 @@ class EvaluatedRun:
         )
 
     def scores(self) -> str:
-        """PSNR, SSIM and, where it was measured, LPIPS of all held-out views in one line."""
+        """PSNR, SSIM and, where it was measured, LPIPS of all held-out views in one line.
+
+        >>> EvaluatedRun({"psnr": 24.104, "ssim": 0.8041, "lpips": 0.2132}, [], []).scores()
+        '24.10 dB, SSIM 0.804, LPIPS 0.213'
+        """
         words = [f"{self.results['psnr']:.2f} dB", f"SSIM {self.results['ssim']:.3f}"]
         if "lpips" in self.results:
             words.append(f"LPIPS {self.results['lpips']:.3f}")

@@ -58,6 +58,7 @@ class Demo:
             rest = "" if done == 0 else f", about {max(1, round(elapsed * (1 - done) / done / 60))} min to go"
             print(f"\n== Stage {number} of {len(work)}: {stage}{rest}", flush=True)
             act()
+            print(f"== {stage} took {time.monotonic() - began - elapsed:.0f} s", flush=True)
             done += _SHARES[stage]
         self._summary(time.monotonic() - began)
 
