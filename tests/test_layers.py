@@ -30,6 +30,7 @@ NEUTRAL = {
     "seeds": set(),
     "stored_config": set(),
     "yaml_files": {"json_files"},
+    "yaml_settings": {"yaml_files"},
 }
 """Modules beside the layers, for all of them; with those of the package that they import."""
 FORBIDDEN_LIBRARIES = {

@@ -25,6 +25,7 @@ from genfusion_ns.data.clips.published import FrameSequencePair, list_published,
 from genfusion_ns.data.clips.shards import RECORD, ShardWriter, finished_shards, write_record
 from genfusion_ns.data.crop_windows import load_crop_windows
 from genfusion_ns.data.view_selection import load_split_file
+from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainDynamiCrafterConfig, read_config
 from genfusion_ns.json_files import JsonFileError, parse_json, path_inside, read_json
 from genfusion_ns.priors.compact.repairer import load_network
 from genfusion_ns.priors.dynamicrafter import loading
@@ -36,8 +37,7 @@ from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.checkpoints import MARKER, checkpoint_step
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.scripts.bench_loop import read_results
-from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainDynamiCrafterConfig, read_config
-from genfusion_ns.scripts.yaml_settings import to_plain
+from genfusion_ns.yaml_settings import to_plain
 
 ORIGIN = Provenance("fox", "6 views", 3, stage=0.5, train_views=("a", "b"), frames=("a",), references=("b",), psnr=20.5)
 

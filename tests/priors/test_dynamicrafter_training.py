@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from genfusion_ns.data.clips.frame_samples import FrameBatch
 from genfusion_ns.data.clips.pairs import Provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
+from genfusion_ns.fusion.generator_training import read_config, train_generator
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
@@ -37,7 +38,6 @@ from genfusion_ns.priors.training.lora import LoraSettings, add_lora
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
 from genfusion_ns.priors.training.start import starting_folder
 from genfusion_ns.priors.training.validation import HeldOutFrames
-from genfusion_ns.scripts.train_generator import main, read_config
 from genfusion_ns.seeds import generator_of
 
 FRAMES, SIDE = 4, 64
@@ -270,9 +270,9 @@ def test_the_second_stage_starts_from_the_first(initial: Path, tmp_path: Path) -
         f"parent: first.yaml\noutput: {tmp_path / 'two'}\noptimisation: {{size: [128, 64], learning_rate: 0.0}}\n"
     )
     with pytest.raises(FileNotFoundError, match=r"first\.yaml has not been trained"):
-        main(read_config(second))
-    main(read_config(first))
-    main(read_config(second))
+        train_generator(read_config(second))
+    train_generator(read_config(first))
+    train_generator(read_config(second))
     states = [load_file(tmp_path / name / "unet" / "diffusion_pytorch_model.safetensors") for name in ("one", "two")]
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert build_repairer(RepairerConfig(model=str(tmp_path / "one")), "cpu").resolution == (64, 64)

@@ -20,6 +20,12 @@ from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.data.clips.published import FrameSequencePair, write_published
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import WriteError, files_of
+from genfusion_ns.fusion.generator_training import (
+    TrainCompactConfig,
+    TrainDynamiCrafterConfig,
+    read_config,
+    train_generator,
+)
 from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
 from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.geometry.images import psnr
@@ -31,13 +37,7 @@ from genfusion_ns.priors.training.compact import _log_error
 from genfusion_ns.priors.training.curves import Curves
 from genfusion_ns.priors.training.loop import build_accelerator
 from genfusion_ns.priors.training.validation import novel_frames, ssim, validate
-from genfusion_ns.scripts.train_generator import (
-    TrainCompactConfig,
-    TrainDynamiCrafterConfig,
-    entrypoint,
-    main,
-    read_config,
-)
+from genfusion_ns.scripts.train_generator import entrypoint
 
 TINY = OptimisationConfig(
     steps=50,
@@ -267,10 +267,10 @@ def test_the_command_trains_on_a_folder_and_writes_its_config(paths: list[Path],
         optimisation=replace(TINY, steps=2),
     )
     with pytest.raises(ValueError, match="all 8 clips"):
-        main(config)
+        train_generator(config)
     with pytest.raises(ValueError, match=r"\['moon'\] are not in"):
-        main(replace(config, held_out_captures=("moon",)))
-    main(replace(config, held_out_captures=()))
+        train_generator(replace(config, held_out_captures=("moon",)))
+    train_generator(replace(config, held_out_captures=()))
     assert load_network(tmp_path / "out").config["reference_channels"] == 8
     written = read_config(tmp_path / "out" / "training.yaml")
     assert written == replace(config, held_out_captures=())
@@ -351,17 +351,17 @@ def test_a_training_starts_from_the_result_of_its_parent(paths: list[Path], tmp_
     with pytest.raises(
         FileNotFoundError, match=r"parent\.yaml has not been trained.*Run gf-train-generator .*parent\.yaml"
     ):
-        main(read_config(child))
-    main(replace(read_config(parent), resume=False))
-    main(read_config(child))
+        train_generator(read_config(child))
+    train_generator(replace(read_config(parent), resume=False))
+    train_generator(read_config(child))
     weights = [load_network(tmp_path / name).state_dict() for name in ("one", "two")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert read_config(tmp_path / "two" / "training.yaml") == read_config(child)
     with pytest.raises(ValueError, match=r"would start from .*two and write to it"):
-        main(replace(read_config(child), initial=str(tmp_path / "two")))
+        train_generator(replace(read_config(child), initial=str(tmp_path / "two")))
     (tmp_path / "one" / "checkpoint.json").write_text('{"step": 0}')
     with pytest.raises(ValueError, match="trained for 0 of 1 steps"):
-        main(read_config(child))
+        train_generator(read_config(child))
 
 
 def test_clips_are_held_out_by_capture_in_both_layouts(paths: list[Path], tmp_path: Path) -> None:
@@ -401,9 +401,9 @@ def test_a_dynamicrafter_generator_needs_a_start_and_clips(tmp_path: Path) -> No
     config = TrainDynamiCrafterConfig(output=tmp_path)
     config.optimisation.precision = "no"
     with pytest.raises(FileNotFoundError, match="give --initial FOLDER, which gf-convert-generator"):
-        main(config)
+        train_generator(config)
     with pytest.raises(ValueError, match="--clips is missing"):
-        main(replace(config, initial="somewhere"))
+        train_generator(replace(config, initial="somewhere"))
 
 
 @pytest.mark.parametrize(

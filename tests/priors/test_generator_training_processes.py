@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from genfusion_ns.data.clips.pairs import Provenance, write_pair
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.scripts.train_generator import main, read_config
+from genfusion_ns.fusion.generator_training import read_config, train_generator
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     seen = len(curve(tmp_path / "killed"))
     assert every < seen < steps, "the training was over before it could be killed"
     finish(start(MODULE, str(killed)))
-    main(read_config(config_file(material, tmp_path / "whole", kind, **loop)))
+    train_generator(read_config(config_file(material, tmp_path / "whole", kind, **loop)))
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
     one, other = (load_file(tmp_path / name / WEIGHTS[kind]) for name in ("killed", "whole"))
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -104,7 +104,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_batches(material: Pa
     two = config_file(material, tmp_path / "two", kind, steps=3)
     finish(start("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", MODULE, str(two)))
     assert (tmp_path / "two" / "checkpoint-3" / "random_states_1.pkl").is_file(), "there was one process"
-    main(read_config(config_file(material, tmp_path / "one", kind, steps=3, accumulation=2)))
+    train_generator(read_config(config_file(material, tmp_path / "one", kind, steps=3, accumulation=2)))
     for step, expected in zip(curve(tmp_path / "two"), curve(tmp_path / "one"), strict=True):
         assert step == pytest.approx(expected, rel=1e-3)
     one, other = (load_file(tmp_path / name / WEIGHTS[kind]) for name in ("one", "two"))

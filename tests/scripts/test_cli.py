@@ -69,6 +69,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.config import FusionConfig
+    from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import RepairerConfig
@@ -77,7 +78,6 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, LoopConfig
     from genfusion_ns.scripts.bench_loop import BenchLoop
     from genfusion_ns.scripts.make_clips import MakeClips
-    from genfusion_ns.scripts.train_generator import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
 
     for config in (
         FusionConfig,
