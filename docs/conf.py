@@ -23,6 +23,8 @@ apidoc_modules = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_title = f"genfusion-ns {version}"
 
 default_role = "literal"  # single backquotes in docstrings name code, as in Markdown
