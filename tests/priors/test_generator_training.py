@@ -92,7 +92,9 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
                 raise KeyboardInterrupt
             return super().__getitem__(index)
 
-    broken = Interrupted(data.sources, data.augmentation, data.batch_size, data.batches, data.seed)
+    broken = Interrupted(
+        data.sources, data.augmentation, batch_size=data.batch_size, batches=data.batches, seed=data.seed
+    )
     with pytest.raises(KeyboardInterrupt):
         train(broken, held_out[:1], tmp_path / "parts", config)
     assert (tmp_path / "parts" / "checkpoint-3").is_dir()
@@ -117,7 +119,9 @@ def test_a_signal_stops_a_training_with_a_checkpoint_from_which_it_goes_on(
                 signal.raise_signal(number)
             return super().__getitem__(index)
 
-    broken = Signalled(data.sources, data.augmentation, data.batch_size, data.batches, data.seed)
+    broken = Signalled(
+        data.sources, data.augmentation, batch_size=data.batch_size, batches=data.batches, seed=data.seed
+    )
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         train(broken, held_out[:1], tmp_path / "parts", config)
