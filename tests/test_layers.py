@@ -105,13 +105,39 @@ def imports_between(files: dict[str, Path]) -> dict[str, set[str]]:
     return found
 
 
+def arrows_of_the_package() -> dict[str, set[str]]:
+    return imports_between({module_of(path): path for path in PACKAGE.rglob("*.py")})
+
+
 def test_no_files_import_each_other_in_a_circle():
-    arrows = imports_between({module_of(path): path for path in PACKAGE.rglob("*.py")})
+    arrows = arrows_of_the_package()
     assert sum(map(len, arrows.values())) > 300
     try:
         graphlib.TopologicalSorter(arrows).prepare()
     except graphlib.CycleError as error:
         raise AssertionError(f"these import each other: {' <- '.join(error.args[1])}") from None
+
+
+def reached_from(module: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Modules that a module imports, and those that they import, and so on."""
+    reached, ahead = set(), [module]
+    while ahead:
+        found = arrows[ahead.pop()] - reached
+        reached |= found
+        ahead += found
+    return reached
+
+
+IGNORANT = {
+    "fusion.rounds.round": {"fusion.rounds.report", "fusion.rounds.contact_sheet"},
+}
+"""Modules with those that they must not know, on whatever way."""
+
+
+@pytest.mark.parametrize("module", sorted(IGNORANT))
+def test_what_is_done_does_not_know_how_it_is_told(module):
+    reached = reached_from(f"genfusion_ns.{module}", arrows_of_the_package())
+    assert reached and not reached & {f"genfusion_ns.{name}" for name in IGNORANT[module]}
 
 
 def test_a_circle_is_seen(tmp_path):

@@ -26,7 +26,8 @@ from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.rounds.files import RoundFiles, round_folder
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, GeneratedViewStore
-from genfusion_ns.fusion.rounds.report import RoundRecord, write_round_report
+from genfusion_ns.fusion.rounds.record import RoundRecord
+from genfusion_ns.fusion.rounds.report import write_round_report
 from genfusion_ns.fusion.rounds.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.supervision import generated_view_losses

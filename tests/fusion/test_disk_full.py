@@ -73,7 +73,7 @@ def test_settings_that_do_not_fit_are_named(capture_folder, tmp_path):
 
 
 def test_a_video_that_does_not_fit_is_no_video(tmp_path):
-    from genfusion_ns.fusion.rounds.report import write_video
+    from genfusion_ns.data.media.clip_videos import write_video
 
     frames = torch.rand(8, 64, 64, 3)
     write_video(tmp_path / "whole.mp4", frames)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from genfusion_ns.data.media.clip_videos import write_video
 from genfusion_ns.fusion.rounds.contact_sheet import contact_sheet
-from genfusion_ns.fusion.rounds.report import RECORD_FILE, RoundRecord, write_round_report, write_video
+from genfusion_ns.fusion.rounds.record import RoundRecord
+from genfusion_ns.fusion.rounds.report import RECORD_FILE, write_round_report
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.windows import clip_windows
 

@@ -32,8 +32,7 @@ from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.repairs.sequence import RepairedPart
 from genfusion_ns.fusion.repairs.sources import ClipSource
-from genfusion_ns.fusion.rounds.contact_sheet import to_bytes
-from genfusion_ns.geometry.images import side_by_side
+from genfusion_ns.geometry.images import side_by_side, to_bytes
 
 RECORD_FILE = "repair.json"
 MARKER_FILE = "INCOMPLETE"

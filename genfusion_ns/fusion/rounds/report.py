@@ -9,53 +9,23 @@ from __future__ import annotations
 import json
 import math
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns import __version__
-from genfusion_ns.data.media.video_writer import VideoWriter
+from genfusion_ns.data.media.clip_videos import write_video
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.rounds.contact_sheet import Verdict, contact_sheet, encode_png
+from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.images import side_by_side
-from genfusion_ns.geometry.windows import Window
 
 RECORD_FILE = "round.json"
-_FRAMES_PER_SECOND = 8
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """All decisions of one round. Lists run over its W windows."""
-
-    round: int
-    """0-based count of rounds."""
-    step: int
-    """Training step about to begin."""
-    seed: int
-    """Seed of everything random in the round."""
-    repairer: str
-    c2w: Float[Tensor, "M 4 4"]
-    """Camera path, camera-to-world, OpenGL axes, in the frame of the scene."""
-    Ks: Float[Tensor, "M 3 3"]
-    """Intrinsics in pixels of the clips."""
-    windows: list[Window]
-    reference_ids: list[list[int]]
-    """Positions in the train split."""
-    reference_names: list[list[str]]
-    scores: list[dict[str, float]]
-    """Named figures of each clip; sharpness and gradient_energy are those of the repaired clip over the rendered one,
-    in the mean of its frames, see `genfusion_ns.models.sharpness`."""
-    rejected: list[str | None]
-    """Why a clip was rejected; None for accepted ones."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """Figures of the whole round, among them the sampler's log."""
 
 
 def write_round_report(
@@ -101,22 +71,6 @@ def write_round_report(
         if save_videos:
             write_video(folder / f"clip_{number:02d}.mp4", side_by_side(clip.rgb, repair.rgb))
     write_atomically(folder / RECORD_FILE, json.dumps(_record_json(record), indent=1).encode())
-
-
-def write_video(path: Path, frames: Float[Tensor, "T H W 3"], frames_per_second: int = _FRAMES_PER_SECOND) -> None:
-    """Write an H.264 (yuv420p) mp4 with the ffmpeg that comes with imageio-ffmpeg.
-
-    Args:
-        path: ends in .mp4; written completely or not at all.
-        frames: colours in 0..1; odd sides are extended by one repeated row or column, as yuv420p needs even ones.
-        frames_per_second: playing speed.
-
-    Raises:
-        RuntimeError: ffmpeg failed; the message carries its output.
-    """
-    size = (frames.shape[2], frames.shape[1])
-    with VideoWriter(path, size, frames_per_second, preset="veryfast") as writer:  # of the same size at half the cost
-        writer.append(frames)
 
 
 _LABELS = {

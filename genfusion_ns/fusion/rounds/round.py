@@ -13,14 +13,13 @@ from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.rounds.agreement import Agreement, photo_agreement
-from genfusion_ns.fusion.rounds.contact_sheet import to_bytes
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
-from genfusion_ns.fusion.rounds.report import RoundRecord
+from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
-from genfusion_ns.geometry.images import side_by_side
+from genfusion_ns.geometry.images import side_by_side, to_bytes
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer, repair_next
