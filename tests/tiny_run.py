@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from genfusion_ns.fusion.contract import SupervisionConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.methods import genfusion
 
@@ -20,10 +21,11 @@ def make_trainer(
     load_dir: Path | None = None,
     load_step: int | None = None,
     method: Any = genfusion,
+    fusion: SupervisionConfig | None = None,
     resolution: tuple[int, int] = (32, 24),
     **model_settings: Any,
 ) -> GenFusionTrainer:
-    """A trainer set up as `ns-train genfusion` does, on few small images, with rounds from step 4 on."""
+    """A trainer set up as `ns-train genfusion` does, on few small images, with rounds from step 4 on or as `fusion`."""
     # Imported on its own, before the trainer, the writer module does not load.
     from nerfstudio.utils import writer
 
@@ -38,6 +40,8 @@ def make_trainer(
     config.pipeline.model = replace(config.pipeline.model, **model_settings)
     config.pipeline.fusion.start = config.pipeline.fusion.every = 4
     config.pipeline.fusion.save_videos = False
+    if fusion is not None:
+        config.pipeline.fusion = fusion
     config.max_num_iterations, config.vis, config.output_dir = steps, "", output
     config.steps_per_eval_image, config.load_dir, config.load_step = 0, load_dir, load_step
     config.set_timestamp()

@@ -1,4 +1,4 @@
-"""`GenFusionPipeline`: nerfstudio's pipeline plus rounds of repaired views and their loss."""
+"""`GenFusionPipeline`: nerfstudio's pipeline, and what supervises the scene beyond its photos."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -19,16 +19,17 @@ from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.finite_settings import require_finite
-from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
-from genfusion_ns.priors.config import RepairerConfig, check_repairer
+from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.stored_config import StoredConfig
 
-if TYPE_CHECKING:
-    from genfusion_ns.fusion.loop import FusionLoop
-
+_FOLDER = "genfusion"
+"""Of the supervision, within the folder of a run."""
+_FORMER_NAMES = {"loop": "supervision"}
+"""Names in the state of checkpoints up to version 0.1, with those of today."""
 _DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 """What a state that was changed by somebody or something raises when it is put to use."""
 
@@ -42,16 +43,16 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """Views, splits and seed points."""
     model: GenFusionModelConfig = field(default_factory=GenFusionModelConfig)
     """The surfel scene."""
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    """When and where views are generated, and how much they weigh."""
+    fusion: SupervisionConfig = field(default_factory=FusionConfig)
+    """What supervises the scene beyond its photos: when and where views are generated, and how much they weigh."""
     repairer: RepairerConfig = field(default_factory=RepairerConfig)
     """The video diffusion model that repairs rendered clips."""
 
 
 class GenFusionPipeline(VanillaPipeline):
-    """One observed and one generated view per step; rounds run in a callback before the iteration.
+    """One photo per step, and what its supervision adds to that; see `genfusion_ns.fusion.contract`.
 
-    Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that never builds a repairer.
+    Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that builds no supervision.
     """
 
     config: GenFusionPipelineConfig
@@ -72,80 +73,64 @@ class GenFusionPipeline(VanillaPipeline):
                 f"genfusion trains on one device, --machine.num-devices is {world_size}; "
                 "set it to 1 and start one run per device instead"
             )
-        if test_mode == "val":  # training: what no round can use is refused before photos are read
+        if test_mode == "val":  # training: what it could not use is refused before photos are read
             for part in ("model", "fusion", "repairer", "datamanager"):
                 require_finite(getattr(config, part), f"--pipeline.{part}")
-            config.fusion.sampler.setup(clip_length=1, resolution=(64, 64))
+            config.fusion.check(config.repairer, device)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
             ensure_ffmpeg()
-        self._loop: FusionLoop | None = None
+        self._supervision: Supervision | None = None
         self._loaded_state: dict[str, Any] | None = None
-        if test_mode == "val":
-            check_repairer(config.repairer, device)
 
     @property
     def scene(self) -> GenFusionModel:
         """The surfel model."""
         return self.model  # type: ignore[return-value]
 
-    @cached_property  # nerfstudio's viewer reads every plain property before there is a loop
-    def loop(self) -> FusionLoop:
-        """The rounds of this run: pause them, ask for one, complete from a camera, drop a clip, see what happens.
+    @cached_property  # nerfstudio's viewer reads every plain property before there is a supervision
+    def supervision(self) -> Supervision:
+        """What this run learns from beyond its photos; rounds are steered through it, see `FusionLoop`.
 
         Raises:
             ValueError: outside training there is none.
         """
-        if self._loop is None:
-            raise ValueError(
-                "there is no loop to control: this pipeline was loaded to evaluate or render, not to train"
-            )
-        return self._loop
+        if self._supervision is None:
+            raise ValueError("there is no supervision: this pipeline was loaded to evaluate or render, not to train")
+        return self._supervision
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Fix the schedules to the length of this run, restore a resumed loop, and hook the rounds in."""
-        # Only runs that train need these; every ns-* command imports this module.
-        from genfusion_ns.fusion.loop import FusionLoop
-        from genfusion_ns.fusion.panel.panel import attach_panel
-
+        """Fix the schedules to the length of this run, build or restore its supervision, and hook that in."""
         trainer = training_callback_attributes.trainer
         if trainer is None:
             raise ValueError("the genfusion pipeline needs nerfstudio's trainer for its schedule; use ns-train")
         total = trainer.config.max_num_iterations
-        fusion = self.config.fusion
         self.scene.set_total_steps(total)
-        schedule = FusionSchedule.resolve(
-            fusion.start,
-            fusion.every,
-            fusion.until,
-            fusion.peak_weight(len(self.datamanager.train_names)),
-            total,
-            final_share=fusion.final_weight,
-        )
-        folder = Path(trainer.base_dir) / "genfusion"
-        self._loop = FusionLoop(fusion, self.config.repairer, schedule, self.scene, self.datamanager, folder)
+        folder = Path(trainer.base_dir) / _FOLDER
+        run = TrainingRun(self.scene, self.datamanager, self.config.repairer, total, folder)
+        supervision = self._supervision = self.config.fusion.setup(run)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)
         write_atomically(folder / "protocol.json", protocol.encode(), "the protocol of the run")
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
         callbacks = super().get_training_callbacks(training_callback_attributes)
-        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._loop.before_step))
-        panel = attach_panel(trainer, self._loop)
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], supervision.before_step))
+        panel = supervision.attach_panel(trainer)
         if panel is not None:
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], panel.after_step))
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
         return callbacks
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-        """Losses of one observed view and, between the first round and the end, of one generated view."""
+        """Losses of one photo, and those of the supervision."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
         self.scene.observe_render(outputs["render"])
-        if self._loop is not None:
-            generated_losses, generated_metrics = self._loop.generated_losses(step)
-            losses |= generated_losses
-            metrics |= generated_metrics
+        if self._supervision is not None:
+            more_losses, more_metrics = self._supervision.losses(step)
+            losses |= more_losses
+            metrics |= more_metrics
         return outputs, losses, metrics
 
     def get_average_eval_image_metrics(
@@ -162,7 +147,7 @@ class GenFusionPipeline(VanillaPipeline):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a resumed run needs beyond parameters and optimisers; tensors, numbers and strings only."""
-        if self._loop is None:
+        if self._supervision is None:
             return {}
         state = {name: value for name, value in self.scene.strategy_state.items() if isinstance(value, Tensor)}
         cuda = {"cuda_rng": torch.cuda.get_rng_state(self.device)} if torch.device(self.device).type == "cuda" else {}
@@ -171,7 +156,7 @@ class GenFusionPipeline(VanillaPipeline):
             "rng": torch.get_rng_state(),
             **cuda,
             "views": json.dumps(self.datamanager.sampler_state()),
-            "loop": self._loop.state(),
+            "supervision": self._supervision.state(),
         }
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
@@ -190,8 +175,9 @@ class GenFusionPipeline(VanillaPipeline):
             ) from error
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Keep the state until the loop exists, which is after nerfstudio has loaded the checkpoint."""
-        self._loaded_state = state or None
+        """Keep the state until there is a supervision, which is after nerfstudio has loaded the checkpoint."""
+        named = {_FORMER_NAMES.get(name, name): value for name, value in state.items()}
+        self._loaded_state = named or None
 
     def check_resumable(self) -> None:
         """Refuse to train on from a checkpoint without the state of its training.
@@ -199,7 +185,7 @@ class GenFusionPipeline(VanillaPipeline):
         Raises:
             ValueError: it is missing.
         """
-        missing = {"strategy", "rng", "views", "loop"} - set(self._loaded_state or {})
+        missing = {"strategy", "rng", "views", "supervision"} - set(self._loaded_state or {})
         if missing:
             raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
 
@@ -211,7 +197,7 @@ class GenFusionPipeline(VanillaPipeline):
             if "cuda_rng" in state and torch.device(self.device).type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
             views = json.loads(state["views"])
-            self.loop.restore(state["loop"], Path(checkpoints).parent / "genfusion")
+            self.supervision.restore(state["supervision"], Path(checkpoints).parent / _FOLDER)
         except _DAMAGE as error:
             raise CheckpointError(
                 f"the checkpoint in {checkpoints} cannot be resumed: the state of its training is damaged "

@@ -28,6 +28,7 @@ class FusionSchedule:
         every: float,
         until: float,
         peak_weight: float,
+        *,
         total_steps: int,
         final_share: float = 0.0,
     ) -> FusionSchedule:
@@ -83,7 +84,14 @@ class FusionSchedule:
     @property
     def num_rounds(self) -> int:
         """Rounds in a whole run."""
-        return math.ceil((self.until - self.start) / self.every)
+        return self.rounds_within(0, self.until)
+
+    def rounds_within(self, first: int, end: int) -> int:
+        """Rounds before the steps first, first + 1, ... end - 1."""
+        return self._rounds_before(end) - self._rounds_before(first)
+
+    def _rounds_before(self, step: int) -> int:
+        return max(0, -(-(min(step, self.until) - self.start) // self.every))
 
     def weight(self, step: int) -> float:
         """Weight of the generated-view loss, 0 outside of [start, until).

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView
+from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.models.losses import disparity_loss, photometric_loss
@@ -15,7 +15,7 @@ from genfusion_ns.models.surfel_model import GenFusionModel
 
 @full_precision()
 def generated_view_losses(
-    model: GenFusionModel, view: GeneratedView, weight: float, config: FusionConfig, transparent: bool
+    model: GenFusionModel, view: GeneratedView, weight: float, config: RoundSettings, transparent: bool
 ) -> dict[str, Tensor]:
     """Loss terms of one generated view, which also counts for densification unless the config says otherwise.
 

@@ -25,6 +25,7 @@ from genfusion_ns.errors import CheckpointError, show_errors_plainly
 from genfusion_ns.files import WriteError, is_full_disk, write_atomically
 from genfusion_ns.fusion.checkpoints import check_training_state, checkpoints_of, read_checkpoint, write_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
+from genfusion_ns.fusion.time_left import StepClock, put_time_left
 from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.messages import say
 from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
@@ -40,6 +41,13 @@ class GenFusionTrainerConfig(StoredConfig, TrainerConfig):
     """nerfstudio's trainer settings; --max-num-iterations is the length of the whole run, resumed or not."""
 
     _target: type = field(default_factory=lambda: GenFusionTrainer)
+    print_config: bool = False
+    """Print all settings at the start; they are in config.yml of the run in any case."""
+
+    def print_to_terminal(self) -> None:
+        """Print all settings, which are some two hundred lines, to those who ask for them."""
+        if self.print_config:
+            super().print_to_terminal()
 
     def save_config(self) -> None:
         """Write config.yml into the folder of the run, with absolute paths, so that it can be used from anywhere.
@@ -96,7 +104,8 @@ class GenFusionTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
         self._last_step = -1
         self._saved_step = -1
-        self._saved_round: object = None
+        self._saved_results = 0
+        self._clock = StepClock()
         self._stop = StopRequest(
             "the run stops after this step and saves a checkpoint; a round under way is ended first. Once more: it "
             "stops at once.",
@@ -113,7 +122,9 @@ class GenFusionTrainer(Trainer):
         self._last_step = self._start_step - 1
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
         # First of all: what it saves is the state after the step before, with nothing of this one.
-        self.callbacks.insert(0, TrainingCallback([before], self._save_after_round))
+        self.callbacks.insert(0, TrainingCallback([before], self._save_results))
+        self.callbacks.append(TrainingCallback([before], self._clock.start))
+        self.callbacks.append(TrainingCallback([after], self._clock.stop))
         self.callbacks.append(TrainingCallback([after], self._note_step))
 
     def setup_optimizers(self) -> Optimizers:
@@ -146,10 +157,10 @@ class GenFusionTrainer(Trainer):
         """Somebody asks to stop; called between any two instructions of the training."""
         self.stop_training = True
 
-    def _save_after_round(self, step: int) -> None:
-        """Rounds cost most; a checkpoint of the step in which one was made keeps it."""
-        if self.pipeline.loop.latest is not self._saved_round:
-            self._saved_round = self.pipeline.loop.latest
+    def _save_results(self, step: int) -> None:
+        """What supervises costs most; a checkpoint of the step before which it was made keeps it."""
+        if self.pipeline.supervision.results != self._saved_results:
+            self._saved_results = self.pipeline.supervision.results
             if self._saved_step != step - 1:
                 self.save_checkpoint(step - 1)
 
@@ -157,6 +168,12 @@ class GenFusionTrainer(Trainer):
         self._last_step = step
         if self._stop.received is not None:
             self.stop_training = True
+
+    def _update_viewer_state(self, step: int) -> None:
+        # The first that nerfstudio calls once it has timed a step and said how long the others will take.
+        left = self._start_step + self.config.max_num_iterations - 1 - step
+        put_time_left(left * self._clock.seconds() + self.pipeline.supervision.seconds_to_come(step), step)
+        super()._update_viewer_state(step)
 
     def _after_train(self) -> None:
         if not self.stop_training or self._last_step == self._start_step + self.config.max_num_iterations - 1:

@@ -152,8 +152,8 @@ class KillTest:
         path = max((self._run_folder(name) / "nerfstudio_models").glob("step-*.ckpt"))
         state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
         parameters = {key: value for key, value in state.items() if key.startswith(_PARAMETERS)}
-        held = {str(entry[0]) for entry in json.loads(state["_extra_state"]["loop"]["store"])["held"]}
-        digests = json.loads(state["_extra_state"]["loop"]["digests"])
+        held = {str(entry[0]) for entry in json.loads(state["_extra_state"]["supervision"]["store"])["held"]}
+        digests = json.loads(state["_extra_state"]["supervision"]["digests"])
         return parameters, {index: digest for index, digest in digests.items() if index in held}
 
     def _difference(

@@ -189,8 +189,8 @@ def test_states_that_cannot_be_trained_on_from_are_refused(trainer, state, tmp_p
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("loop", {}),
-        ("loop", "text"),
+        ("supervision", {}),
+        ("supervision", "text"),
         ("rng", torch.zeros(3, dtype=torch.uint8)),
         ("views", "no json"),
         ("views", 3),

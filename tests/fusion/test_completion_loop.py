@@ -20,7 +20,7 @@ from genfusion_ns.methods import genfusion_completion
 def begun(trainer: GenFusionTrainer) -> GenFusionTrainer:
     """The trainer right before its first step."""
     for callback in trainer.callbacks:
-        if callback.func != trainer.pipeline.loop.before_step:
+        if callback.func != trainer.pipeline.supervision.before_step:
             callback.run_callback_at_location(0, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
     return trainer
 
@@ -37,7 +37,7 @@ def test_rounds_walk_along_the_path_and_test_views_stay_out(capture_folder, gene
     assert used <= set(manager.train_names)
     assert not set(manager.train_names) & set(manager.test_names)
     assert all("seeding" in record["details"] for record in records)
-    assert trainer.pipeline.loop.store.rounds == [0, 1, 2] or any(
+    assert trainer.pipeline.supervision.store.rounds == [0, 1, 2] or any(
         not window["accepted"] for record in records for window in record["windows"]
     )
 
@@ -63,8 +63,8 @@ def test_surfels_appear_where_renders_are_empty_and_training_goes_on(capture_fol
     trainer = make_trainer(
         capture_folder, tmp_path, str(generator_folder), steps=20, method=genfusion_completion, refine_every=3
     )
-    loop = trainer.pipeline.loop
-    loop._repairer, loop.schedule = Painting(), replace(loop.schedule, every=50)
+    loop = trainer.pipeline.supervision
+    loop.maker.repairer, loop.schedule = Painting(), replace(loop.schedule, every=50)
     loop.config.seeding.min_pixels, loop.config.seeding.min_inliers = 50, 0.1
     loop.config.reject_margin = 100.0
     with torch.no_grad():  # one half of the scene is solid, so that depth can be aligned, the other empty
@@ -98,8 +98,8 @@ def test_surfels_appear_where_renders_are_empty_and_training_goes_on(capture_fol
 
 def test_completing_from_a_camera_is_kept_whatever_comes_after(capture_folder, generator_folder, tmp_path):
     trainer = begun(make_trainer(capture_folder, tmp_path, str(generator_folder)))
-    loop = trainer.pipeline.loop
-    train = loop.photos.whole
+    loop = trainer.pipeline.supervision
+    train = loop.maker.photos.whole
     target = train.c2w[2].clone()
     target[:3, 3] += 0.2 * target[:3, 2]
     record = loop.complete_from(1, target, math.radians(50))
@@ -111,7 +111,7 @@ def test_completing_from_a_camera_is_kept_whatever_comes_after(capture_folder, g
     assert record.Ks[-1, 1, 1] == pytest.approx(height / 2 / math.tan(math.radians(25)))
     assert len(loop.store) == 16 and loop.store.pinned == {0}
     assert loop.schedule.weight(1) == 0
-    losses, metrics = loop.generated_losses(1)
+    losses, metrics = loop.losses(1)
     assert losses["generated_rgb"] > 0
     assert metrics["generated_weight"] == loop.schedule.peak_weight / 2
     loop.fuse_once(4)
@@ -123,7 +123,7 @@ def test_completing_from_a_camera_is_kept_whatever_comes_after(capture_folder, g
 
 def test_requests_wait_for_the_next_step_and_bad_ones_do_no_harm(capture_folder, generator_folder, tmp_path, capsys):
     trainer = begun(make_trainer(capture_folder, tmp_path, str(generator_folder)))
-    loop = trainer.pipeline.loop
+    loop = trainer.pipeline.supervision
     loop.request(lambda step: loop.complete_from(step, torch.full((4, 4), torch.nan), 1.0))
     loop.request(lambda step: loop.complete_from(step, torch.eye(4), 7.0))
     loop.request(lambda step: loop.fuse_once(step, requested=True))
@@ -135,7 +135,7 @@ def test_requests_wait_for_the_next_step_and_bad_ones_do_no_harm(capture_folder,
     status = loop.status(1)
     assert (status.waiting, status.views) == (0, 20)
     assert status.weight == loop.schedule.peak_weight / 2, "asked for, so it counts at once"
-    assert "Round 2 at step 1" in status.message
+    assert status.message.startswith("Round on request (round_02): photos ")
     loop.paused = True
     loop.before_step(4)
     assert loop.status(4).rounds == 3 and loop.status(4).next_step is None
@@ -153,8 +153,8 @@ def test_a_camera_path_that_no_round_could_use_is_refused_at_the_start(capture_f
 
 def test_there_is_nothing_to_control_without_training_or_repairer(capture_folder, tmp_path):
     pipeline = make_trainer(capture_folder, tmp_path, "none").pipeline
-    loop, pipeline._loop = pipeline._loop, None
+    loop, pipeline._supervision = pipeline._supervision, None
     with pytest.raises(ValueError, match="loaded to evaluate or render"):
-        _ = pipeline.loop
+        _ = pipeline.supervision
     with pytest.raises(ValueError, match=r"repairer.model is none"):
         loop.fuse_once(3)

@@ -44,7 +44,7 @@ def test_what_a_killed_write_left_is_swept(capture_folder, tmp_path):
 
 def test_a_report_that_does_not_fit_does_not_end_training(capture_folder, generator_folder, tmp_path, capsys):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder))
-    loop = trainer.pipeline.loop
+    loop = trainer.pipeline.supervision
     with room_for(200_000):  # the views fit, the contact sheets do not
         loop.before_step(4)
     assert len(loop.store) == 20
@@ -57,7 +57,7 @@ def test_a_report_that_does_not_fit_does_not_end_training(capture_folder, genera
 
 def test_views_that_were_not_saved_are_not_learned_from(capture_folder, generator_folder, tmp_path, capsys):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder))
-    loop = trainer.pipeline.loop
+    loop = trainer.pipeline.supervision
     loop.request(lambda step: loop.fuse_once(step, requested=True))
     with room_for(30_000):
         loop.before_step(2)  # a wish: it fails, and the run goes on
@@ -90,7 +90,7 @@ def test_a_video_that_does_not_fit_is_no_video(tmp_path):
 @pytest.mark.parametrize("size", [1_000, 30_000])
 def test_a_round_that_does_not_fit_is_no_round(capture_folder, generator_folder, tmp_path, size):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder))
-    loop = trainer.pipeline.loop
+    loop = trainer.pipeline.supervision
     with room_for(size), pytest.raises(OSError, match=r"cannot write the generated views of round 0.*--load-dir"):
         loop.fuse_once(4)
     assert not list(trainer.base_dir.rglob("round.json"))

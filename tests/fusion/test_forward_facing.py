@@ -9,6 +9,7 @@ from tiny_run import make_trainer
 
 from genfusion_ns.data.points.similarity import fit_similarity
 from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, build_scene, write_sample_scene
+from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.priors.compact.unet import CompactUNet
 from genfusion_ns.priors.training import save_network
 
@@ -23,7 +24,7 @@ def test_cameras_of_all_rounds_stand_in_free_space(tmp_path, seed):
     save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), tmp_path / "generator")
     trainer = make_trainer(tmp_path / "scene", tmp_path / "runs", str(tmp_path / "generator"), steps=90, views=3)
     fusion = trainer.config.pipeline.fusion
-    trainer.pipeline.loop.schedule = trainer.pipeline.loop.schedule.resolve(30, 30, 90, fusion.weight, 90)
+    trainer.pipeline.supervision.schedule = FusionSchedule.resolve(30, 30, 90, fusion.weight, total_steps=90)
     fusion.sampler.num_frames = 48
     trainer.train()
 

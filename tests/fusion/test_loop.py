@@ -8,12 +8,13 @@ from tiny_run import make_trainer
 
 from genfusion_ns.fusion.loop import FusionLoop
 from genfusion_ns.fusion.rounds.generated_views import load_views
+from genfusion_ns.fusion.rounds.trial import Trial
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.clips import RepairedClip
 
 
 def loop_of(trainer: GenFusionTrainer) -> FusionLoop:
-    return trainer.pipeline.loop
+    return trainer.pipeline.supervision
 
 
 def test_a_run_fuses_when_due_and_learns_from_generated_views(capture_folder, generator_folder, tmp_path):
@@ -62,7 +63,7 @@ def test_clips_that_contradict_the_photos_are_rejected(capture_folder, generator
     loop = loop_of(trainer)
     loop.config.start = 1000
     trainer.train()  # something opaque must be there to contradict
-    repairer = loop.repairer
+    repairer = loop.maker.repairer
 
     class Inverting:
         name, clip_length, resolution, release = "inverting", 16, repairer.resolution, repairer.release
@@ -71,7 +72,7 @@ def test_clips_that_contradict_the_photos_are_rejected(capture_folder, generator
             clean = repairer.repair(clip, references, generator)
             return RepairedClip(1 - clean.rgb, clean.disparity, torch.ones_like(clean.confidence))
 
-    loop._repairer = Inverting()
+    loop.maker.repairer = Inverting()
     record = loop.fuse_once(4)
     judged = [score["seen"] > 0.02 for score in record.scores]
     assert any(judged), "no photo saw any clip: the test decides nothing"
@@ -88,10 +89,10 @@ def test_a_round_after_which_the_photos_suffer_is_withdrawn(capture_folder, gene
     assert len(loop.store) == 20, "an unchanged scene must keep its round"
     with torch.no_grad():
         loop.model.gauss_params["opacities"].fill_(-20.0)
-        loop._judged = (0, 40.0)
+        loop._trial = Trial(0, 40.0)
     loop.before_step(6)
     assert len(loop.store) == 0
-    assert loop.generated_losses(7) == ({}, {})
+    assert loop.losses(7) == ({}, {})
 
 
 @pytest.mark.parametrize("densify", [True, False])
@@ -101,7 +102,7 @@ def test_generated_views_count_for_densification_unless_told_otherwise(
     loop = loop_of(make_trainer(capture_folder, tmp_path, str(generator_folder)))
     loop.config.densify = densify
     loop.fuse_once(4)
-    losses, _ = loop.generated_losses(6)
+    losses, _ = loop.losses(6)
     assert "generated_rgb" in losses
     assert len(loop.model._generated_infos) == int(densify)
 
@@ -120,14 +121,14 @@ def test_without_confidence_all_pixels_count_alike(capture_folder, generator_fol
 def test_none_takes_no_rounds_and_builds_no_repairer(capture_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, "none")
     trainer.train()
-    assert loop_of(trainer)._repairer is None
+    assert loop_of(trainer).maker._repairer is None
     assert [path.name for path in (trainer.base_dir / "genfusion").iterdir()] == ["protocol.json"]
 
 
 def test_a_restored_loop_continues_with_the_same_views_in_the_same_order(capture_folder, generator_folder, tmp_path):
     loop = loop_of(make_trainer(capture_folder, tmp_path / "a", str(generator_folder)))
     loop.fuse_once(4)
-    loop.generated_losses(5)
+    loop.losses(5)
     state = loop.state()
     other = loop_of(make_trainer(capture_folder, tmp_path / "b", str(generator_folder)))
     other.restore(state, loop.files.folder)

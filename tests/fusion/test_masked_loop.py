@@ -114,7 +114,7 @@ def test_surfaces_are_seen_at_a_small_size_one_photo_at_a_time(size: tuple[int, 
 def test_repaired_frames_supervise_what_the_photos_do_not_show(capture_folder, generator_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=9, method=genfusion_masked)
     trainer.train()
-    loop, manager = trainer.pipeline.loop, trainer.pipeline.datamanager
+    loop, manager = trainer.pipeline.supervision, trainer.pipeline.datamanager
     protocol = json.loads((trainer.base_dir / "genfusion" / "protocol.json").read_text())
     assert set(protocol["windows"]) == set(manager.train_names)
     assert loop.latest is not None and loop.latest.sampled.photo_ids is not None

@@ -69,7 +69,7 @@ def test_an_older_run_is_resumed(config_file, capsys):
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     assert trainer._start_step == STEP + 1
-    assert trainer.pipeline.loop.store.rounds == [1], "its views are those of the newest round"
+    assert trainer.pipeline.supervision.store.rounds == [1], "its views are those of the newest round"
     assert "are lost" not in capsys.readouterr().out
     trainer.train()
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == [f"step-{STEP + 2:09d}.ckpt"]

@@ -27,7 +27,7 @@ class Killed(BaseException):
 def trainer_of(capture: Path, output: Path, generator: Path, load_dir: Path | None = None) -> GenFusionTrainer:
     trainer = make_trainer(capture, output, str(generator), steps=STEPS, load_dir=load_dir, refine_every=5)
     trainer.config.steps_per_save = 5
-    trainer.pipeline.loop.config.clearing = 0.5
+    trainer.pipeline.supervision.config.clearing = 0.5
     return trainer
 
 
@@ -36,7 +36,7 @@ def killed_at(trainer: GenFusionTrainer, moment: str, step: int) -> Path:
     if moment == "step":
         owner, name = trainer, "train_iteration"
     elif moment == "round":
-        owner, name = trainer.pipeline.loop.files, "save"
+        owner, name = trainer.pipeline.supervision.files, "save"
     else:
         owner, name = trainer, "save_checkpoint"
     original = getattr(owner, name)
@@ -55,7 +55,7 @@ def killed_at(trainer: GenFusionTrainer, moment: str, step: int) -> Path:
 
 
 def final_state(trainer: GenFusionTrainer) -> dict:
-    loop = trainer.pipeline.loop
+    loop = trainer.pipeline.supervision
     return {
         "parameters": {name: value.detach().clone() for name, value in trainer.pipeline.scene.gauss_params.items()},
         "store": loop.store.state(),
@@ -139,19 +139,19 @@ def test_lost_views_are_made_anew(capture_folder, generator_folder, tmp_path, ca
     files[1].write_bytes(bytes(content))
     second = trainer_of(capture_folder, tmp_path / "second", generator_folder, load_dir=checkpoints)
     assert "round 1 are lost, the round is made anew" in " ".join(capsys.readouterr().out.split())
-    assert len(second.pipeline.loop.store) == 0
+    assert len(second.pipeline.supervision.store) == 0
     second.train()
     record = json.loads((second.base_dir / "genfusion" / "round_01" / "round.json").read_text())
     assert (record["round"], record["step"]) == (1, 11)
-    assert len(second.pipeline.loop.store) == 20
+    assert len(second.pipeline.supervision.store) == 20
 
 
 def test_all_lost_rounds_are_made_anew_in_their_places(capture_folder, generator_folder, tmp_path, capsys):
     first = trainer_of(capture_folder, tmp_path / "first", generator_folder)
-    loop = first.pipeline.loop
+    loop = first.pipeline.supervision
     loop.store.keep_rounds = 3
     first.pipeline.scene.step_cb(first.optimizers, 4)
-    pose = loop.photos.whole.c2w[0].clone()
+    pose = loop.maker.photos.whole.c2w[0].clone()
     loop.fuse_once(4)
     loop.complete_from(5, pose, 0.8)
     loop.fuse_once(8)
@@ -163,7 +163,7 @@ def test_all_lost_rounds_are_made_anew_in_their_places(capture_folder, generator
     for index in (0, 1):
         (loop.files.path(index)).unlink()
     second = trainer_of(capture_folder, tmp_path / "second", generator_folder, load_dir=first.checkpoint_dir)
-    again = second.pipeline.loop
+    again = second.pipeline.supervision
     again.store.keep_rounds = 3
     second.pipeline.scene.step_cb(second.optimizers, 10)
     assert [view.round for view in again.store] == [2] * 20
@@ -172,7 +172,7 @@ def test_all_lost_rounds_are_made_anew_in_their_places(capture_folder, generator
     assert "round 0 are lost, the round is made anew" in said
     assert sorted({(view.round, view.clip, view.frame) for view in again.store}) == sorted(set(held))
     assert again.store.pinned == loop.store.pinned and again.store.state()["newest"] == [0, 2]
-    assert again._judged[0] == 2, "the newest round is the one that is judged"
+    assert again._trial.round == 2, "the newest round is the one that is judged"
 
 
 def damaged(checkpoints: Path, kind: str) -> None:

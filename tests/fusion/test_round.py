@@ -29,7 +29,7 @@ def repaired_window(transparent: bool, **config) -> tuple[RepairedWindow, Clip]:
     size = (depth.shape[2], depth.shape[1])
     path = SampledViews(viewmat_to_c2w(clip.viewmats), clip.Ks, size, [Window(0, 0, len(clip))], [[0]], {})
     generator = torch.Generator().manual_seed(0)
-    return repair_window(scene, photos, repairer, path, 0, FusionConfig(**config), generator), clip
+    return repair_window(scene, photos, repairer, path, 0, config=FusionConfig(**config), generator=generator), clip
 
 
 def test_of_transparent_photos_only_what_the_render_covers_is_supervised():

@@ -96,8 +96,8 @@ def test_a_wish_to_stop_in_the_last_step_ends_the_run_as_usual(capture_folder, t
 
 def test_short_runs_save_in_shares_and_after_rounds(capture_folder, generator_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=30)
-    loop = trainer.pipeline.loop
-    loop.schedule = type(loop.schedule).resolve(7, 13, 1.0, 0.5, 30)
+    loop = trainer.pipeline.supervision
+    loop.schedule = type(loop.schedule).resolve(7, 13, 1.0, 0.5, total_steps=30)
     saved = steps_saved(trainer)
     trainer.train()
     assert saved == [3, 6, 7, 9, 12, 15, 18, 20, 21, 24, 27, 29]  # every tenth, in rounds before steps 7 and 20, last

@@ -35,7 +35,7 @@ class Watched:
     """A panel, what it says, and clicks on it, while a test plays the training thread."""
 
     def __init__(self, server: viser.ViserServer, trainer: GenFusionTrainer) -> None:
-        self.server, self.loop, self.state = server, trainer.pipeline.loop, "training"
+        self.server, self.loop, self.state = server, trainer.pipeline.supervision, "training"
         self.panel = GenFusionPanel(server, self.loop, lambda: self.state)
 
     @property
@@ -260,13 +260,13 @@ def test_nerfstudios_viewer_can_read_a_pipeline_that_has_no_loop_yet(trainer):
 
     pipeline = trainer.pipeline.config.setup(device="cpu", test_mode="val")
     assert parse_object(pipeline, ViewerElement, "Custom Elements") == []
-    with pytest.raises(ValueError, match="no loop to control"):
-        _ = pipeline.loop
+    with pytest.raises(ValueError, match="there is no supervision"):
+        _ = pipeline.supervision
 
 
 def test_no_viewer_no_panel(trainer):
     assert trainer.viewer_state is None
-    assert attach_panel(trainer, trainer.pipeline.loop) is None
+    assert attach_panel(trainer, trainer.pipeline.supervision) is None
 
 
 def test_messages_are_quoted_for_the_page_that_evaluates_them():

@@ -283,8 +283,8 @@ def test_a_run_with_the_generator_in_its_loop(generator_folder, tmp_path):
     write_transforms(capture)
     trainer = make_trainer(capture.folder, tmp_path / "run", str(generator_folder), resolution=(64, 64))
     trainer.train()
-    loop = trainer.pipeline.loop
-    assert loop.repairer.name == "dynamicrafter"
+    loop = trainer.pipeline.supervision
+    assert loop.maker.repairer.name == "dynamicrafter"
     rounds = sorted((trainer.base_dir / "genfusion").glob("round_*/round.json"))
     assert [path.parent.name for path in rounds] == ["round_00", "round_01"]
     assert loop.latest is not None and len(loop.store) == 20

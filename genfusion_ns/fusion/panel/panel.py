@@ -1,7 +1,7 @@
 """The panel "GenFusion" of the training viewer: what the loop does, and the wishes of the person who watches.
 
 Two threads meet here. The training thread calls `after_step` and `finish`, takes snapshots of the loop and shows them;
-viser's threads run the buttons, read snapshots only, and hand every action to `FusionLoop.request`.
+viser's threads run the buttons, read snapshots only, and hand every action to `SteeredRounds.request`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.viewer.viewer import Viewer
 
 from genfusion_ns.errors import message_of
-from genfusion_ns.fusion.loop import FusionLoop, LoopStatus
 from genfusion_ns.fusion.panel.cameras import GeneratedCameras, scene_pose
 from genfusion_ns.fusion.panel.clips import ClipBrowser
 from genfusion_ns.fusion.panel.text import describe
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView
+from genfusion_ns.fusion.rounds.steering import LoopStatus, SteeredRounds
 from genfusion_ns.messages import say
 
 _EVERY = 10
@@ -29,14 +29,15 @@ _EVERY = 10
 class GenFusionPanel:
     """State of the loop, its controls, its clips and its cameras in the viewer.
 
-    The same actions without a viewer: `pipeline.loop`, see `FusionLoop`.
+    The same actions without a viewer: `pipeline.supervision`, see `genfusion_ns.fusion.loop.FusionLoop`.
     """
 
     def __init__(
         self,
         server: viser.ViserServer,
-        loop: FusionLoop,
+        loop: SteeredRounds,
         training_state: Callable[[], str],
+        *,
         step: int = 0,
         frustum_scale: float = 0.1,
         order: float | None = None,
@@ -161,7 +162,7 @@ class GenFusionPanel:
         self.redraw()
 
 
-def attach_panel(trainer: Trainer, loop: FusionLoop) -> GenFusionPanel | None:
+def attach_panel(trainer: Trainer, loop: SteeredRounds) -> GenFusionPanel | None:
     """The panel in the trainer's viewer, above its tabs; None without a viewer and in the legacy one."""
     viewer = trainer.viewer_state
     if not isinstance(viewer, Viewer):
@@ -171,9 +172,9 @@ def attach_panel(trainer: Trainer, loop: FusionLoop) -> GenFusionPanel | None:
         viewer.viser_server,
         loop,
         lambda: trainer.training_state,
-        trainer._start_step,
-        viewer.config.camera_frustum_scale * loop.model.length,
-        above_tabs,
+        step=trainer._start_step,
+        frustum_scale=viewer.config.camera_frustum_scale * loop.model.length,
+        order=above_tabs,
     )
     for button in (viewer.pause_train, viewer.resume_train):
         button.on_click(lambda _: panel.redraw())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from genfusion_ns.fusion.loop import LoopStatus
+from genfusion_ns.fusion.rounds.steering import LoopStatus
 
 
 def quoted(text: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from genfusion_ns import __version__
@@ -34,8 +35,9 @@ def write_round_report(
     clips: list[Clip],
     repaired: list[RepairedClip],
     references: list[References],
+    *,
     save_videos: bool = True,
-) -> None:
+) -> list[Image.Image]:
     """Write the record of a round; files of an earlier attempt at the same round are replaced, others left alone.
 
     Args:
@@ -45,6 +47,9 @@ def write_round_report(
         repaired: its repaired clip.
         references: the photos given to the repairer for it.
         save_videos: False leaves out the mp4 files.
+
+    Returns:
+        The contact sheet of each clip, as it was written.
 
     Raises:
         ValueError: lists of different lengths.
@@ -65,12 +70,15 @@ def write_round_report(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in [folder / RECORD_FILE, *folder.glob("sheet_*.png"), *folder.glob("clip_*.mp4")]:
         stale.unlink(missing_ok=True)
+    sheets: list[Image.Image] = []
     for number, (clip, repair, photos) in enumerate(zip(clips, repaired, references, strict=True)):
         sheet = contact_sheet(clip, repair, photos, _title(record, number), record.reference_names[number])
         write_atomically(folder / f"sheet_{number:02d}.png", encode_png(sheet))
+        sheets.append(sheet)
         if save_videos:
             write_video(folder / f"clip_{number:02d}.mp4", side_by_side(clip.rgb, repair.rgb))
     write_atomically(folder / RECORD_FILE, json.dumps(_record_json(record), indent=1).encode())
+    return sheets
 
 
 _LABELS = {
@@ -78,6 +86,7 @@ _LABELS = {
     "repaired_psnr": "against repaired (dB)",
     "seen": "share that photos show",
     "confidence": "mean confidence",
+    "coverage": "mean coverage",
     "sharpness": "sharpness over that of the render",
     "gradient_energy": "gradient energy",
 }

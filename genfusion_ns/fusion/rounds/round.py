@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
-from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.photos import ObservedPhotos
 from genfusion_ns.fusion.rounds.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.rounds.record import RoundRecord
+from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
@@ -83,6 +83,7 @@ class Round:
                     "repaired_psnr": window.agreement.repaired_psnr,
                     "seen": window.agreement.shown_share,
                     "confidence": float(window.repaired.confidence.mean()),
+                    "coverage": float(window.clip.alpha.mean()),
                     "sharpness": float(sharpness_ratio(window.repaired.rgb, window.clip.rgb).mean()),
                     "gradient_energy": float(gradient_energy_ratio(window.repaired.rgb, window.clip.rgb).mean()),
                 }
@@ -100,7 +101,8 @@ def repair_window(
     repairer: VideoRepairer,
     sampled: SampledViews,
     number: int,
-    config: FusionConfig,
+    *,
+    config: RoundSettings,
     generator: torch.Generator,
     before: RepairedWindow | None = None,
 ) -> RepairedWindow:

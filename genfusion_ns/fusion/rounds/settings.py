@@ -1,0 +1,89 @@
+"""Settings of rounds: when they take place, where their cameras go, how their views are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nerfstudio.configs.base_config import InstantiateConfig
+
+from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
+from genfusion_ns.fusion.contract import SupervisionConfig
+from genfusion_ns.fusion.schedule import FusionSchedule
+from genfusion_ns.fusion.seeding import SeedingConfig
+
+
+@dataclass
+class RoundSettings(SupervisionConfig):
+    """When rounds take place, where their cameras go and how their views are used.
+
+    Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).
+    """
+
+    start: float = 1 / 7
+    """Step of the first round."""
+    every: float = 1 / 14
+    """Steps between rounds."""
+    until: float = 1.0
+    """No round and no generated view from this step on."""
+    weight: float = 0.5
+    """Peak weight of the generated-view loss, reached midway between start and until."""
+    full_weight_photos: int = 6
+    """Train photos up to which the weight counts in full; with more it falls with the square of their number, as what
+    lies unseen between neighbours does. 0: always in full, for photos that show only a part."""
+    final_weight: float = 1.0
+    """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
+    depth_weight: float = 0.0
+    """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
+    ssim_weight: float = 0.2
+    """Share of the structural term in the colour loss of generated views, 0..1."""
+    unseen_only: bool = False
+    """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
+    keep_rounds: int = 1
+    """Views of this many newest rounds are supervised."""
+    use_confidence: bool = True
+    """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
+    densify: bool = True
+    """Generated views count where surfels are grown; False: the photos alone decide."""
+    clearing: float = 0.0
+    """Radius around each train camera in which rounds let nothing grow, in units of the distance to the nearest thing
+    that any photo shows; 0: nothing is kept clear."""
+    reject_margin: float = 0.5
+    """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
+    observed_margin: float = 0.5
+    """A round after which the photos are reproduced by this many dB worse than before is withdrawn."""
+    seed: int = 0
+    """Seed of everything random in the rounds."""
+    save_videos: bool = True
+    """Write the clips of each round as mp4 files beside the contact sheet."""
+    sampler: InstantiateConfig = field(default_factory=SparseSamplerConfig)
+    """Camera paths of the rounds."""
+    seeding: SeedingConfig = field(default_factory=lambda: SeedingConfig(enabled=False))
+    """New surfels where renders are empty."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clearing <= 1:
+            raise ValueError(
+                f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
+                "the photos show"
+            )
+
+    def peak_weight(self, photos: int) -> float:
+        """Peak weight of the generated-view loss in a run on so many train photos."""
+        if self.full_weight_photos <= 0 or photos <= self.full_weight_photos:
+            return self.weight
+        return self.weight * (self.full_weight_photos / photos) ** 2
+
+    def schedule(self, total_steps: int, photos: int) -> FusionSchedule:
+        """The schedule in a run of so many steps on so many train photos.
+
+        Raises:
+            ValueError: see `FusionSchedule.resolve`.
+        """
+        return FusionSchedule.resolve(
+            self.start,
+            self.every,
+            self.until,
+            self.peak_weight(photos),
+            total_steps=total_steps,
+            final_share=self.final_weight,
+        )
