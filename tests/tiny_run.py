@@ -22,6 +22,7 @@ def make_trainer(
     load_step: int | None = None,
     method: Any = genfusion,
     fusion: SupervisionConfig | None = None,
+    vis: str = "",
     resolution: tuple[int, int] = (32, 24),
     **model_settings: Any,
 ) -> GenFusionTrainer:
@@ -42,7 +43,7 @@ def make_trainer(
     config.pipeline.fusion.save_videos = False
     if fusion is not None:
         config.pipeline.fusion = fusion
-    config.max_num_iterations, config.vis, config.output_dir = steps, "", output
+    config.max_num_iterations, config.vis, config.output_dir = steps, vis, output
     config.steps_per_eval_image, config.load_dir, config.load_step = 0, load_dir, load_step
     config.set_timestamp()
     torch.manual_seed(0)
