@@ -158,7 +158,7 @@ def seed_surfels(
             "depth inside the scene",
             log,
         )
-    new = _surfels_at(chosen, depth, disparity, points, clip, repaired, config)
+    new = _surfels_at(chosen, depth, disparity, points, clip=clip, repaired=repaired, config=config)
     new = _shuffled(new, generator).thinned(config.max_new)
     return Seeds(new, None, {**log, "seeds": len(new)})
 
@@ -199,6 +199,7 @@ def _surfels_at(
     depth: Float[Tensor, "T H W 1"],
     disparity: Float[Tensor, "T H W 1"],
     points: Float[Tensor, "T H W 3"],
+    *,
     clip: Clip,
     repaired: RepairedClip,
     config: SeedingConfig,

@@ -112,7 +112,8 @@ class Repair:
         if self.load_config is None and repairer.name == "compact":
             print("note: without cameras the compact repairer hardly changes anything; --load-config gives it cameras")
         parts = track(parts, "Repairing", total=count)
-        write_repair(self.output, parts, source, fps, settings, source.has_depth or makes_depth(repairer))
+        with_disparity = source.has_depth or makes_depth(repairer)
+        write_repair(self.output, parts, source, fps, settings, with_disparity=with_disparity)
         print(f"{self.output}: repaired.mp4, side_by_side.mp4, {len(source)} frames, repair.json")
 
     def _check(self) -> None:

@@ -68,8 +68,8 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
-    from genfusion_ns.fusion.config import FusionConfig
     from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
+    from genfusion_ns.fusion.rounds.settings import RoundSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import RepairerConfig
@@ -80,7 +80,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.scripts.make_clips import MakeClips
 
     for config in (
-        FusionConfig,
+        RoundSettings,
         RepairerConfig,
         SparseSamplerConfig,
         GenFusionModelConfig,

@@ -53,6 +53,7 @@ def cut_into_clips(
     c2w: Float[Tensor, "M 4 4"],
     K: Float[Tensor, "M 3 3"],
     size: tuple[int, int],
+    *,
     clip_length: int,
     num_references: int,
     log: dict[str, Any],

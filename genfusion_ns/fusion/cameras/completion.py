@@ -101,7 +101,10 @@ class CompletionSampler(ViewSampler):
         part = slice(first, first + self.config.frames_per_round)
         c2w = path[part]
         log = {"round": round, "path_frames": [first, first + len(c2w)], **log}
-        return cut_into_clips(observed, c2w, lens.K[part], lens.size, self.clip_length, self.config.num_references, log)
+        count = self.config.num_references
+        return cut_into_clips(
+            observed, c2w, lens.K[part], lens.size, clip_length=self.clip_length, num_references=count, log=log
+        )
 
     def _from_file(
         self, path: CameraPath, observed: ObservedViews, round: int, is_clear: ClearTest | None

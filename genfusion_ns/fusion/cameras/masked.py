@@ -58,7 +58,16 @@ class MaskedSampler(ViewSampler):
         size = clip_size(commonest_size(observed.sizes), self.resolution)
         Ks = torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest])
         log = {"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1}
-        return cut_into_clips(observed, path, Ks, size, self.clip_length, self.config.num_references, log, photo_ids)
+        return cut_into_clips(
+            observed,
+            path,
+            Ks,
+            size,
+            clip_length=self.clip_length,
+            num_references=self.config.num_references,
+            log=log,
+            photo_ids=photo_ids,
+        )
 
 
 def _walk(c2w: Float[Tensor, "N 4 4"]) -> tuple[list[int], str]:

@@ -122,7 +122,8 @@ class SparseSampler(ViewSampler):
             }
         size, K = clip_intrinsics(observed, self.resolution)
         Ks = K.expand(len(path), 3, 3).clone()
-        return cut_into_clips(observed, path, Ks, size, self.clip_length, self.config.num_references, log)
+        count = self.config.num_references
+        return cut_into_clips(observed, path, Ks, size, clip_length=self.clip_length, num_references=count, log=log)
 
     def _ellipse(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         config = self.config
@@ -157,6 +158,7 @@ def views_towards(
     fov_y: float,
     clip_length: int,
     resolution: tuple[int, int],
+    *,
     num_references: int = 3,
 ) -> SampledViews:
     """One window from the nearest observed view to a camera.
@@ -187,7 +189,8 @@ def views_towards(
     asked[0, 2], asked[1, 2] = size[0] / 2, size[1] / 2
     share = torch.linspace(0, 1, clip_length, dtype=K.dtype)[:, None, None]
     log = {"kind": "towards a camera", "from_view": nearest, "fov_y_degrees": math.degrees(fov_y)}
-    return cut_into_clips(observed, path, K + share * (asked - K), size, clip_length, num_references, log)
+    Ks = K + share * (asked - K)
+    return cut_into_clips(observed, path, Ks, size, clip_length=clip_length, num_references=num_references, log=log)
 
 
 def _shape_log(shape: CaptureShape) -> dict[str, Any]:

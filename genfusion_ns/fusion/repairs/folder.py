@@ -75,6 +75,7 @@ def write_repair(
     source: ClipSource,
     fps: float,
     settings: dict[str, Any],
+    *,
     with_disparity: bool = True,
 ) -> None:
     """Write the parts as they come into a folder made by `prepare_folder`, and mark it as complete.

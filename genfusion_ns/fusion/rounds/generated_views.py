@@ -101,6 +101,7 @@ def views_of_clip(
     Ks: Float[Tensor, "T 3 3"],
     round: int,
     clip: int,
+    *,
     frames: Iterable[int] | None = None,
 ) -> list[GeneratedView]:
     """The frames of a repaired clip as generated views, on the CPU.

@@ -61,7 +61,7 @@ class Round:
             if window.rejected is None:
                 frames = range(place.new_from, place.new_from + len(place.new_frames(len(self.sampled.c2w))))
                 clip = window.clip
-                views += views_of_clip(window.repaired, clip.viewmats, clip.Ks, self.index, number, frames)
+                views += views_of_clip(window.repaired, clip.viewmats, clip.Ks, self.index, number, frames=frames)
         return views
 
     def record(self, repairer: str, names: tuple[str, ...], details: dict[str, Any]) -> RoundRecord:
