@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, ClassVar
 
 
 class StoredConfig:
@@ -13,7 +13,11 @@ class StoredConfig:
     would be missing, and one with a default_factory has no value on the class either.
     """
 
+    former_names: ClassVar[dict[str, str]] = {}
+    """Fields of earlier versions, with the names that they have today."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = {self.former_names.get(name, name): value for name, value in state.items()}
         defaults = {}
         for field in fields(self):  # type: ignore[arg-type]
             if field.name in state:

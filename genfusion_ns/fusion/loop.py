@@ -211,8 +211,8 @@ class FusionLoop(Supervision):
         self.files.save(index, views)  # first of all: what is not on the disk would be lost with the process
         self.latest, self.results = made.round, self.results + 1
         keep(index, views)
-        observed = self._trial.photos_psnr if self._trial else self.maker.photos_psnr()
-        details = {"observed_psnr": observed, "requested": index in self._requested, "cleared_surfels": made.cleared}
+        photos_psnr = self._trial.photos_psnr if self._trial else self.maker.photos_psnr()
+        details = {"photos_psnr": photos_psnr, "requested": index in self._requested, "cleared_surfels": made.cleared}
         if self.config.seeding.enabled or seeds:
             details["seeding"] = made.seed()
         record = made.round.record(repairer.name, self._run.datamanager.train_names, details)
@@ -242,7 +242,7 @@ class FusionLoop(Supervision):
         trial = self._trial
         if trial is None or trial.round not in self.store.rounds:
             return
-        complaint = trial.complaint(self.maker.photos_psnr(), self.config.observed_margin)
+        complaint = trial.complaint(self.maker.photos_psnr(), self.config.withdraw_margin)
         if complaint is not None:
             self.store.drop(trial.round)
             self._say(f"Round {trial.round} is withdrawn at step {step}: {complaint}.", "yellow")

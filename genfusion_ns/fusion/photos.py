@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, References, before_backdrop
 from genfusion_ns.geometry.free_space import SeenSurfaces
@@ -39,7 +39,7 @@ class ShownPhotos:
 
 
 @dataclass(frozen=True)
-class ObservedPhotos:
+class PosedPhotos:
     """The seen parts of all train photos, resampled to one size."""
 
     rgb: Float[Tensor, "N H W 3"]
@@ -50,7 +50,7 @@ class ObservedPhotos:
     """Camera-to-world, OpenGL axes."""
     Ks: Float[Tensor, "N 3 3"]
     """Intrinsics in pixels of this H x W raster."""
-    whole: ObservedViews
+    whole: PhotoCameras
     """Cameras of the whole photos, at their own resolution."""
     transparent: bool = False
     """The photos have alpha: empty space is black in them, content that a repairer must keep and not a hole."""
@@ -62,7 +62,7 @@ class ObservedPhotos:
         size: tuple[int, int],
         device: torch.device | str,
         split: Literal["train", "test"] = "train",
-    ) -> ObservedPhotos:
+    ) -> PosedPhotos:
         """Photos of one split of a datamanager, at (width, height) `size`, on `device`."""
         # Reading the images first: undistortion and crop windows change the cameras.
         cached = datamanager.cached_train if split == "train" else datamanager.cached_eval
@@ -81,7 +81,7 @@ class ObservedPhotos:
             seen=seen,
             c2w=c2w.to(device),
             Ks=torch.stack([resize_intrinsics(K, old, size) for K, old in zip(Ks, sizes, strict=True)]).to(device),
-            whole=ObservedViews(c2w, cameras_to_viewmats(whole.to("cpu"))[1], camera_sizes(whole)),
+            whole=PhotoCameras(c2w, cameras_to_viewmats(whole.to("cpu"))[1], camera_sizes(whole)),
             transparent=datamanager.transparent,
         )
 

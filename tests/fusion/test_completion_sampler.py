@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genfusion_ns.data.camera_path import CameraPathError, read_camera_path
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_intrinsics
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene
 from genfusion_ns.geometry.cameras import look_at
@@ -25,16 +25,16 @@ def arc(count: int, radius: float, height: float = 0.3, start: float = 0.0, span
     return look_at(CENTER + circle, CENTER, UP)
 
 
-def views(c2w: torch.Tensor) -> ObservedViews:
+def views(c2w: torch.Tensor) -> PhotoCameras:
     K = torch.tensor([[90.0, 0, 48], [0, 90, 32], [0, 0, 1]], dtype=torch.float64)
-    return ObservedViews(c2w, K.expand(len(c2w), 3, 3).clone(), [(96, 64)] * len(c2w))
+    return PhotoCameras(c2w, K.expand(len(c2w), 3, 3).clone(), [(96, 64)] * len(c2w))
 
 
-def ring() -> ObservedViews:
+def ring() -> PhotoCameras:
     return views(arc(20, 1.0))
 
 
-def walk() -> ObservedViews:
+def walk() -> PhotoCameras:
     """A corridor along +x, looking ahead."""
     positions = torch.stack([torch.linspace(0, 3, 12), torch.zeros(12), torch.zeros(12)], dim=-1).double()
     return views(look_at(positions, positions + torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64), UP))

@@ -17,9 +17,9 @@ from tiny_run import make_trainer
 
 from genfusion_ns.data.crop_windows import CropWindow
 from genfusion_ns.data.masking import MaskingConfig
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras
 from genfusion_ns.fusion.cameras.masked import MaskedSampler, MaskedSamplerConfig
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import ellipse_path
 from genfusion_ns.methods import genfusion_masked
@@ -53,7 +53,7 @@ def test_every_train_camera_is_in_the_walk_with_its_whole_frame(count: int) -> N
     c2w = ring(count)
     Ks = torch.eye(3).repeat(count, 1, 1)
     Ks[:, 0, 0] = torch.arange(count) + 50.0
-    observed = ObservedViews(c2w, Ks, [(64, 48)] * count)
+    observed = PhotoCameras(c2w, Ks, [(64, 48)] * count)
     sampled = MaskedSampler(MaskedSamplerConfig(), 16, (32, 24)).sample(observed, 0, torch.Generator())
     assert sampled.photo_ids is not None and len(sampled.photo_ids) == len(sampled.c2w)
     stands_at = {photo: frame for frame, photo in enumerate(sampled.photo_ids) if photo is not None}
@@ -75,8 +75,8 @@ def test_photos_in_wider_frames_of_the_same_place() -> None:
     cut = K.clone()
     cut[0, 2], cut[1, 2] = 16 - 6, 12 - 4
     pose = torch.eye(4)[None]
-    views = ObservedViews(pose, K[None], [(32, 24)])
-    photos = ObservedPhotos(picture[None, 4:16, 6:22], None, pose, cut[None], views)
+    views = PhotoCameras(pose, K[None], [(32, 24)])
+    photos = PosedPhotos(picture[None, 4:16, 6:22], None, pose, cut[None], views)
     shown = photos.shown_from([0, None], torch.stack([K, K]), (32, 24))
     expected = torch.zeros(24, 32, dtype=torch.bool)
     expected[4:16, 6:22] = True
@@ -94,12 +94,12 @@ def test_surfaces_are_seen_at_a_small_size_one_photo_at_a_time(size: tuple[int, 
     c2w = torch.eye(4).repeat(3, 1, 1)
     c2w[:, :3, 3] = torch.tensor([[0.0, 0, 2], [0.2, 0, 2], [0, 0.2, 2]])
     K = torch.tensor([[size[0], 0, size[0] / 2], [0, size[0], size[1] / 2], [0, 0, 1]])
-    photos = ObservedPhotos(
+    photos = PosedPhotos(
         torch.zeros(3, size[1], size[0], 3),
         None,
         c2w,
         K.expand(3, 3, 3),
-        ObservedViews(c2w, K.expand(3, 3, 3), [size] * 3),
+        PhotoCameras(c2w, K.expand(3, 3, 3), [size] * 3),
     )
     render = model.render
     model.render = lambda viewmats, *rest: rendered.append(len(viewmats)) or render(viewmats, *rest)
@@ -147,7 +147,7 @@ def test_only_what_a_mask_leaves_visible_judges_the_scene(share: float) -> None:
     seen = (torch.arange(8) < 8 * share).view(1, 1, 8, 1).expand(1, 8, 8, 1)
     render = torch.where(seen, photos + 0.1, photos + 0.4)
     scene = SimpleNamespace(render_clip=lambda viewmats, Ks, size: SimpleNamespace(rgb=render))
-    observed = ObservedPhotos(photos, seen, torch.eye(4)[None], torch.eye(3)[None], whole=None)
+    observed = PosedPhotos(photos, seen, torch.eye(4)[None], torch.eye(3)[None], whole=None)
     assert observed.mean_psnr(scene) == pytest.approx(20.0, abs=1e-3)
 
 

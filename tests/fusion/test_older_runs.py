@@ -18,6 +18,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from tiny_capture import make_capture, write_transforms
 from tiny_run import save_toy_generator
 
+from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.methods import genfusion, genfusion_completion, genfusion_masked
 from genfusion_ns.stored_config import StoredConfig
@@ -102,6 +103,12 @@ def test_every_field_that_a_config_lacks_takes_its_default(config):
             assert str(vars(restored)[field.name]) == str(default), f"{type(part).__name__}.{field.name}"
             kept = {name: value for name, value in vars(restored).items() if name != field.name}
             assert kept == {name: value for name, value in vars(part).items() if name != field.name}
+
+
+def test_a_field_that_was_renamed_keeps_its_value():
+    text = yaml.dump(FusionConfig(withdraw_margin=2.5)).replace("withdraw_margin", "observed_margin")
+    config = yaml.load(text, Loader=yaml.Loader)
+    assert config == FusionConfig(withdraw_margin=2.5) and "observed_margin" not in vars(config)
 
 
 def test_a_config_without_a_later_field_loads(tmp_path):

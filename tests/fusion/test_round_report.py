@@ -49,7 +49,7 @@ def round_of(count: int) -> tuple[RoundRecord, list[Clip], list[RepairedClip], l
         reference_names=[["images/frame_0003.jpg", "a/rather/long/folder/name/for/a/photo_0001.jpg"]] * count,
         scores=[{"artifact_psnr": 18.25, "repaired_psnr": float("nan")}] * count,
         rejected=[None, "agrees less with the photos than its render"][:count],
-        details={"phase": 0.25, "up": torch.tensor([0.0, 0.0, 1.0]), "observed_psnr": float("inf")},
+        details={"phase": 0.25, "up": torch.tensor([0.0, 0.0, 1.0]), "photos_psnr": float("inf")},
     )
     return record, list(clips), list(repaired), list(references)
 
@@ -78,7 +78,7 @@ def test_everything_can_be_read_back(tmp_path):
     assert second["reason"] == "agrees less with the photos than its render"
     assert first["references"][0] == {"id": 3, "name": "images/frame_0003.jpg"}
     assert first["scores"] == {"artifact_psnr": 18.25, "repaired_psnr": None}
-    assert read["details"] == {"phase": 0.25, "up": [0.0, 0.0, 1.0], "observed_psnr": None}
+    assert read["details"] == {"phase": 0.25, "up": [0.0, 0.0, 1.0], "photos_psnr": None}
     assert read["versions"]["torch"] == torch.__version__
 
 

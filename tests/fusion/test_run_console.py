@@ -48,7 +48,7 @@ def test_each_round_has_a_line_before_and_one_after(capture_folder, generator_fo
         scores = [window["scores"] for window in record["windows"]]
         means = [np.mean([score[name] for score in scores]) for name in ("artifact_psnr", "repaired_psnr")]
         assert [float(value) for value in line[2:5]] == pytest.approx(
-            [record["details"]["observed_psnr"], *means], abs=0.05
+            [record["details"]["photos_psnr"], *means], abs=0.05
         )
         assert int(line[5]) == sum(window["accepted"] for window in record["windows"])
         assert int(line[6]) == pytest.approx(100 * np.mean([score["coverage"] for score in scores]), abs=0.51)
@@ -63,7 +63,7 @@ def test_tensorboard_gets_figures_and_sheets_of_rounds(capture_folder, generator
     for index in range(2):
         folder = trainer.base_dir / "genfusion" / f"round_{index:02d}"
         record = json.loads((folder / "round.json").read_text())
-        assert figures["photos_psnr"][index][1] == pytest.approx(record["details"]["observed_psnr"], rel=1e-5)
+        assert figures["photos_psnr"][index][1] == pytest.approx(record["details"]["photos_psnr"], rel=1e-5)
         kept = np.mean([window["accepted"] for window in record["windows"]])
         assert figures["kept"][index][1] == pytest.approx(kept)
         for clip in range(2):

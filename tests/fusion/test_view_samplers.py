@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import real_capture
 
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_intrinsics, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_intrinsics, clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
 from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
@@ -54,16 +54,16 @@ def room() -> BoxRoom:
     return BoxRoom(torch.tensor([3.0, 2.0, 1.5], dtype=torch.float64), torch.tensor(boxes, dtype=torch.float64))
 
 
-def three_views() -> ObservedViews:
+def three_views() -> PhotoCameras:
     """Photographer between the wall x = -3 and the pillar, looking along +x through an 80 degree lens."""
     positions = torch.tensor([[-2.7, -1.2, 0.0], [-2.3, 0.1, 0.3], [-0.8, 0.9, -0.1]], dtype=torch.float64)
     c2w = look_at(positions, torch.tensor([2.0, 0.2, 0.0], dtype=torch.float64), UP)
     focal = 0.5 * WIDTH / math.tan(math.radians(40))
     K = torch.tensor([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]], dtype=torch.float64)
-    return ObservedViews(c2w, K.expand(3, 3, 3).clone(), [(WIDTH, HEIGHT)] * 3)
+    return PhotoCameras(c2w, K.expand(3, 3, 3).clone(), [(WIDTH, HEIGHT)] * 3)
 
 
-def seen(observed: ObservedViews, scene: BoxRoom) -> SeenSurfaces:
+def seen(observed: PhotoCameras, scene: BoxRoom) -> SeenSurfaces:
     viewmats = c2w_to_viewmat(observed.c2w)
     depths = torch.stack([scene.depth(v, K) for v, K in zip(viewmats, observed.Ks, strict=True)])
     return SeenSurfaces(viewmats, observed.Ks, depths, torch.ones_like(depths))
@@ -198,7 +198,7 @@ def test_around_a_subject_hidden_is_allowed_but_behind_walls_is_not():
     angle = 2 * math.pi * torch.arange(3) / 3 + 0.2
     positions = torch.stack([2.2 * angle.cos(), 2.2 * angle.sin(), 0.4 + 0 * angle], dim=-1).double()
     c2w = look_at(positions, torch.zeros(3, dtype=torch.float64), UP)
-    observed = ObservedViews(c2w, three_views().Ks, [(WIDTH, HEIGHT)] * 3)
+    observed = PhotoCameras(c2w, three_views().Ks, [(WIDTH, HEIGHT)] * 3)
     is_clear = clearance_test(seen(observed, scene))
     around = sample(observed, num_frames=32, is_clear=is_clear)
     assert around.log["kind"] == "ellipse" and around.log["pulled_frames"] == 0
@@ -265,7 +265,7 @@ def test_shapes_and_windows(kind, num_frames):
 
 def test_a_single_photo_gives_a_camera_that_stays():
     observed = three_views()
-    single = ObservedViews(observed.c2w[:1], observed.Ks[:1], observed.sizes[:1])
+    single = PhotoCameras(observed.c2w[:1], observed.Ks[:1], observed.sizes[:1])
     views = sample(single, num_frames=16, turn_jitter=0.0)
     torch.testing.assert_close(views.c2w, observed.c2w[:1].expand(16, 4, 4))
     assert views.reference_ids == [[0]]
@@ -275,7 +275,7 @@ def test_rounds_of_an_ellipse_differ_as_configured():
     angle = 2 * math.pi * torch.arange(5) / 5
     positions = torch.stack([angle.cos(), angle.sin(), 0.3 * angle.sin()], dim=-1).double()
     c2w = look_at(positions, torch.zeros(3, dtype=torch.float64), UP)
-    observed = ObservedViews(c2w, three_views().Ks[:1].expand(5, 3, 3), [(WIDTH, HEIGHT)] * 5)
+    observed = PhotoCameras(c2w, three_views().Ks[:1].expand(5, 3, 3), [(WIDTH, HEIGHT)] * 5)
     logs = [sample(observed, round=k).log for k in range(7)]
     assert [abs(log["tilt_degrees"]) for log in logs] == pytest.approx([0, 2, 4, 6, 8, 10, 10])
     assert [log["height_variation"] for log in logs] == pytest.approx([1.5, 1.3, 1.1, 0.9, 0.7, 0.5, 0.5])
@@ -334,7 +334,7 @@ def test_clip_intrinsics_are_the_median_of_the_commonest_size():
     K = torch.tensor([[100.0, 0, 48], [0, 101, 32], [0, 0, 1]])
     Ks = torch.stack([K, 1.1 * K, 0.9 * K, 50 * K])
     Ks[:, 2, 2] = 1
-    observed = ObservedViews(torch.eye(4).repeat(4, 1, 1), Ks, [(96, 64)] * 3 + [(4800, 3200)])
+    observed = PhotoCameras(torch.eye(4).repeat(4, 1, 1), Ks, [(96, 64)] * 3 + [(4800, 3200)])
     size, clip_K = clip_intrinsics(observed, (192, 128))
     assert size == (192, 128)
     torch.testing.assert_close(clip_K, torch.tensor([[200.0, 0, 96], [0, 202, 64], [0, 0, 1]]))
@@ -355,7 +355,7 @@ def test_real_captures(name, kind, views):
     train = json.loads((folder / f"train_test_split_{views}.json").read_text())["train_ids"]
     c2w = torch.tensor([frames[i]["transform_matrix"] for i in train])
     K = torch.tensor([[meta["fl_x"], 0, meta["cx"]], [0, meta["fl_y"], meta["cy"]], [0, 0, 1]])
-    observed = ObservedViews(c2w, K.expand(views, 3, 3), [(meta["w"], meta["h"])] * views)
+    observed = PhotoCameras(c2w, K.expand(views, 3, 3), [(meta["w"], meta["h"])] * views)
     for round in (0, 5):
         sampled = sample(observed, round=round)
         assert sampled.log["kind"] == kind

@@ -101,7 +101,7 @@ def test_the_panel_follows_the_loop_and_carries_out_what_is_clicked(trainer, ser
     watched = Watched(server, trainer)
     panel, loop = watched.panel, watched.loop
     assert "0 made, next at step 4" in watched.text
-    assert panel.clips.choice.disabled and panel.clips.drop.disabled
+    assert panel.clips.shown.disabled and panel.clips.drop.disabled
     assert watched.frustums() == {}
 
     watched.click(panel.fuse)
@@ -110,16 +110,16 @@ def test_the_panel_follows_the_loop_and_carries_out_what_is_clicked(trainer, ser
     assert "1 made" in watched.text and "waiting" not in watched.text
     assert "on 20 generated views" in watched.text
     assert len(watched.frustums()) == 20
-    labels = panel.clips.choice.options
+    labels = panel.clips.shown.options
     assert [label.split(" (")[0] for label in labels] == ["Round 0 clip 1", "Round 0 clip 0"]
-    assert panel.clips.choice.value == labels[-1], "the first clip of the newest round is shown"
+    assert panel.clips.shown.value == labels[-1], "the first clip of the newest round is shown"
     assert panel.clips.picture.content.count("data:image/webp;base64,") == 1
 
     watched.click(panel.clips.drop)
     watched.step(2)
     assert len(loop.store) == 4 and {view.clip for view in loop.store} == {1}
     assert len(watched.frustums()) == 4
-    assert panel.clips.choice.value == "Round 0 clip 0 (dropped)" and panel.clips.drop.disabled
+    assert panel.clips.shown.value == "Round 0 clip 0 (dropped)" and panel.clips.drop.disabled
     assert "Dropped clip 0 of round 0" in watched.text
 
     camera = trainer.pipeline.datamanager.train_dataset.cameras[2]
@@ -132,7 +132,7 @@ def test_the_panel_follows_the_loop_and_carries_out_what_is_clicked(trainer, ser
     torch.testing.assert_close(loop.latest.sampled.c2w[-1][:3], wanted, atol=1e-4, rtol=0)
     height = loop.latest.sampled.size[1]
     assert 2 * np.arctan(height / 2 / float(loop.latest.sampled.K[-1, 1, 1])) == pytest.approx(0.7, abs=1e-4)
-    assert panel.clips.choice.value.startswith("Round 1 clip 0 (0.")
+    assert panel.clips.shown.value.startswith("Round 1 clip 0 (0.")
     last = watched.frustums()["/genfusion/camera_019"]
     assert last.fov == pytest.approx(0.7, abs=1e-4)
 

@@ -17,7 +17,7 @@ from genfusion_ns.geometry.windows import Window, clip_windows
 
 
 @dataclass(frozen=True)
-class ObservedViews:
+class PhotoCameras:
     """Cameras of the N training views; where a run may see only a part of a photo, these are those of the whole one."""
 
     c2w: Float[Tensor, "N 4 4"]
@@ -49,7 +49,7 @@ class SampledViews:
 
 
 def cut_into_clips(
-    observed: ObservedViews,
+    cameras: PhotoCameras,
     c2w: Float[Tensor, "M 4 4"],
     K: Float[Tensor, "M 3 3"],
     size: tuple[int, int],
@@ -62,7 +62,7 @@ def cut_into_clips(
     """A camera path, cut into the windows that a repairer takes, each with the views that condition it.
 
     Args:
-        observed: training views, at least one.
+        cameras: training views, at least one.
         c2w: the path, OpenGL axes.
         K: intrinsics in pixels of `size`.
         size: (width, height) of the clips in pixels.
@@ -72,30 +72,30 @@ def cut_into_clips(
         photo_ids: see `SampledViews`.
     """
     windows = clip_windows(len(c2w), clip_length)
-    references = [choose_references(observed.c2w, c2w[w.start : w.start + w.length], num_references) for w in windows]
+    references = [choose_references(cameras.c2w, c2w[w.start : w.start + w.length], num_references) for w in windows]
     return SampledViews(c2w, K, size, windows, references, log, photo_ids)
 
 
-def choose_references(observed: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:
+def choose_references(photos: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:
     """The views that condition a window: the nearest to its mean pose first, then those that cover its frames best.
 
     The first choice is the official rule with positions in units of the capture (`pose_distances`). Each further view
     is the one that brings the frames, on average, closest to a chosen view.
 
     Args:
-        observed: poses of the training views. [N, 4, 4]
+        photos: poses of the training views. [N, 4, 4]
         frames: poses of the window. [T, 4, 4]
         count: how many; all views at most.
 
     Returns:
-        Indices of `observed` without repeats.
+        Indices of `photos` without repeats.
     """
     mean = frames.mean(0, keepdim=True)
     mean[:, :3, 2] = torch.nn.functional.normalize(mean[:, :3, 2], dim=-1)
-    chosen = [int(pose_distances(observed, mean)[:, 0].argmin())]
-    distances = pose_distances(observed, frames)
+    chosen = [int(pose_distances(photos, mean)[:, 0].argmin())]
+    distances = pose_distances(photos, frames)
     covered = distances[chosen[0]]
-    while len(chosen) < min(count, len(observed)):
+    while len(chosen) < min(count, len(photos)):
         gain = (covered - torch.minimum(distances, covered)).sum(1)
         gain[chosen] = -1.0
         # Where no view brings a frame closer any more, the nearest of the rest.
@@ -111,11 +111,11 @@ def _nearest_of_the_rest(distances: Tensor, chosen: list[int]) -> int:
     return int(total.argmin())
 
 
-def clip_size(observed: tuple[int, int], resolution: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
+def clip_size(photo_size: tuple[int, int], resolution: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
     """Clip size with the shape of the photos and about as many pixels as the repairer was made for.
 
     Args:
-        observed: (width, height) of the photos.
+        photo_size: (width, height) of the photos.
         resolution: (width, height) of the repairer.
         multiple: both sides are multiples of this.
 
@@ -125,30 +125,28 @@ def clip_size(observed: tuple[int, int], resolution: tuple[int, int], multiple: 
     Raises:
         ValueError: a side below 1.
     """
-    if min(*observed, *resolution, multiple) < 1:
+    if min(*photo_size, *resolution, multiple) < 1:
         raise ValueError(
-            f"photo size {observed}, repairer resolution {resolution} and multiple {multiple} must be >= 1"
+            f"photo size {photo_size}, repairer resolution {resolution} and multiple {multiple} must be >= 1"
         )
-    aspect, area = observed[0] / observed[1], resolution[0] * resolution[1]
+    aspect, area = photo_size[0] / photo_size[1], resolution[0] * resolution[1]
     ideal = math.sqrt(area * aspect)
     around = [max(1, math.floor(ideal / multiple) + step) * multiple for step in (-1, 0, 1, 2)]
     candidates = [(w, max(1, math.floor(w / aspect / multiple + 0.5)) * multiple) for w in around]
     return min(candidates, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
 
 
-def clip_intrinsics(
-    observed: ObservedViews, resolution: tuple[int, int]
-) -> tuple[tuple[int, int], Float[Tensor, "3 3"]]:
+def clip_intrinsics(cameras: PhotoCameras, resolution: tuple[int, int]) -> tuple[tuple[int, int], Float[Tensor, "3 3"]]:
     """Size of the clip and the median intrinsics of the observed views at it, over the views of the commonest size.
 
     Args:
-        observed: training views.
+        cameras: training views.
         resolution: (width, height) of the repairer.
 
     Returns:
         (width, height) and K in pixels of that size.
     """
-    common = commonest_size(observed.sizes)
-    chosen = observed.Ks[[i for i, size in enumerate(observed.sizes) if size == common]]
+    common = commonest_size(cameras.sizes)
+    chosen = cameras.Ks[[i for i, size in enumerate(cameras.sizes) if size == common]]
     size = clip_size(common, resolution)
     return size, resize_intrinsics(chosen.median(dim=0).values, common, size)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath, read_camera_path
 from genfusion_ns.fusion.cameras.clip_cameras import (
-    ObservedViews,
+    PhotoCameras,
     SampledViews,
     clip_intrinsics,
     clip_size,
@@ -80,7 +80,7 @@ class CompletionSampler(ViewSampler):
 
     def sample(
         self,
-        observed: ObservedViews,
+        cameras: PhotoCameras,
         round: int,
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
@@ -94,59 +94,59 @@ class CompletionSampler(ViewSampler):
             ValueError: the camera path misses the scene, or no loop can be made from these cameras.
         """
         if self._path is not None:
-            path, lens, log = self._from_file(self._path, observed, round, is_clear)
+            path, lens, log = self._from_file(self._path, cameras, round, is_clear)
         else:
-            path, lens, log = self._from_parameters(observed, is_clear)
+            path, lens, log = self._from_parameters(cameras, is_clear)
         first = round % math.ceil(self.config.num_frames / self.config.frames_per_round) * self.config.frames_per_round
         part = slice(first, first + self.config.frames_per_round)
         c2w = path[part]
         log = {"round": round, "path_frames": [first, first + len(c2w)], **log}
         count = self.config.num_references
         return cut_into_clips(
-            observed, c2w, lens.K[part], lens.size, clip_length=self.clip_length, num_references=count, log=log
+            cameras, c2w, lens.K[part], lens.size, clip_length=self.clip_length, num_references=count, log=log
         )
 
     def _from_file(
-        self, path: CameraPath, observed: ObservedViews, round: int, is_clear: ClearTest | None
+        self, path: CameraPath, cameras: PhotoCameras, round: int, is_clear: ClearTest | None
     ) -> tuple[Tensor, _Lens, dict[str, Any]]:
         path = path.resampled(self.config.num_frames)
-        problem = path_misses_scene(path, observed)
+        problem = path_misses_scene(path, cameras)
         if problem is not None:
             raise ValueError(_explain_miss(self.config.camera_path, problem))
-        tilt = path_tilt(path, observed)
+        tilt = path_tilt(path, cameras)
         if tilt > _TILT and round == 0:
             say(
                 f"The vertical of the camera path {self.config.camera_path} is {tilt:.0f} degrees from that of "
                 "the photos. If that is not meant, the path was saved with another orientation_method.",
                 "yellow",
             )
-        c2w = path.c2w.to(observed.c2w)
+        c2w = path.c2w.to(cameras.c2w)
         log: dict[str, Any] = {"kind": "camera_path", "file": str(self.config.camera_path), "tilt_degrees": tilt}
         if is_clear is not None:
             log["frames_in_walls"] = int((~is_clear(c2w)).sum())
-        return c2w, _lens_of(path, self.resolution, observed.Ks), log
+        return c2w, _lens_of(path, self.resolution, cameras.Ks), log
 
     def _from_parameters(
-        self, observed: ObservedViews, is_clear: ClearTest | None
+        self, cameras: PhotoCameras, is_clear: ClearTest | None
     ) -> tuple[Tensor, _Lens, dict[str, Any]]:
         config = self.config
         path = orbit_path(
-            observed.c2w,
+            cameras.c2w,
             config.num_frames,
             path_scale=config.path_scale,
             rotation_angle=math.radians(config.rotation_angle),
             position_z_offset=config.position_z_offset,
             distance=config.distance,
         )
-        log: dict[str, Any] = {"kind": "loop", "focus": capture_shape(observed.c2w).focus.tolist()}
+        log: dict[str, Any] = {"kind": "loop", "focus": capture_shape(cameras.c2w).focus.tolist()}
         for name in ("path_scale", "rotation_angle", "position_z_offset", "distance"):
             log[name] = getattr(config, name)
         if is_clear is not None:
             borders = list(range(0, len(path), config.frames_per_round))
             # Only positions give way: to look where the photos do not is what the path is for.
-            cleared = keep_clear(path, observed.c2w, borders, is_clear, turn=False)
+            cleared = keep_clear(path, cameras.c2w, borders, is_clear, turn=False)
             path, log["pulled_frames"] = cleared.c2w, cleared.pulled_frames
-        size, K = clip_intrinsics(observed, self.resolution)
+        size, K = clip_intrinsics(cameras, self.resolution)
         return path, _Lens(size, K.expand(len(path), 3, 3).clone()), log
 
 

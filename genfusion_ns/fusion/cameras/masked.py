@@ -9,7 +9,7 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_size, cut_into_clips
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews, clip_size, cut_into_clips
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture_shape import pose_distances
@@ -42,24 +42,24 @@ class MaskedSampler(ViewSampler):
 
     def sample(
         self,
-        observed: ObservedViews,
+        cameras: PhotoCameras,
         round: int,
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
     ) -> SampledViews:
         """See `ViewSampler.sample`; nothing is drawn at random."""
-        order, kind = _walk(observed.c2w)
+        order, kind = _walk(cameras.c2w)
         gaps = max(len(order) - 1, 1)
         steps = max(1, -(-(self.clip_length - 1) // gaps))
-        path = interpolate_poses(observed.c2w[order], steps)
+        path = interpolate_poses(cameras.c2w[order], steps)
         photo_ids: list[int | None] = [None] * len(path)
         photo_ids[::steps] = order
         nearest = [order[(frame + steps // 2) // steps] for frame in range(len(path))]
-        size = clip_size(commonest_size(observed.sizes), self.resolution)
-        Ks = torch.stack([resize_intrinsics(observed.Ks[i], observed.sizes[i], size) for i in nearest])
+        size = clip_size(commonest_size(cameras.sizes), self.resolution)
+        Ks = torch.stack([resize_intrinsics(cameras.Ks[i], cameras.sizes[i], size) for i in nearest])
         log = {"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1}
         return cut_into_clips(
-            observed,
+            cameras,
             path,
             Ks,
             size,

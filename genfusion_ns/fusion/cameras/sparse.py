@@ -15,7 +15,7 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews, clip_intrinsics, cut_into_clips
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews, clip_intrinsics, cut_into_clips
 from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape, pose_distances
 from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
@@ -49,7 +49,7 @@ class ViewSampler(ABC):
     @abstractmethod
     def sample(
         self,
-        observed: ObservedViews,
+        cameras: PhotoCameras,
         round: int,
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
@@ -57,7 +57,7 @@ class ViewSampler(ABC):
         """Cameras and references of one round.
 
         Args:
-            observed: training views, at least one.
+            cameras: training views, at least one.
             round: 0-based count of rounds.
             generator: source of all randomness, on the CPU.
             is_clear: which poses stand in free space; without it every pose is taken as clear.
@@ -99,31 +99,31 @@ class SparseSampler(ViewSampler):
 
     def sample(
         self,
-        observed: ObservedViews,
+        cameras: PhotoCameras,
         round: int,
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
     ) -> SampledViews:
         """See `ViewSampler.sample`."""
-        shape = capture_shape(observed.c2w)
+        shape = capture_shape(cameras.c2w)
         kind = self.config.kind
         if kind == "auto":
             kind = "ellipse" if shape.surrounds_focus else "follow"
-        path, log = (self._ellipse if kind == "ellipse" else self._follow)(observed.c2w, round, generator)
+        path, log = (self._ellipse if kind == "ellipse" else self._follow)(cameras.c2w, round, generator)
         log = {"kind": kind, "round": round, **_shape_log(shape), **log}
         if is_clear is not None:
             borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
-            cleared = keep_clear(path, observed.c2w, borders, is_clear)
+            cleared = keep_clear(path, cameras.c2w, borders, is_clear)
             path = cleared.c2w
             log |= {
                 "pulled_frames": cleared.pulled_frames,
                 "largest_pull": cleared.largest_pull,
                 "jumps": cleared.jumps,
             }
-        size, K = clip_intrinsics(observed, self.resolution)
+        size, K = clip_intrinsics(cameras, self.resolution)
         Ks = K.expand(len(path), 3, 3).clone()
         count = self.config.num_references
-        return cut_into_clips(observed, path, Ks, size, clip_length=self.clip_length, num_references=count, log=log)
+        return cut_into_clips(cameras, path, Ks, size, clip_length=self.clip_length, num_references=count, log=log)
 
     def _ellipse(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         config = self.config
@@ -153,7 +153,7 @@ class SparseSampler(ViewSampler):
 
 
 def views_towards(
-    observed: ObservedViews,
+    cameras: PhotoCameras,
     c2w: Float[Tensor, "rows 4"],
     fov_y: float,
     clip_length: int,
@@ -164,7 +164,7 @@ def views_towards(
     """One window from the nearest observed view to a camera.
 
     Args:
-        observed: training views, at least one.
+        cameras: training views, at least one.
         c2w: the camera, OpenGL axes; 3 or 4 rows.
         fov_y: its vertical angle of view, radians.
         clip_length: frames of the window.
@@ -174,23 +174,23 @@ def views_towards(
     Raises:
         ValueError: a pose that is not rigid or not finite, or an angle out of range.
     """
-    target = torch.eye(4, dtype=observed.c2w.dtype)
+    target = torch.eye(4, dtype=cameras.c2w.dtype)
     target[:3] = c2w[:3].to(target)
     turned = target[:3, :3].T @ target[:3, :3]
     if not bool(torch.isfinite(target).all()) or float((turned - torch.eye(3)).abs().max()) > 1e-3:
         raise ValueError(f"the camera pose to complete from is not a rigid, finite one: {c2w.tolist()}")
     if not 0 < fov_y < math.pi:
         raise ValueError(f"the vertical angle of view is {math.degrees(fov_y)} degrees; it must lie between 0 and 180")
-    nearest = int(pose_distances(observed.c2w, target[None])[:, 0].argmin())
-    path = spline_path(torch.stack([observed.c2w[nearest], target]), clip_length)
-    size, K = clip_intrinsics(observed, resolution)
+    nearest = int(pose_distances(cameras.c2w, target[None])[:, 0].argmin())
+    path = spline_path(torch.stack([cameras.c2w[nearest], target]), clip_length)
+    size, K = clip_intrinsics(cameras, resolution)
     asked = K.clone()
     asked[0, 0] = asked[1, 1] = size[1] / 2 / math.tan(fov_y / 2)
     asked[0, 2], asked[1, 2] = size[0] / 2, size[1] / 2
     share = torch.linspace(0, 1, clip_length, dtype=K.dtype)[:, None, None]
     log = {"kind": "towards a camera", "from_view": nearest, "fov_y_degrees": math.degrees(fov_y)}
     Ks = K + share * (asked - K)
-    return cut_into_clips(observed, path, Ks, size, clip_length=clip_length, num_references=num_references, log=log)
+    return cut_into_clips(cameras, path, Ks, size, clip_length=clip_length, num_references=num_references, log=log)
 
 
 def _shape_log(shape: CaptureShape) -> dict[str, Any]:

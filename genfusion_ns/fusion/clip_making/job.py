@@ -23,11 +23,11 @@ from genfusion_ns.data.clips.pairs import Provenance
 from genfusion_ns.data.clips.shards import RECORD, finished_shards, read_record, write_record
 from genfusion_ns.fusion.cameras.clip_cameras import choose_references
 from genfusion_ns.fusion.clip_making.paths import AllPhotos, CleanPath, perturbed_path, photo_path
-from genfusion_ns.fusion.clip_making.plain_runs import Presets, UnrepairedRun
+from genfusion_ns.fusion.clip_making.plain_runs import PlainRun, Presets
 from genfusion_ns.fusion.clip_making.preview import Preview
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty
-from genfusion_ns.fusion.clip_making.writers import ClipSink, MadeClip, PublishedSink, ShardSink
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.clip_making.writers import ClipWriter, MadeClip, PublishedClipWriter, ShardClipWriter
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, ClipPair
@@ -121,10 +121,10 @@ class _Maker:
         self.job, self.recipe, self.presets = job, job.recipe, presets
         self.parser, self.names = _registered(job.capture, self.recipe.downscale_factor)
         self.preview = Preview([])
-        self.sink: ClipSink = (
-            ShardSink(job.unfinished, self.recipe.shard_megabytes * 2**20)
+        self.writer: ClipWriter = (
+            ShardClipWriter(job.unfinished, self.recipe.shard_megabytes * 2**20)
             if self.recipe.layout == "shards"
-            else PublishedSink(job.unfinished)
+            else PublishedClipWriter(job.unfinished)
         )
 
     def make(self) -> int:
@@ -140,7 +140,7 @@ class _Maker:
                 for step, stage in self.recipe.stage_of_step().items()
             }
             self._run(difficulty, self.recipe.iterations).train(calls)
-        shards = self.sink.finish()
+        shards = self.writer.finish()
         self.preview.sheet().save(self.job.unfinished / "preview.png")
         write_record(
             self.job.unfinished,
@@ -148,16 +148,16 @@ class _Maker:
             capture=self.job.capture.resolve().name,
             seed=self.job.seed,
             recipe=self.recipe.as_record(),
-            samples=self.sink.samples,
+            samples=self.writer.samples,
             photos=len(self.names),
             dense_psnr=round(dense_psnr, 3),
             paths=[path.name for path in paths],
         )
-        return self.sink.samples
+        return self.writer.samples
 
-    def _run(self, photos: Difficulty, iterations: int) -> UnrepairedRun:
+    def _run(self, photos: Difficulty, iterations: int) -> PlainRun:
         count, seed = len(self.names), self.job.seed
-        return UnrepairedRun(self.presets, self.job.capture, self.parser, count, photos, iterations, seed)
+        return PlainRun(self.presets, self.job.capture, self.parser, count, photos, iterations, seed)
 
     def _paths(self, dense: GenFusionPipeline) -> tuple[list[CleanPath], float]:
         everything = AllPhotos.of(dense, self.recipe.resolution)
@@ -176,7 +176,7 @@ class _Maker:
         self, pipeline: GenFusionPipeline, paths: list[CleanPath], difficulty: Difficulty, stage: float
     ) -> None:
         size = paths[0].clean[0].size
-        train = ObservedPhotos.of(pipeline.datamanager, size, pipeline.scene.device)
+        train = PosedPhotos.of(pipeline.datamanager, size, pipeline.scene.device)
         names = pipeline.datamanager.train_names
         for path in paths:
             made = []
@@ -203,7 +203,7 @@ class _Maker:
                 )
                 made.append(MadeClip(window, ClipPair(artifact, clean, train.references(chosen)), provenance))
             key = f"{self.job.name}_{difficulty.key}_{round(100 * stage):03d}_{path.name}"
-            self.sink.add(key, made, path.length)
+            self.writer.add(key, made, path.length)
             if stage == max(self.recipe.stages):
                 shown = made[len(made) // 2]
                 self.preview.add(f"{key}, {shown.provenance.psnr} dB", shown.pair)

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, choose_references, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSampler, SparseSamplerConfig
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.rounds.agreement import photo_agreement
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
@@ -51,7 +51,7 @@ class CleanPath:
 class AllPhotos:
     """Every registered photo at clip size."""
 
-    photos: ObservedPhotos
+    photos: PosedPhotos
     names: list[str]
 
     @classmethod
@@ -59,12 +59,12 @@ class AllPhotos:
         """Train and test photos of a pipeline, at about as many pixels as `resolution` (width, height) has."""
         datamanager, device = pipeline.datamanager, pipeline.scene.device
         size = clip_size(commonest_size(camera_sizes(datamanager.whole_train_cameras)), resolution)
-        parts = [ObservedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
+        parts = [PosedPhotos.of(datamanager, size, device, split) for split in ("train", "test")]
         rgb, c2w, Ks = (torch.cat([getattr(part, name) for part in parts]) for name in ("rgb", "c2w", "Ks"))
         sizes = [size for part in parts for size in part.whole.sizes]
-        whole = ObservedViews(c2w.cpu(), torch.cat([part.whole.Ks for part in parts]), sizes)
+        whole = PhotoCameras(c2w.cpu(), torch.cat([part.whole.Ks for part in parts]), sizes)
         seen = [part.seen for part in parts if part.seen is not None]
-        merged = ObservedPhotos(rgb, torch.cat(seen) if len(seen) == len(parts) else None, c2w, Ks, whole)
+        merged = PosedPhotos(rgb, torch.cat(seen) if len(seen) == len(parts) else None, c2w, Ks, whole)
         return cls(merged, [*datamanager.train_names, *datamanager.test_names])
 
 
@@ -128,7 +128,7 @@ def _confirmed(rendered: Clip, photos: References) -> Float[Tensor, "T H W 1"]:
     return (agreement.shown & (agreement.confidence > _AGREEING)).to(rendered.alpha)
 
 
-def _few(photos: ObservedPhotos) -> ObservedPhotos:
+def _few(photos: PosedPhotos) -> PosedPhotos:
     """Photos spread over the capture."""
     count = len(photos.rgb)
     ids = torch.linspace(0, count - 1, min(count, _WALL_PHOTOS)).round().long()

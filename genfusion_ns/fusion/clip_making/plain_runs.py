@@ -36,7 +36,7 @@ class Presets:
 
 
 @dataclass(frozen=True)
-class UnrepairedRun:
+class PlainRun:
     """Settings of one reconstruction."""
 
     presets: Presets

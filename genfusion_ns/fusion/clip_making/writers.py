@@ -29,7 +29,7 @@ class MadeClip:
     provenance: Provenance
 
 
-class ClipSink(Protocol):
+class ClipWriter(Protocol):
     """Takes the clips of one job, path by path."""
 
     samples: int
@@ -44,7 +44,7 @@ class ClipSink(Protocol):
         ...
 
 
-class ShardSink:
+class ShardClipWriter:
     """Every window is a sample; see `clip_shards`."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -52,18 +52,18 @@ class ShardSink:
         self._writer = ShardWriter(folder, max_bytes)
 
     def add(self, key: str, clips: Sequence[MadeClip], num_frames: int) -> None:
-        """See `ClipSink.add`."""
+        """See `ClipWriter.add`."""
         for number, made in enumerate(clips):
             name = f"{key}_{number:02d}"
             self._writer.add(name, pack(name, made.pair, made.provenance))
             self.samples += 1
 
     def finish(self) -> list[ShardRecord]:
-        """See `ClipSink.finish`."""
+        """See `ClipWriter.finish`."""
         return self._writer.finish()
 
 
-class PublishedSink:
+class PublishedClipWriter:
     """Windows that go on from each other become one part, without their overlap; see `published_clips`.
 
     Beside each part a JSON file says where it comes from, which the layout itself does not.
@@ -74,7 +74,7 @@ class PublishedSink:
         self._folder = folder
 
     def add(self, key: str, clips: Sequence[MadeClip], num_frames: int) -> None:
-        """See `ClipSink.add`."""
+        """See `ClipWriter.add`."""
         runs: list[list[MadeClip]] = []
         end = None
         for made in clips:
@@ -88,7 +88,7 @@ class PublishedSink:
             self._write(key, run, num_frames)
 
     def finish(self) -> list[ShardRecord]:
-        """See `ClipSink.finish`."""
+        """See `ClipWriter.finish`."""
         return []
 
     def _write(self, key: str, run: list[MadeClip], num_frames: int) -> None:

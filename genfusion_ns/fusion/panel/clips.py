@@ -76,7 +76,7 @@ class ClipBrowser:
         self._pictures: dict[tuple[int, int], _Pictures] = {}
         self._box = gui.add_folder("Clips")
         with self._box:
-            self.choice: viser.GuiDropdownHandle[str] = gui.add_dropdown(
+            self.shown: viser.GuiDropdownHandle[str] = gui.add_dropdown(
                 "Clip", [_NONE], disabled=True, hint="In brackets: mean confidence, 0 to 1"
             )
             self.picture = gui.add_markdown("")
@@ -89,7 +89,7 @@ class ClipBrowser:
                 color="red",
                 hint="Training no longer learns from this clip",
             )
-        self.choice.on_update(lambda _: self._draw())
+        self.shown.on_update(lambda _: self._draw())
         self.play.on_update(lambda _: self._draw())
         self.drop.on_click(lambda _: self._drop_chosen(drop))
 
@@ -131,17 +131,17 @@ class ClipBrowser:
         self._entries = {entry.label: entry for entry in entries}
         if latest is not None and self._latest is None:  # all clips of a run have the length of its repairer
             self._set_length(len(latest.windows[0].clip))
-        self.choice.options = tuple(self._entries) or (_NONE,)
+        self.shown.options = tuple(self._entries) or (_NONE,)
         same = [e.label for e in entries if chosen is not None and (e.round, e.clip) == (chosen.round, chosen.clip)]
         newest = [e.label for e in entries if latest is not None and e.round == latest.index][-1:]
         wanted = newest if self.is_behind(latest) else same
-        if wanted and self.choice.value != wanted[0]:
-            self.choice.value = wanted[0]
+        if wanted and self.shown.value != wanted[0]:
+            self.shown.value = wanted[0]
         self._latest = latest
         self._draw()
 
     def _chosen(self) -> _Entry | None:
-        return self._entries.get(self.choice.value)
+        return self._entries.get(self.shown.value)
 
     def _drop_chosen(self, drop: Callable[[int, int], None]) -> None:
         entry = self._chosen()
@@ -152,7 +152,7 @@ class ClipBrowser:
     def _draw(self) -> None:
         entry = self._chosen()
         pictures = None if entry is None else entry.pictures
-        self.choice.disabled = entry is None
+        self.shown.disabled = entry is None
         self.drop.disabled = entry is None or not entry.held
         self.play.disabled = pictures is None
         self.frame.visible = pictures is not None and not self.play.value

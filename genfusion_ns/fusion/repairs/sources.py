@@ -16,7 +16,7 @@ from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.data.media.frame_sequences import DepthFolder, FrameSequence, read_photo
 from genfusion_ns.fusion.cameras.clip_cameras import choose_references, clip_size
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.clips import Clip, References
@@ -109,7 +109,7 @@ class RunClips:
     """`ClipSource` of the scene of a run, rendered along a camera path."""
 
     pipeline: GenFusionPipeline
-    photos: ObservedPhotos
+    photos: PosedPhotos
     c2w: Float[Tensor, "M 4 4"]
     Ks: Float[Tensor, "M 3 3"]
     size: tuple[int, int]
@@ -143,7 +143,7 @@ class RunClips:
             CaptureError: a photo cannot be read.
         """
         common = commonest_size(camera_sizes(pipeline.datamanager.whole_train_cameras))
-        photos = ObservedPhotos.of(pipeline.datamanager, clip_size(common, resolution), pipeline.scene.device)
+        photos = PosedPhotos.of(pipeline.datamanager, clip_size(common, resolution), pipeline.scene.device)
         problem = path_misses_scene(path, photos.whole)
         if problem is not None:
             raise ValueError(
@@ -173,8 +173,8 @@ class RunClips:
         """See `ClipSource.references`: the train photos nearest to the frames."""
         if self.given is not None:
             return self.given, self.given_names
-        observed = self.photos.c2w.cpu()
-        ids = choose_references(observed, self.c2w[list(frames)].to(observed), self.num_references)
+        photos = self.photos.c2w.cpu()
+        ids = choose_references(photos, self.c2w[list(frames)].to(photos), self.num_references)
         names = self.pipeline.datamanager.train_names
         return self.photos.references(ids), [names[i] for i in ids]
 

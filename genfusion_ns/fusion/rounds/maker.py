@@ -15,7 +15,7 @@ from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews, clip_size
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.fusion.contract import TrainingRun
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.rounds.round import RepairedWindow, Round, repair_window, seed_windows
 from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.geometry.free_space import ClearTest, SeenSurfaces, clearance_test, clearings
@@ -48,7 +48,7 @@ class RoundMaker:
         self._run = run
         self._repairer: VideoRepairer | None = None
         self._sampler: ViewSampler | None = None
-        self._photos: ObservedPhotos | None = None
+        self._photos: PosedPhotos | None = None
 
     @property
     def repairer(self) -> VideoRepairer:
@@ -63,13 +63,13 @@ class RoundMaker:
         self._repairer = repairer
 
     @property
-    def photos(self) -> ObservedPhotos:
+    def photos(self) -> PosedPhotos:
         """The train photos at clip resolution."""
         if self._photos is None:
             datamanager = self._run.datamanager
             _ = datamanager.cached_train  # crop windows change the cameras when the photos are read
             size = clip_size(commonest_size(camera_sizes(datamanager.train_dataset.cameras)), self.repairer.resolution)
-            self._photos = ObservedPhotos.of(datamanager, size, self._run.scene.device)
+            self._photos = PosedPhotos.of(datamanager, size, self._run.scene.device)
         return self._photos
 
     @property
@@ -87,7 +87,7 @@ class RoundMaker:
         return self.sampler.sample(self.photos.whole, index, generator, is_clear)
 
     def photos_psnr(self) -> float:
-        """How well the scene reproduces the photos now, see `ObservedPhotos.mean_psnr`."""
+        """How well the scene reproduces the photos now, see `PosedPhotos.mean_psnr`."""
         return self.photos.mean_psnr(self._run.scene)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
-from genfusion_ns.fusion.photos import ObservedPhotos
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.rounds.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.rounds.record import RoundRecord
@@ -97,7 +97,7 @@ class Round:
 @torch.no_grad()
 def repair_window(
     model: GenFusionModel,
-    photos: ObservedPhotos,
+    photos: PosedPhotos,
     repairer: VideoRepairer,
     sampled: SampledViews,
     number: int,

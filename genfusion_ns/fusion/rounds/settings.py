@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nerfstudio.configs.base_config import InstantiateConfig
 
@@ -18,6 +19,8 @@ class RoundSettings(SupervisionConfig):
 
     Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations).
     """
+
+    former_names: ClassVar[dict[str, str]] = {"observed_margin": "withdraw_margin"}
 
     start: float = 1 / 7
     """Step of the first round."""
@@ -49,7 +52,7 @@ class RoundSettings(SupervisionConfig):
     that any photo shows; 0: nothing is kept clear."""
     reject_margin: float = 0.5
     """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
-    observed_margin: float = 0.5
+    withdraw_margin: float = 0.5
     """A round after which the photos are reproduced by this many dB worse than before is withdrawn."""
     seed: int = 0
     """Seed of everything random in the rounds."""

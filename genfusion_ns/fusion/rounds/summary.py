@@ -44,7 +44,7 @@ class RoundSummary:
             return _mean(scores[name] for scores in record.scores)
 
         return cls(
-            photos_psnr=record.details["observed_psnr"],
+            photos_psnr=record.details["photos_psnr"],
             rendered_psnr=mean("artifact_psnr"),
             repaired_psnr=mean("repaired_psnr"),
             coverage=mean("coverage"),

@@ -11,7 +11,7 @@ class Trial:
 
     round: int
     photos_psnr: float
-    """Mean PSNR in dB of the scene against the photos; see `ObservedPhotos.mean_psnr`."""
+    """Mean PSNR in dB of the scene against the photos; see `PosedPhotos.mean_psnr`."""
 
     def complaint(self, photos_psnr: float, margin: float) -> str | None:
         """Why the round must be withdrawn, or None.
@@ -24,5 +24,5 @@ class Trial:
             return None
         return (
             f"the photos are reproduced at {photos_psnr:.2f} dB, before the round it was {self.photos_psnr:.2f} dB "
-            "(--pipeline.fusion.observed-margin)"
+            "(--pipeline.fusion.withdraw-margin)"
         )
