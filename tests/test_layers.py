@@ -140,6 +140,20 @@ def test_what_is_done_does_not_know_how_it_is_told(module):
     assert reached and not reached & {f"genfusion_ns.{name}" for name in IGNORANT[module]}
 
 
+ROUNDS = ("loop", "panel", "rounds", "schedule", "supervision")
+
+
+@pytest.mark.parametrize("module", ["fusion.contract", "fusion.pipeline", "fusion.trainer"])
+def test_pipeline_and_trainer_name_nothing_of_rounds(module):
+    named = arrows_of_the_package()[f"genfusion_ns.{module}"]
+    assert named and not {name for name in named if name.split(".")[1:2] == ["fusion"] and name.split(".")[2] in ROUNDS}
+
+
+def test_the_contract_of_supervision_knows_no_implementation():
+    reached = reached_from("genfusion_ns.fusion.contract", arrows_of_the_package())
+    assert {name for name in reached if name.startswith("genfusion_ns.fusion")} == set()
+
+
 def test_a_circle_is_seen(tmp_path):
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     one.write_text("def f():\n    import two\n")

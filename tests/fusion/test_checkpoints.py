@@ -167,7 +167,7 @@ def a_word_for_a_step(state: dict[str, Any]) -> None:
         (other_moments, r"exp_avg of the optimiser of means has shape \(3, 3\)"),
         (infinite_moments, "exp_avg_sq of the optimiser of quats has values that are not finite"),
         (no_optimiser, "it has optimizers of"),
-        (no_training, "the state of its training lacks loop, rng, strategy, views"),
+        (no_training, "the state of its training lacks rng, strategy, supervision, views"),
         (no_rng, "the state of its training lacks rng"),
         (extra_text, "cannot be resumed"),
         (a_word_for_a_step, "cannot be resumed"),
