@@ -21,6 +21,7 @@ from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
+from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
 
 _NEVER = 10**6
 """Refinements between opacity resets in tasks that do without them: more than any run has."""
@@ -95,7 +96,7 @@ genfusion_completion = MethodSpecification(
         26000,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
-            repairer=RepairerConfig(task_guidance_scale=2.2),
+            repairer=RepairerConfig(dynamicrafter=DynamiCrafterOptions(task_guidance_scale=2.2)),
             model=GenFusionModelConfig(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
             fusion=FusionConfig(
                 start=5 / 26,

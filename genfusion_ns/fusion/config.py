@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from genfusion_ns.fusion.capability_notes import capability_notes
 from genfusion_ns.fusion.contract import Supervision, TrainingRun
 from genfusion_ns.fusion.rounds.settings import RoundSettings
+from genfusion_ns.messages import say
 from genfusion_ns.priors.config import RepairerConfig, check_repairer
 
 
@@ -19,7 +21,8 @@ class FusionConfig(RoundSettings):
     def check(self, repairer: RepairerConfig, device: str) -> None:
         """See `SupervisionConfig.check`."""
         self.sampler.setup(clip_length=1, resolution=(64, 64))
-        check_repairer(repairer, device)
+        for note in capability_notes(self, check_repairer(repairer, device)):
+            say(note)
 
     def setup(self, run: TrainingRun) -> Supervision:
         """See `SupervisionConfig.setup`."""

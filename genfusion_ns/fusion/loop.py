@@ -37,6 +37,7 @@ from genfusion_ns.fusion.rounds.trial import Trial
 from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.geometry.free_space import Clearings, ClearTest
 from genfusion_ns.messages import Colour, say
+from genfusion_ns.priors.config import find_repairer
 from genfusion_ns.seeds import seeded_generator
 
 _Keep = Callable[[int, list[GeneratedView]], object]
@@ -67,6 +68,7 @@ class FusionLoop(Supervision):
         """The newest round, with its clips."""
         self.files = RoundFiles(run.folder)
         self._run = run
+        self._can = find_repairer(run.repairer, run.scene.device).capabilities
         self._view_order = seeded_generator(config.seed)
         self._requests = Requests(partial(self._say, colour="red"))
         self._next_round = 0
@@ -77,13 +79,11 @@ class FusionLoop(Supervision):
         self._lost: list[int] = []
         self._seconds: list[float] = []
         self._message = ""
-        if not self.active:
-            say("Repairer: none. No rounds take place; the scene is fitted to the photos alone.")
 
     @property
     def active(self) -> bool:
         """Whether rounds take place: renders that are not repaired hold nothing that the scene does not know."""
-        return self._run.repairer.model != "none"
+        return self._can.repairs
 
     def status(self, step: int) -> LoopStatus:
         """What the loop is doing at this step."""
@@ -133,7 +133,7 @@ class FusionLoop(Supervision):
             What was done, as it is written to ``round.json`` of the round's folder.
 
         Raises:
-            ValueError: the repairer is none.
+            ValueError: the repairer repairs nothing.
         """
         self._require_active()
         index, number = self._take_index(requested), self.schedule.rounds_within(0, step + 1)
@@ -166,7 +166,8 @@ class FusionLoop(Supervision):
             fov_y: its vertical angle of view in radians.
 
         Raises:
-            ValueError: the pose is not rigid or not finite, the angle not between 0 and pi, or the repairer is none.
+            ValueError: the pose is not rigid or not finite, the angle not between 0 and pi, or the repairer repairs
+                nothing.
         """
         self._require_active()
         index = self._take_index(requested=True)
@@ -316,7 +317,10 @@ class FusionLoop(Supervision):
 
     def _require_active(self) -> None:
         if not self.active:
-            raise ValueError("no round can take place: --pipeline.repairer.model is none; choose another to generate")
+            raise ValueError(
+                f"no round can take place: --pipeline.repairer.model is {self._run.repairer.model}, which repairs nothing; "
+                "name another"
+            )
 
     def _say(self, message: str, colour: Colour = "", wrap: bool = True) -> None:
         say(message, colour, wrap)

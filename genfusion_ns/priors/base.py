@@ -1,13 +1,34 @@
-"""What every repairer promises, and the repairer that repairs nothing."""
+"""What every repairer promises, and what it says it can do."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 
-from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
-from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a repairer can do. Whoever uses one asks for these, never for its name.
+
+    One more is a protocol, because it comes with a method: `ContinuingRepairer`. Nothing is taken for granted: a prior
+    says what it can.
+    """
+
+    repairs: bool = False
+    """It changes clips for the better; without, a round would teach a scene what it knows already."""
+    fills_holes: bool = False
+    """It gives colours and depth where the render is empty; without, empty pixels come back as they are."""
+    makes_depth: bool = False
+    """Its disparity is made of the colours, also where the clip's depth is unknown or wrong; without, it is the depth
+    of the clip, at best completed in holes, and nearly constant for clips of unknown depth."""
+    makes_confidence: bool = False
+    """Its confidence says how sure it is of each pixel; without, confidence is the coverage of the render."""
+    needs_cameras: bool = False
+    """It works by warping photos into the clip: frames without cameras hardly change."""
 
 
 @runtime_checkable
@@ -20,6 +41,8 @@ class VideoRepairer(Protocol):
 
     name: str
     """Shown in logs and written beside each round."""
+    capabilities: Capabilities
+    """What it can do, whatever its weights."""
     clip_length: int
     """Frames per call."""
     resolution: tuple[int, int]
@@ -86,21 +109,3 @@ def repair_next(
         return repairer.repair(clip, references, generator)
     known = RepairedClip(before.rgb[-overlap:], before.disparity[-overlap:], before.confidence[-overlap:])
     return repairer.repair_after(known, clip, references, generator)
-
-
-class IdentityRepairer:
-    """Returns the artifact clip itself; the loop around it is the ``none`` baseline of every comparison."""
-
-    name = "none"
-    clip_length = 16
-
-    def __init__(self, resolution: tuple[int, int] = (256, 144)) -> None:
-        self.resolution = resolution
-
-    def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
-        """The clip unchanged, with its alpha as confidence; see `VideoRepairer.repair`."""
-        disparity = encode_disparity(clip.depth, clip.alpha > SOLID_ALPHA).disparity
-        return RepairedClip(rgb=clip.rgb.clamp(0, 1), disparity=disparity, confidence=clip.alpha.clamp(0, 1))
-
-    def release(self) -> None:
-        """Nothing to free."""

@@ -34,7 +34,7 @@ def is_hub_name(model: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model) is not None and not model.endswith(_CHECKPOINTS)
 
 
-def generators_folder() -> Path:
+def repairers_folder() -> Path:
     """Where converted generators are kept; see the module."""
     own = os.environ.get("GENFUSION_CACHE")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "genfusion_ns"
@@ -43,7 +43,7 @@ def generators_folder() -> Path:
 
 def converted_folder(repository: str) -> Path:
     """Where the converted copy of a hub repository is, or would be."""
-    return generators_folder() / repository.replace("/", "--")
+    return repairers_folder() / repository.replace("/", "--")
 
 
 def is_converted(repository: str) -> bool:
@@ -51,7 +51,7 @@ def is_converted(repository: str) -> bool:
     return (converted_folder(repository) / INDEX).is_file()
 
 
-def fetch_generator(repository: str, architecture: Architecture | None = None) -> Path:
+def fetch_repairer(repository: str, architecture: Architecture | None = None) -> Path:
     """The folder of a hub repository, downloaded and converted where that has not been done.
 
     Downloads show their progress, go on where they broke off, and obey ``HF_HUB_OFFLINE``. A repository may hold one
@@ -89,7 +89,7 @@ def convert_file(path: Path, architecture: Architecture | None = None) -> Path:
 
     Args:
         path: see `conversion.source.open_checkpoint`.
-        architecture: as in `fetch_generator`.
+        architecture: as in `fetch_repairer`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -98,7 +98,7 @@ def convert_file(path: Path, architecture: Architecture | None = None) -> Path:
     """
     state = path.stat()
     identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
-    folder = generators_folder() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    folder = repairers_folder() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     if not (folder / INDEX).is_file():
         _convert(path, folder, architecture)
     return folder

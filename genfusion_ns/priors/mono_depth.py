@@ -16,7 +16,7 @@ from torch import Tensor
 from genfusion_ns.geometry.depth import align_scale_shift
 from genfusion_ns.geometry.windows import clip_windows
 from genfusion_ns.priors.base import VideoRepairer
-from genfusion_ns.priors.unposed import unposed_clip, unposed_references
+from genfusion_ns.priors.without_cameras import clip_without_cameras, photos_without_cameras
 
 _FARTHEST = 0.1
 """Least aligned disparity, as a share of the least one of the scene: beyond ten times its depth a fit says nothing."""
@@ -58,20 +58,21 @@ class MonoDepth(Protocol):
 
 
 class RepairerMonoDepth:
-    """`MonoDepth` from the depth that a `VideoRepairer` makes of photos with neutral depth (see `unposed`).
+    """`MonoDepth` from the depth that a `VideoRepairer` makes of photos with neutral depth (see `without_cameras`).
 
     The repairer always gets exactly `clip_length` frames. Fewer photos than that are each shown for a run of frames, in
     order, and get the mean over their run; more are cut into windows. One photo of each clip, drawn by the generator,
     conditions it, as in GenFusion.
 
-    This is for generators that were trained on clips of unknown depth, as GenFusion's was. ``compact`` was not: given
-    neutral depth it returns a constant, which `align_to_scene` finds to agree with nothing.
+    This is for repairers that make depth (`Capabilities.makes_depth`), because they were trained on clips of unknown
+    depth, as GenFusion's was. Others return a constant for neutral depth, which `align_to_scene` finds to agree with
+    nothing.
     """
 
     def __init__(self, repairer: VideoRepairer, per_view: bool = False) -> None:
         """
         Args:
-            repairer: any; its disparity is as good as its training made it.
+            repairer: any; what it says is worth something where it makes depth.
             per_view: a clip for each photo alone, `clip_length` times the work. For photos that are too far apart to
                 pass for a video; GenFusion does this on mip-NeRF 360.
         """
@@ -85,8 +86,8 @@ class RepairerMonoDepth:
         disparities, confidences = [], []
         for shown, kept in self._clips(len(images)):
             picked = shown[int(torch.randint(len(shown), (1,), generator=generator))]
-            references = unposed_references(images[picked : picked + 1])
-            repaired = self.repairer.repair(unposed_clip(images[shown]), references, generator)
+            references = photos_without_cameras(images[picked : picked + 1])
+            repaired = self.repairer.repair(clip_without_cameras(images[shown]), references, generator)
             for view in kept:
                 own = [frame for frame, source in enumerate(shown) if source == view]
                 disparities.append(repaired.disparity[own].mean(0))

@@ -47,7 +47,7 @@ class Repair:
     unit, 0 where unknown, as .npy or as .png with one 16-bit channel."""
     mono_depth: str = "none"
     """Estimate the depth of --frames or --video: folder or hub name of a transformers depth model (depth_anything, dpt,
-    glpn), repairer (a first pass of a generator that knows unknown depth, which compact does not), or none."""
+    glpn), repairer (a first pass of a generator that makes depth, which compact does not), or none."""
     references: tuple[Path, ...] = ()
     """Photos of the scene. By default the first frame of files, and the nearest train photos of a run; photos given
     here come without cameras and are stretched to the shape of the frames."""
@@ -57,7 +57,7 @@ class Repair:
     """Repairer: auto (the best that this installation has), compact (comes with the package), or a folder that
     gf-train-generator or gf-convert-generator wrote."""
     steps: int | None = None
-    """Denoising steps per clip; by default what the repairer is made for, 4 with compact."""
+    """Denoising steps per clip; by default what the repairer is made for, 1 with compact."""
     seed: int = 0
     """Seed of everything random."""
     device: str | None = None
@@ -91,7 +91,6 @@ class Repair:
         from genfusion_ns.fusion.repairs.folder import prepare_folder, write_repair
         from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
         from genfusion_ns.priors.config import RepairerConfig, build_repairer
-        from genfusion_ns.priors.unposed import makes_depth
 
         chosen = {"steps": self.steps, "device": self.device, "resolution": self.size}
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -109,10 +108,10 @@ class Repair:
         parts = repair_sequence(source, repairer, generator, self.overlap, self.keep_detail)
         fps = self.fps or source.fps or _FILES_FPS
         settings = {name: _plain(value) for name, value in asdict(self).items()} | {"repairer": repairer.name}
-        if self.load_config is None and repairer.name == "compact":
-            print("note: without cameras the compact repairer hardly changes anything; --load-config gives it cameras")
+        if self.load_config is None and repairer.capabilities.needs_cameras:
+            print(f"note: without cameras {repairer.name} hardly changes anything; --load-config gives it cameras")
         parts = track(parts, "Repairing", total=count)
-        with_disparity = source.has_depth or makes_depth(repairer)
+        with_disparity = source.has_depth or repairer.capabilities.makes_depth
         write_repair(self.output, parts, source, fps, settings, with_disparity=with_disparity)
         print(f"{self.output}: repaired.mp4, side_by_side.mp4, {len(source)} frames, repair.json")
 
@@ -157,12 +156,11 @@ class Repair:
 
             return TransformersMonoDepth(self.mono_depth, self.device or device)
         from genfusion_ns.priors.mono_depth import RepairerMonoDepth
-        from genfusion_ns.priors.unposed import makes_depth
 
-        if not makes_depth(repairer):
+        if not repairer.capabilities.makes_depth:
             raise ValueError(
-                f"--mono-depth repairer needs a generator that was trained on clips of unknown depth, the repairer is "
-                f"{repairer.name}; give a transformers depth model, depth maps with --depth, or leave it out"
+                f"--mono-depth repairer needs a repairer that makes depth of clips without, which {repairer.name} does "
+                "not; give a transformers depth model, depth maps with --depth, or leave it out"
             )
         return RepairerMonoDepth(repairer)
 

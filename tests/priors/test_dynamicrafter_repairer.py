@@ -14,7 +14,7 @@ from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, is_short, nearest_reference
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
-from genfusion_ns.priors.unposed import unposed_clip
+from genfusion_ns.priors.without_cameras import clip_without_cameras
 
 SHORT = Sampling(steps=2)
 
@@ -232,7 +232,7 @@ def test_windows_follow_each_other_where_the_repairer_can(repairer):
 
 
 def test_clips_of_unknown_depth_get_the_middle_of_the_range():
-    clip = unposed_clip(torch.rand(2, 64, 64, 3))
+    clip = clip_without_cameras(torch.rand(2, 64, 64, 3))
     assert (clip_inputs(clip, None, (64, 64), 2, 64).video[..., 3] == 0.5).all()
     rendered = replace(clip, alpha=torch.zeros_like(clip.alpha))
     assert not clip_inputs(rendered, None, (64, 64), 2, 64).video[..., 3].any()

@@ -35,8 +35,8 @@ from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.dynamicrafter import DynamiCrafterObjective, TrainedParts, train
 from genfusion_ns.priors.training.latents import Draws, diffuse, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.lora import LoraSettings, add_lora
+from genfusion_ns.priors.training.initial import initial_folder
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
-from genfusion_ns.priors.training.start import starting_folder
 from genfusion_ns.priors.training.validation import HeldOutFrames
 from genfusion_ns.seeds import generator_of
 
@@ -324,7 +324,7 @@ def test_settings_that_do_not_fit_the_generator(initial: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
         replace(TINY, precision="fp16").check()
     with pytest.raises(FileNotFoundError, match="gf-convert-generator"):
-        starting_folder(str(tmp_path / "nothing"), None, Architecture())
+        initial_folder(str(tmp_path / "nothing"), None, Architecture())
 
 
 def test_a_base_generator_without_depth_is_refused(tmp_path: Path) -> None:
@@ -344,10 +344,10 @@ def test_a_checkpoint_file_is_converted_at_its_first_use(
     save_file(published_names(pipeline), file)
     groups = {"norm_num_groups": 8}
     architecture = Architecture({**UNET, **groups}, PROJECTION, {**VAE, **groups}, ENCODER, {}, (SIDE, SIDE))
-    folder = starting_folder(str(file), None, architecture)
+    folder = initial_folder(str(file), None, architecture)
     weights = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in pipeline.unet.state_dict().items())
     written = (folder / "model_index.json").stat().st_mtime_ns
-    assert starting_folder(str(file), None, architecture) == folder
+    assert initial_folder(str(file), None, architecture) == folder
     assert (folder / "model_index.json").stat().st_mtime_ns == written
-    assert starting_folder(str(initial), None, architecture) == initial
+    assert initial_folder(str(initial), None, architecture) == initial

@@ -13,7 +13,7 @@ from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
 from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.mono_depth import MonoDepth, RepairerMonoDepth, align_to_scene
 from genfusion_ns.priors.mono_depth_transformers import TransformersMonoDepth
-from genfusion_ns.priors.unposed import makes_depth, unposed_clip, unposed_references
+from genfusion_ns.priors.without_cameras import makes_depth, clip_without_cameras, photos_without_cameras
 
 COUNTS = [1, 3, 5, 15, 16, 17, 40]
 
@@ -95,16 +95,16 @@ def test_unreadable_images_are_refused(shape):
 
 
 def test_neutral_depth_is_opaque_and_has_no_code():
-    clip = unposed_clip(photos(3))
+    clip = clip_without_cameras(photos(3))
     assert bool((clip.alpha == 1).all())
     code = encode_disparity(clip.depth, clip.alpha > 0.5)
     assert float(code.maximum) == 0 and bool((code.disparity == 0).all())
 
 
 @pytest.mark.parametrize("depth", [0.01, 1.0, 65535.0, 1e6])
-def test_unposed_photos_are_never_warped(depth):
-    clip = unposed_clip(photos(2), torch.full((2, 4, 6, 1), depth))
-    warped = warp_references(clip.depth, clip.viewmats, clip.Ks, unposed_references(photos(3)))
+def test_photos_without_cameras_are_never_warped(depth):
+    clip = clip_without_cameras(photos(2), torch.full((2, 4, 6, 1), depth))
+    warped = warp_references(clip.depth, clip.viewmats, clip.Ks, photos_without_cameras(photos(3)))
     assert not warped.valid.any()
     same_camera = References(photos(1), clip.viewmats[:1], clip.Ks[:1])
     assert warp_references(clip.depth, clip.viewmats, clip.Ks, same_camera).valid.any(), "the check can fail"

@@ -20,7 +20,7 @@ from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_rep
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.source import ConversionError
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
-from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_generator, is_hub_name
+from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_repairer, is_hub_name
 from genfusion_ns.scripts.convert_generator import ConvertGeneratorConfig, main
 
 torch.set_num_threads(1)
@@ -235,10 +235,10 @@ def test_a_hub_model_is_converted_once_and_then_needs_neither_network_nor_downlo
 ):
     name = CHECKPOINT if repository == PUBLISHED else "model.safetensors"
     snapshot = hub_copy(tmp_path, repository, {name: weights})
-    folder = fetch_generator(repository, TOY)
+    folder = fetch_repairer(repository, TOY)
     assert folder == converted_folder(repository)
     (snapshot / name).unlink()
-    assert fetch_generator(repository) == folder
+    assert fetch_repairer(repository) == folder
     repairer = built(model=repository)
     torch.testing.assert_close(
         dict(repairer.pipeline.unet.named_parameters())["conv_in.weight"],

@@ -67,6 +67,7 @@ class CompletionSampler(ViewSampler):
     """Walks along one path, a part per round; see `ViewSampler`."""
 
     counts = ("num_frames", "frames_per_round", "num_references")
+    shows_holes = True
     config: CompletionSamplerConfig
 
     def __init__(self, config: CompletionSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:

@@ -38,6 +38,7 @@ class MaskedSampler(ViewSampler):
     frames in between, which stand at no photo.
     """
 
+    shows_holes = True
     config: MaskedSamplerConfig
 
     def sample(

@@ -29,6 +29,8 @@ class ViewSampler(ABC):
 
     counts: ClassVar[tuple[str, ...]] = ("num_references",)
     """Settings that must be at least 1."""
+    shows_holes: ClassVar[bool] = False
+    """Its clips are meant to show what no photo shows; only a repairer that fills holes makes something of them."""
 
     def __init__(self, config: Any, clip_length: int, resolution: tuple[int, int]) -> None:
         """`clip_length` and `resolution` (width, height) are those of the repairer.

@@ -22,7 +22,7 @@ from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.clips import Clip, References
 from genfusion_ns.geometry.images import commonest_size, fit_area, resize_images
 from genfusion_ns.priors.mono_depth import MonoDepth
-from genfusion_ns.priors.unposed import unposed_clip, unposed_references
+from genfusion_ns.priors.without_cameras import clip_without_cameras, photos_without_cameras
 
 _NEAREST = 0.1
 """Offset of relative disparity before it is inverted; repairers code disparity up to scale and shift."""
@@ -52,7 +52,7 @@ class ClipSource(Protocol):
 
 
 class FileClips:
-    """`ClipSource` of frames without cameras; see `genfusion_ns.priors.unposed` for what repairers make of them."""
+    """`ClipSource` of frames without cameras; see `genfusion_ns.priors.without_cameras` for what repairers make of them."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class FileClips:
         self.has_depth = depth is not None or mono_depth is not None
         self._working = fit_area(frames.size, resolution)
         photos = [read_photo(file)[None] for file in references] or [frames.read([0])]
-        self._references = unposed_references(torch.cat([resize_images(p, self._working) for p in photos]))
+        self._references = photos_without_cameras(torch.cat([resize_images(p, self._working) for p in photos]))
         self._names = [str(file) for file in references] or ["frame 0"]
 
     def __len__(self) -> int:
@@ -90,14 +90,14 @@ class FileClips:
         """See `ClipSource.clip`."""
         rgb = self.frames.read(frames)
         if self.depth is not None:
-            return unposed_clip(rgb, self.depth.read(frames, self.size))
+            return clip_without_cameras(rgb, self.depth.read(frames, self.size))
         if self.mono_depth is None:
-            return unposed_clip(rgb)
+            return clip_without_cameras(rgb)
         found = self.mono_depth.estimate(resize_images(rgb, self._working), generator)
         low, high = found.disparity.min(), found.disparity.max()
         relative = (found.disparity - low) / (high - low).clamp(min=1e-12)
         depth = torch.where(found.confidence > 0, 1 / (_NEAREST + relative), 0.0)
-        return unposed_clip(rgb, resize_images(depth, self.size, nearest=True))
+        return clip_without_cameras(rgb, resize_images(depth, self.size, nearest=True))
 
     def references(self, frames: Sequence[int]) -> tuple[References, list[str]]:
         """See `ClipSource.references`; the same photos for all frames."""
@@ -153,7 +153,7 @@ class RunClips:
         given = None
         if references:
             small = fit_area(size, resolution)
-            given = unposed_references(torch.cat([resize_images(read_photo(f)[None], small) for f in references]))
+            given = photos_without_cameras(torch.cat([resize_images(read_photo(f)[None], small) for f in references]))
         names = [str(file) for file in references]
         return cls(
             pipeline, photos, path.c2w.float(), _intrinsics(path, size), size, path.fps, num_references, given, names

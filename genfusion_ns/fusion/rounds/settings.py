@@ -36,7 +36,8 @@ class RoundSettings(SupervisionConfig):
     final_weight: float = 1.0
     """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
     depth_weight: float = 0.0
-    """Weight of the disparity term within the generated-view loss; the compact repairer does not improve depth."""
+    """Weight of the disparity term within the generated-view loss; for repairers that make depth, as dynamicrafter does
+    and compact does not."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
     unseen_only: bool = False

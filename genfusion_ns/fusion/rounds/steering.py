@@ -27,7 +27,7 @@ class LoopStatus:
     """What the loop is doing, for people who watch it."""
 
     active: bool
-    """False: the repairer is none and no round ever takes place."""
+    """False: the repairer repairs nothing, and no round ever takes place."""
     paused: bool
     rounds: int
     """Rounds made so far."""

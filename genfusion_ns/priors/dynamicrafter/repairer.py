@@ -15,6 +15,7 @@ from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
+from genfusion_ns.priors.dynamicrafter.config import CAPABILITIES
 from genfusion_ns.priors.dynamicrafter.images import fit_within
 from genfusion_ns.priors.dynamicrafter.loading import load_pipeline
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
@@ -38,6 +39,7 @@ class DynamiCrafterRepairer:
     """
 
     name = "dynamicrafter"
+    capabilities = CAPABILITIES
     clip_length = 16
 
     def __init__(
@@ -58,7 +60,7 @@ class DynamiCrafterRepairer:
                 that of the pipeline.
             offload: keep on the device only the part that is running, for little GPU memory.
             samples: how many repairs of a clip are drawn; the one that contradicts the photos least is kept, see
-                `choice.disagreement`.
+                `best_of.disagreement`.
 
         Raises:
             ValueError: a resolution that is no multiple of what the network needs, no sample, or offload without an

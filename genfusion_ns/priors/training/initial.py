@@ -10,10 +10,10 @@ import torch
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
 from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
-from genfusion_ns.priors.hub import fetch_generator, generators_folder, is_hub_name
+from genfusion_ns.priors.hub import fetch_repairer, is_hub_name, repairers_folder
 
 
-def starting_folder(initial: str, vae: Path | None, architecture: Architecture) -> Path:
+def initial_folder(initial: str, vae: Path | None, architecture: Architecture) -> Path:
     """The folder of the generator that a training starts from, converted in full precision where it is a file.
 
     Args:
@@ -33,7 +33,7 @@ def starting_folder(initial: str, vae: Path | None, architecture: Architecture) 
     if path.is_file():
         return _converted(path, vae, architecture)
     if is_hub_name(initial):
-        return fetch_generator(initial)
+        return fetch_repairer(initial)
     raise FileNotFoundError(
         f"--initial {initial} is neither a folder nor a checkpoint file nor a hub name (organisation/name); a folder "
         "is written by gf-convert-generator CHECKPOINT FOLDER --dtype float32, with --vae VAE for a base checkpoint"
@@ -43,7 +43,7 @@ def starting_folder(initial: str, vae: Path | None, architecture: Architecture) 
 def _converted(path: Path, vae: Path | None, architecture: Architecture) -> Path:
     state = path.stat()
     identity = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {vae and vae.resolve()} {architecture}"
-    folder = generators_folder() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}-float32"
+    folder = repairers_folder() / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}-float32"
     if not (folder / INDEX).is_file():
         print(f"Converting {path} once, into {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)

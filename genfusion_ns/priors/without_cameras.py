@@ -18,22 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.geometry.clips import Clip, References
-from genfusion_ns.priors.base import VideoRepairer
 
 _AHEAD = 1e12
-"""Scene units between a clip and the cameras of unposed photos; beyond any depth that a file may hold."""
+"""Scene units between a clip and the cameras of such photos; beyond any depth that a file may hold."""
 
 
-_NEEDS_DEPTH = ("compact", "none")
-"""Repairers whose disparity is their input's, improved or not; ``compact`` was never trained on unknown depth."""
-
-
-def makes_depth(repairer: VideoRepairer) -> bool:
-    """Whether a repairer makes depth of clips that come with neutral depth, rather than give back a constant."""
-    return repairer.name not in _NEEDS_DEPTH
-
-
-def unposed_clip(rgb: Float[Tensor, "T H W 3"], depth: Float[Tensor, "T H W 1"] | None = None) -> Clip:
+def clip_without_cameras(rgb: Float[Tensor, "T H W 3"], depth: Float[Tensor, "T H W 1"] | None = None) -> Clip:
     """A clip of frames without cameras.
 
     Args:
@@ -52,13 +42,13 @@ def unposed_clip(rgb: Float[Tensor, "T H W 3"], depth: Float[Tensor, "T H W 1"] 
     )
 
 
-def unposed_references(photos: Float[Tensor, "R H W 3"]) -> References:
+def photos_without_cameras(photos: Float[Tensor, "R H W 3"]) -> References:
     """Photos that are attended to but never warped.
 
     Args:
         photos: colours in 0..1.
     """
-    cameras = unposed_clip(photos)
+    cameras = clip_without_cameras(photos)
     viewmats = cameras.viewmats.clone()
     viewmats[:, 2, 3] = -_AHEAD
     return References(photos, viewmats, cameras.Ks)
