@@ -39,6 +39,11 @@ RELEASED = {
         "priors.dynamicrafter.scheduler.DynamiCrafterScheduler",
         "priors.dynamicrafter.unet.DynamiCrafterUNet",
     ],
+    "unreleased": [
+        "priors.compact.config.CompactOptions",
+        "priors.dynamicrafter.config.DynamiCrafterOptions",
+        "priors.identity.NoRepairOptions",
+    ],
 }
 """Classes that config.yml and model_index.json of each version name; a release adds its own, none is removed."""
 

@@ -52,13 +52,23 @@ def make_trainer(
     return trainer
 
 
-def save_toy_generator(folder: Path) -> Path:
-    """An untrained generator: it returns its input, by the way its last layer is initialised."""
+def toy_network(seed: int = 0, trained: bool = False) -> Any:
+    """A compact network of toy size. Untrained it returns its input; `trained` stirs the layers that start at zero."""
     from genfusion_ns.priors.compact.unet import CompactUNet
+
+    torch.manual_seed(seed)
+    network = CompactUNet(channels=(16, 16, 32), reference_channels=8)
+    if trained:
+        for parameter in (*network.head.parameters(), *network.gate.parameters()):
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def save_toy_generator(folder: Path) -> Path:
+    """An untrained generator of the kind compact, which returns its input."""
     from genfusion_ns.priors.training import save_network
 
-    torch.manual_seed(0)
-    save_network(CompactUNet(channels=(16, 16, 32), reference_channels=8), folder)
+    save_network(toy_network(), folder)
     return folder
 
 

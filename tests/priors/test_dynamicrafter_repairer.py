@@ -8,12 +8,13 @@ import torch
 from dynamicrafter_toys import toy_pipeline
 
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip, select_frames
-from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer, VideoRepairer, repair_next
+from genfusion_ns.priors.base import repair_next
 from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
 from genfusion_ns.priors.dynamicrafter.images import fit_within, pad_to_multiple, there_and_back
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer, is_short, nearest_reference
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
+from genfusion_ns.priors.identity import IdentityRepairer
 from genfusion_ns.priors.without_cameras import clip_without_cameras
 
 SHORT = Sampling(steps=2)
@@ -52,23 +53,6 @@ def repairer():
 
 def repaired(repairer, clip, references=None, seed=0):
     return repairer.repair(clip, photos() if references is None else references, torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize(("size", "frames"), [((128, 64), 4), ((96, 50), 1), ((30, 70), 5), ((200, 100), 2)])
-def test_any_size_and_length_comes_back(repairer, size, frames):
-    out = repaired(repairer, a_clip(frames, size))
-    assert isinstance(repairer, VideoRepairer)
-    for images, channels in ((out.rgb, 3), (out.disparity, 1), (out.confidence, 1)):
-        assert images.shape == (frames, size[1], size[0], channels)
-        assert images.min() >= 0
-        assert images.max() <= 1
-
-
-def test_same_seed_same_repair(repairer):
-    first, again, other = (repaired(repairer, a_clip(), seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first.rgb, again.rgb)
-    assert torch.equal(first.confidence, again.confidence)
-    assert not torch.equal(first.rgb, other.rgb)
 
 
 def test_working_size_keeps_the_aspect():
@@ -143,14 +127,6 @@ def test_only_the_nearest_photo_matters(repairer):
     assert torch.equal(repaired(repairer, a_clip(), near).rgb, repaired(repairer, a_clip(), both).rgb)
 
 
-def test_nothing_to_repair(repairer):
-    with pytest.raises(ValueError, match="0 frames and 1 photos"):
-        repaired(repairer, select_frames(a_clip(), []))
-    none = References(torch.zeros(0, 4, 4, 3), torch.zeros(0, 4, 4), torch.zeros(0, 3, 3))
-    with pytest.raises(ValueError, match="3 frames and 0 photos"):
-        repaired(repairer, a_clip(), none)
-
-
 def test_settings_are_checked(repairer):
     with pytest.raises(ValueError, match=r"\(100, 64\); both sides must be multiples of 64"):
         DynamiCrafterRepairer(repairer.pipeline, resolution=(100, 64))
@@ -173,29 +149,8 @@ def test_folders(repairer, tmp_path):
         DynamiCrafterRepairer.from_folder(tmp_path)
 
 
-def test_released_repairer_works_again(repairer):
-    before = repaired(repairer, a_clip())
-    repairer.release()
-    assert torch.equal(repaired(repairer, a_clip()).rgb, before.rgb)
-
-
 def first_frames(repaired_clip, count):
     return RepairedClip(repaired_clip.rgb[:count], repaired_clip.disparity[:count], repaired_clip.confidence[:count])
-
-
-def test_known_frames_come_back_and_change_the_others(repairer):
-    assert isinstance(repairer, ContinuingRepairer)
-    clip, generator = a_clip(4), torch.Generator().manual_seed(0)
-    free = repairer.repair(clip, photos(), generator)
-    known = first_frames(free, 2)
-    outs = []
-    for shade in (0.0, 1.0):
-        painted = replace(known, rgb=torch.full_like(known.rgb, shade))
-        outs.append(repairer.repair_after(painted, clip, photos(), torch.Generator().manual_seed(0)))
-        assert torch.equal(outs[-1].rgb[:2], painted.rgb)
-        assert torch.equal(outs[-1].confidence[:2], known.confidence)
-        assert outs[-1].rgb.shape == clip.rgb.shape
-    assert (outs[0].rgb[2:] - outs[1].rgb[2:]).abs().max() > 1e-3
 
 
 def test_known_frames_keep_their_latents(repairer):

@@ -33,9 +33,9 @@ from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
 from genfusion_ns.priors.training.dynamicrafter import DynamiCrafterObjective, TrainedParts, train
+from genfusion_ns.priors.training.initial import initial_folder
 from genfusion_ns.priors.training.latents import Draws, diffuse, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.lora import LoraSettings, add_lora
-from genfusion_ns.priors.training.initial import initial_folder
 from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation
 from genfusion_ns.priors.training.validation import HeldOutFrames
 from genfusion_ns.seeds import generator_of

@@ -9,11 +9,9 @@ import torch
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import warp_references
-from genfusion_ns.priors.base import IdentityRepairer, VideoRepairer
-from genfusion_ns.priors.config import RepairerConfig, build_repairer
 from genfusion_ns.priors.mono_depth import MonoDepth, RepairerMonoDepth, align_to_scene
 from genfusion_ns.priors.mono_depth_transformers import TransformersMonoDepth
-from genfusion_ns.priors.without_cameras import makes_depth, clip_without_cameras, photos_without_cameras
+from genfusion_ns.priors.without_cameras import clip_without_cameras, photos_without_cameras
 
 COUNTS = [1, 3, 5, 15, 16, 17, 40]
 
@@ -76,16 +74,6 @@ def test_the_conditioning_photo_is_drawn_from_the_clip_by_the_generator():
     assert len({tuple(drawn(seed)) for seed in range(8)}) > 1
     for index, (first, last) in enumerate([(0, 15), (12, 27), (24, 39)]):
         assert first <= drawn(3)[index] <= last
-
-
-def test_who_makes_depth_of_clips_without():
-    assert makes_depth(RedIsDisparity()) and not makes_depth(IdentityRepairer())
-    assert not makes_depth(build_repairer(RepairerConfig("compact"), "cpu"))
-
-
-def test_protocols():
-    assert isinstance(RedIsDisparity(), VideoRepairer)
-    assert isinstance(RepairerMonoDepth(IdentityRepairer()), MonoDepth)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 6, 3), (2, 4, 6, 4), (4, 6, 3)])

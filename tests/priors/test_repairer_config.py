@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 import huggingface_hub.constants as hub_constants
 import pytest
 import torch
+import tyro
+import yaml
 from dynamicrafter_toys import ENCODER, PROJECTION, UNET, VAE, published_names, toy_pipeline
 from safetensors.torch import save_file
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer, save_toy_generator
 
-from genfusion_ns.priors.base import ContinuingRepairer, IdentityRepairer
+from genfusion_ns.priors.base import Capabilities, ContinuingRepairer, VideoRepairer
 from genfusion_ns.priors.compact.repairer import CompactRepairer
-from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_repairer
+from genfusion_ns.priors.config import KINDS, RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
+from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
 from genfusion_ns.priors.dynamicrafter.conversion.source import ConversionError
 from genfusion_ns.priors.dynamicrafter.repairer import DynamiCrafterRepairer
 from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_repairer, is_hub_name
+from genfusion_ns.priors.identity import IdentityRepairer
+from genfusion_ns.priors.options import PriorOptions, SharedSettings
 from genfusion_ns.scripts.convert_generator import ConvertGeneratorConfig, main
 
 torch.set_num_threads(1)
@@ -65,6 +72,13 @@ def hub_copy(root: Path, repository: str, files: dict[str, dict | bytes]) -> Pat
     return snapshot
 
 
+def config_of(**settings: Any) -> RepairerConfig:
+    """Options of dynamicrafter among those of all kinds, as version 0.1 had them."""
+    own = {field.name for field in fields(DynamiCrafterOptions)}
+    options = DynamiCrafterOptions(**{name: value for name, value in settings.items() if name in own})
+    return RepairerConfig(dynamicrafter=options, **{name: value for name, value in settings.items() if name not in own})
+
+
 def built(**settings) -> DynamiCrafterRepairer:
     repairer = build_repairer(RepairerConfig(**settings), "cpu")
     assert isinstance(repairer, DynamiCrafterRepairer)
@@ -87,14 +101,16 @@ def test_settings_reach_the_generator(generator_folder):
         model=str(generator_folder),
         steps=5,
         resolution=(128, 64),
-        guidance_scale=1.5,
-        guidance_rescale=0.2,
-        eta=0.0,
-        spacing="trailing",
-        start_noise=0.6,
-        sample_condition=False,
-        samples=3,
-        batch_guidance=False,
+        dynamicrafter=DynamiCrafterOptions(
+            guidance_scale=1.5,
+            guidance_rescale=0.2,
+            eta=0.0,
+            spacing="trailing",
+            start_noise=0.6,
+            sample_condition=False,
+            samples=3,
+            batch_guidance=False,
+        ),
         dtype="bf16",
     )
     sampling = repairer.sampling
@@ -107,12 +123,13 @@ def test_settings_reach_the_generator(generator_folder):
 
 def test_the_task_sets_guidance_that_nobody_asked_for(generator_folder):
     def scale(**settings) -> float:
-        return built(model=str(generator_folder), **settings).sampling.guidance_scale
+        options = DynamiCrafterOptions(**settings)
+        return built(model=str(generator_folder), dynamicrafter=options).sampling.guidance_scale
 
     assert scale() == 3.2
     assert scale(task_guidance_scale=2.2) == 2.2
     assert scale(task_guidance_scale=2.2, guidance_scale=4.0) == 4.0
-    check_repairer(RepairerConfig(model="compact", task_guidance_scale=2.2))
+    check_repairer(RepairerConfig(model="compact", dynamicrafter=DynamiCrafterOptions(task_guidance_scale=2.2)))
 
 
 @pytest.mark.parametrize("model", ["compact", "none"])
@@ -132,21 +149,22 @@ def test_the_task_sets_guidance_that_nobody_asked_for(generator_folder):
 )
 def test_options_of_another_model_are_refused(model, name, value):
     said = (
-        rf"--pipeline.repairer.{name.replace('_', '-')} is an option of dynamicrafter .* the repairer is {model}; leave"
+        rf"--pipeline.repairer.dynamicrafter.{name.replace('_', '-')} is an option of dynamicrafter .* "
+        rf"the repairer is {model}; leave"
     )
     with pytest.raises(ValueError, match=said):
-        check_repairer(RepairerConfig(model=model, **{name: value}))
+        check_repairer(RepairerConfig(model=model, dynamicrafter=DynamiCrafterOptions(**{name: value})))
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"guidance_scale": -1.0}, r"--pipeline.repairer.guidance-scale is -1.0; allowed are 0..50"),
+        ({"guidance_scale": -1.0}, r"--pipeline.repairer.dynamicrafter.guidance-scale is -1.0; allowed are 0..50"),
         ({"guidance_scale": float("nan")}, r"guidance-scale is nan"),
-        ({"guidance_rescale": 1.5}, r"--pipeline.repairer.guidance-rescale is 1.5; allowed are 0..1"),
-        ({"eta": 2.0}, r"--pipeline.repairer.eta is 2.0; allowed are 0..1"),
-        ({"start_noise": 0.0}, r"--pipeline.repairer.start-noise is 0.0; allowed are 0.05..1"),
-        ({"samples": 0}, r"--pipeline.repairer.samples is 0; allowed are 1..64"),
+        ({"guidance_rescale": 1.5}, r"--pipeline.repairer.dynamicrafter.guidance-rescale is 1.5; allowed are 0..1"),
+        ({"eta": 2.0}, r"--pipeline.repairer.dynamicrafter.eta is 2.0; allowed are 0..1"),
+        ({"start_noise": 0.0}, r"--pipeline.repairer.dynamicrafter.start-noise is 0.0; allowed are 0.05..1"),
+        ({"samples": 0}, r"--pipeline.repairer.dynamicrafter.samples is 0; allowed are 1..64"),
         ({"steps": 9}, r"--pipeline.repairer.steps is 9: .*uniform spacing would end at time step 1000.*such as 25"),
         ({"steps": 0}, r"--pipeline.repairer.steps is 0; allowed are 1..1000"),
         ({"resolution": (100, 64)}, r"resolution is \(100, 64\); .* takes multiples of 64, 64 64 is usual"),
@@ -155,13 +173,13 @@ def test_options_of_another_model_are_refused(model, name, value):
 )
 def test_values_that_the_generator_cannot_take(generator_folder, settings, said):
     with pytest.raises(ValueError, match=said):
-        check_repairer(RepairerConfig(model=str(generator_folder), **settings), "cpu")
-    check_repairer(RepairerConfig(model=str(generator_folder), steps=9, spacing="trailing"))
+        check_repairer(config_of(model=str(generator_folder), **settings), "cpu")
+    check_repairer(config_of(model=str(generator_folder), steps=9, spacing="trailing"))
 
 
 def test_values_out_of_range_are_named_before_anything_is_fetched():
     with pytest.raises(ValueError, match=r"eta is 2\.0"):
-        check_repairer(RepairerConfig(model=PUBLISHED, eta=2.0))
+        check_repairer(config_of(model=PUBLISHED, eta=2.0))
 
 
 def test_a_damaged_generator_folder_is_refused_before_it_is_loaded(tmp_path):
@@ -180,6 +198,90 @@ def test_a_damaged_generator_folder_is_refused_before_it_is_loaded(tmp_path):
     (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ValueError, match="describes a StableDiffusionPipeline"):
         check_repairer(RepairerConfig(model=str(folder)))
+
+
+def test_settings_of_version_0_1_mean_the_same():
+    flat = {"guidance_scale": 2.0, "eta": 0.5, "spacing": "trailing", "samples": 4, "offload": "none"}
+    text = "\n".join(
+        ["!!python/object:genfusion_ns.priors.config.RepairerConfig", "model: some/one", "steps: 7"]
+        + [f"{name}: {value}" for name, value in flat.items()]
+        + ["task_guidance_scale: 2.2", "batch_guidance: null"]
+    )
+    old = yaml.load(text, Loader=yaml.Loader)
+    expected = config_of(model="some/one", steps=7, task_guidance_scale=2.2, **flat)
+    assert old == expected and vars(old) == vars(expected)
+    assert yaml.load(yaml.dump(old), Loader=yaml.Loader) == expected
+
+
+def test_flags_of_version_0_1_and_of_today_set_the_same():
+    flags = {"guidance-scale": "2.5", "spacing": "trailing", "samples": "3", "batch-guidance": "False"}
+
+    def parsed(prefix: str) -> RepairerConfig:
+        words = [word for name, value in flags.items() for word in (f"{prefix}.{name}", value)]
+        config: Any = tyro.cli(OnlyRepairer, args=["--pipeline.repairer.model", "x", *words])
+        return config.pipeline.repairer
+
+    expected = config_of(model="x", guidance_scale=2.5, spacing="trailing", samples=3, batch_guidance=False)
+    assert parsed("--pipeline.repairer") == parsed("--pipeline.repairer.dynamicrafter") == expected
+
+
+@dataclass
+class RepairerPart:
+    repairer: RepairerConfig = field(default_factory=RepairerConfig)
+
+
+@dataclass
+class OnlyRepairer:
+    """The command line of a run, without all else."""
+
+    pipeline: RepairerPart = field(default_factory=RepairerPart)
+
+
+def test_kinds_are_named_as_their_fields_and_say_what_they_need_to():
+    for name, kind in KINDS.items():
+        assert kind.kind == name and kind().given() == []
+        assert not kind.recognises(Path("nowhere"))
+        assert isinstance(kind.capabilities, Capabilities) and len(kind.usual_resolution) == 2
+
+
+@dataclass
+class MirrorOptions(PriorOptions):
+    """A kind of somebody else."""
+
+    kind: ClassVar[str] = "mirror"
+    capabilities: ClassVar[Capabilities] = Capabilities(repairs=True)
+    usual_resolution: ClassVar[tuple[int, int]] = (32, 24)
+    upside_down: bool = False
+    """Not too useful."""
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        return (folder / "mirror.json").is_file()
+
+    def check(self, settings: SharedSettings) -> None:
+        if settings.steps is not None:
+            raise ValueError("--pipeline.repairer.steps: a mirror takes none")
+
+    def build(self, settings: SharedSettings) -> VideoRepairer:
+        repairer = IdentityRepairer(settings.resolution or self.usual_resolution)
+        repairer.name = self.kind
+        return repairer
+
+
+def test_a_new_kind_is_one_field(tmp_path, monkeypatch):
+    @dataclass
+    class WithMirror(RepairerConfig):
+        mirror: MirrorOptions = field(default_factory=MirrorOptions)
+
+    monkeypatch.setitem(KINDS, "mirror", MirrorOptions)
+    (tmp_path / "mirror.json").write_text("{}")
+    found = check_repairer(WithMirror(model=str(tmp_path)), "cpu")
+    assert found.kind == "mirror" and found.capabilities == MirrorOptions.capabilities
+    assert build_repairer(WithMirror(model=str(tmp_path)), "cpu").resolution == (32, 24)
+    with pytest.raises(ValueError, match="a mirror takes none"):
+        check_repairer(WithMirror(model=str(tmp_path), steps=3))
+    with pytest.raises(ValueError, match=r"repairer.mirror.upside-down is an option of mirror generators"):
+        check_repairer(WithMirror(model="compact", mirror=MirrorOptions(upside_down=True)))
 
 
 def test_checking_imports_no_diffusion_library(generator_folder):
@@ -206,7 +308,7 @@ def test_auto_takes_the_published_generator_only_from_the_cache_and_for_a_gpu(ge
     assert "auto: dynamicrafter, because the published generator is in the cache" in capsys.readouterr().out
     assert "because the device is cpu" in said("cpu")
     with pytest.raises(ValueError, match=r"the repairer is compact \(the device is cpu"):
-        check_repairer(RepairerConfig(eta=0.0), "cpu")
+        check_repairer(config_of(eta=0.0), "cpu")
 
 
 def test_a_checkpoint_file_is_converted_once(weights, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.rounds.settings import RoundSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
-    from genfusion_ns.priors.config import RepairerConfig
+    from genfusion_ns.priors.config import KINDS, RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
     from genfusion_ns.priors.training.lora import LoraSettings
     from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, LoopConfig
@@ -82,6 +82,7 @@ def test_every_config_field_of_ours_has_help():
     for config in (
         RoundSettings,
         RepairerConfig,
+        *KINDS.values(),
         SparseSamplerConfig,
         GenFusionModelConfig,
         GenFusionDataManagerConfig,

@@ -300,7 +300,7 @@ def test_settings_that_contradict_each_other(tmp_path):
         ({"frames": somewhere}, "x does not exist"),
         ({"video": somewhere}, "x does not exist"),
         ({"frames": somewhere, "model": "nothing"}, "neither auto, compact or none nor an existing folder"),
-        ({"frames": somewhere, "mono_depth": "repairer"}, "trained on clips of unknown depth"),
+        ({"frames": somewhere, "mono_depth": "repairer"}, "needs a repairer that makes depth"),
     ]:
         with pytest.raises(ValueError, match=message):
             Repair(output=tmp_path / "out", **settings).run()

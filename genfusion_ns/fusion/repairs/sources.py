@@ -52,7 +52,7 @@ class ClipSource(Protocol):
 
 
 class FileClips:
-    """`ClipSource` of frames without cameras; see `genfusion_ns.priors.without_cameras` for what repairers make of them."""
+    """`ClipSource` of frames without cameras; what repairers make of them is in `priors.without_cameras`."""
 
     def __init__(
         self,

@@ -60,8 +60,8 @@ def clip_inputs(clip: Clip, known: RepairedClip | None, size: tuple[int, int], l
 
 
 def _disparity(clip: Clip) -> Float[Tensor, "T H W 1"]:
-    """Disparity in 0..1, 0 where unknown; in clips of neutral depth (see `priors.without_cameras`) the middle of the range,
-    which is what GenFusion tells its generator when it asks for the depth of photos.
+    """Disparity in 0..1, 0 where unknown; in clips of neutral depth (see `priors.without_cameras`) the middle of
+    the range, which is what GenFusion tells its generator when it asks for the depth of photos.
     """
     solid = clip.alpha > SOLID_ALPHA
     if solid.all() and not (clip.depth > 0).any():
