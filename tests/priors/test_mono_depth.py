@@ -1,10 +1,10 @@
 """Mono depth: each photo gets its own frames back, alignment recovers scenes, transformers models load from folders."""
 
 import json
-from typing import Any
 
 import pytest
 import torch
+from depth_models import save_depth_model
 
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
@@ -74,12 +74,6 @@ def test_the_conditioning_photo_is_drawn_from_the_clip_by_the_generator():
     assert len({tuple(drawn(seed)) for seed in range(8)}) > 1
     for index, (first, last) in enumerate([(0, 15), (12, 27), (24, 39)]):
         assert first <= drawn(3)[index] <= last
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 6, 3), (2, 4, 6, 4), (4, 6, 3)])
-def test_unreadable_images_are_refused(shape):
-    with pytest.raises(ValueError, match=r"\[N, H, W, 3\]"):
-        RepairerMonoDepth(RedIsDisparity()).estimate(torch.zeros(shape), torch.Generator())
 
 
 def test_neutral_depth_is_opaque_and_has_no_code():
@@ -165,50 +159,6 @@ def test_alignment_refuses_shapes_that_differ():
     ones = torch.ones(2, 4, 6, 1)
     with pytest.raises(ValueError, match="one shape"):
         align_to_scene(ones, ones[:1], ones.bool())
-
-
-def save_depth_model(folder, kind: str = "relative"):
-    """A tiny Depth Anything or GLPN with random weights, saved as their authors publish them."""
-    from transformers import (
-        DepthAnythingConfig,
-        DepthAnythingForDepthEstimation,
-        Dinov2Config,
-        DPTImageProcessor,
-        GLPNConfig,
-        GLPNForDepthEstimation,
-        GLPNImageProcessor,
-    )
-
-    torch.manual_seed(0)
-    if kind == "glpn":
-        config = GLPNConfig(
-            hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8
-        )
-        _lively(GLPNForDepthEstimation(config)).save_pretrained(folder)
-        GLPNImageProcessor(size_divisor=32).save_pretrained(folder)
-        return folder
-    backbone = Dinov2Config(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14
-    )  # fmt: skip
-    backbone.out_features = ["stage1", "stage2", "stage3", "stage4"]
-    backbone.reshape_hidden_states = False
-    config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 8, 8], patch_size=14,
-        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type=kind, max_depth=20,
-    )  # fmt: skip
-    _lively(DepthAnythingForDepthEstimation(config)).save_pretrained(folder)
-    DPTImageProcessor(size={"height": 42, "width": 42}, keep_aspect_ratio=True, ensure_multiple_of=14).save_pretrained(
-        folder
-    )
-    return folder
-
-
-def _lively(network: Any) -> Any:
-    """Weights large enough for the output to vary with the image, which the default ones are not."""
-    for weight in network.parameters():
-        if weight.dim() > 1:
-            torch.nn.init.kaiming_normal_(weight)
-    return network
 
 
 @pytest.mark.parametrize("kind", ["relative", "metric", "glpn"])

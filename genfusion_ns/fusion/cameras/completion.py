@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,13 +48,14 @@ class CompletionSamplerConfig(StoredConfig, InstantiateConfig):
     num_references: int = 3
     """Photos that condition each clip at most."""
     path_scale: float = 0.7
-    """Loop: factor on the horizontal distances of the cameras from the point they look at."""
+    """Loop: factor on the horizontal distances of the cameras from the point they look at, 0.01..100."""
     rotation_angle: float = 16.0
-    """Loop: degrees by which the cameras turn to their left, away from that point; 90 looks along the loop."""
+    """Loop: degrees by which the cameras turn to their left, away from that point, -360..360; 90 looks along the
+    loop."""
     position_z_offset: float = 0.0
-    """Loop: upward shift, in units of the median distance between a camera and that point."""
+    """Loop: upward shift, in units of the median distance between a camera and that point; -100..100."""
     distance: float = 1.8
-    """Loop: shift away from that point (negative: towards it), in the same unit."""
+    """Loop: shift away from that point (negative: towards it), in the same unit; -100..100."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class CompletionSampler(ViewSampler):
     """Walks along one path, a part per round; see `ViewSampler`."""
 
     counts = ("num_frames", "frames_per_round", "num_references")
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "path_scale": (0.01, 100),
+        "rotation_angle": (-360, 360),
+        "position_z_offset": (-100, 100),
+        "distance": (-100, 100),
+    }
     shows_holes = True
     config: CompletionSamplerConfig
 

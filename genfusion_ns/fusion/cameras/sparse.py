@@ -29,6 +29,8 @@ class ViewSampler(ABC):
 
     counts: ClassVar[tuple[str, ...]] = ("num_references",)
     """Settings that must be at least 1."""
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Least and largest value of the others."""
     shows_holes: ClassVar[bool] = False
     """Its clips are meant to show what no photo shows; only a repairer that fills holes makes something of them."""
 
@@ -40,10 +42,10 @@ class ViewSampler(ABC):
         """
         for name in self.counts:
             if getattr(config, name) < 1:
-                raise ValueError(
-                    f"--pipeline.fusion.sampler.{name.replace('_', '-')} is {getattr(config, name)}; "
-                    "it must be at least 1"
-                )
+                raise ValueError(f"{_flag(name)} is {getattr(config, name)}; it must be at least 1")
+        for name, (low, high) in self.ranges.items():
+            if not low <= getattr(config, name) <= high:  # also false for NaN
+                raise ValueError(f"{_flag(name)} is {getattr(config, name)}; allowed are {low:g}..{high:g}")
         self.config = config
         self.clip_length = clip_length
         self.resolution = resolution
@@ -66,6 +68,10 @@ class ViewSampler(ABC):
         """
 
 
+def _flag(name: str) -> str:
+    return f"--pipeline.fusion.sampler.{name.replace('_', '-')}"
+
+
 @dataclass
 class SparseSamplerConfig(StoredConfig, InstantiateConfig):
     """Views between and around a few observed ones."""
@@ -78,25 +84,34 @@ class SparseSamplerConfig(StoredConfig, InstantiateConfig):
     num_references: int = 3
     """Photos that condition each window at most."""
     ellipse_scale: float = 1.0
-    """Ellipse: factor on the half-axes of the loop through the observed cameras."""
+    """Ellipse: factor on the half-axes of the loop through the observed cameras, 0.01..100."""
     height_variation: float = 1.5
-    """Ellipse: sway of the height in round 0; 1 covers the 10th to 90th percentile of the observed heights."""
+    """Ellipse: sway of the height in round 0, 0..10; 1 covers the 10th to 90th percentile of the observed heights."""
     height_variation_step: float = 0.2
-    """Ellipse: how much the sway shrinks per round, down to 0.5."""
+    """Ellipse: how much the sway shrinks per round, down to 0.5; 0..10."""
     tilt_step: float = 2.0
-    """Ellipse: degrees by which the cameras look above or below the subject, per round; 0 in round 0."""
+    """Ellipse: degrees by which the cameras look above or below the subject, per round, 0..89; none in round 0."""
     max_tilt: float = 10.0
-    """Ellipse: largest tilt in degrees."""
+    """Ellipse: largest tilt in degrees, 0..89."""
     position_jitter: float = 0.2
-    """Follow: largest departure from the observed cameras, as a share of the distance between neighbours."""
+    """Follow: largest departure from the observed cameras, as a share of the distance between neighbours, 0..10."""
     turn_jitter: float = 5.0
-    """Follow: largest turn away from the observed directions in degrees."""
+    """Follow: largest turn away from the observed directions in degrees, 0..180."""
 
 
 class SparseSampler(ViewSampler):
     """An ellipse where the cameras surround their subject, else a path along the cameras; see `ViewSampler`."""
 
     counts = ("num_frames", "num_references")
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "ellipse_scale": (0.01, 100),
+        "height_variation": (0, 10),
+        "height_variation_step": (0, 10),
+        "tilt_step": (0, 89),
+        "max_tilt": (0, 89),
+        "position_jitter": (0, 10),
+        "turn_jitter": (0, 180),
+    }
     config: SparseSamplerConfig
 
     def sample(
