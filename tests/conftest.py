@@ -132,6 +132,7 @@ def trained_run(made_once: MadeOnce, capture_folder: Path) -> Path:
     def train(folder: Path) -> None:
         trainer: Any = make_trainer(capture_folder, folder, "none", steps=5)
         trainer.train()
+        trainer.config.save_config()
 
     (checkpoints,) = made_once("short_run", train).rglob("nerfstudio_models")
     return checkpoints.parent

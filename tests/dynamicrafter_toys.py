@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from shared_files import HERE, recorded
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.key_map import pieces_of
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
@@ -44,6 +45,23 @@ ENCODER = {
 }
 
 
+TINY = Architecture(
+    unet={**UNET, "block_out_channels": [8, 8, 8, 8], "cross_attention_dim": 16, "norm_num_groups": 4},
+    image_projection={"embed_dims": 16, "hidden_dims": 16, "output_dims": 16, "depth": 1, "dim_head": 8, "heads": 2},
+    vae={**VAE, "block_out_channels": [4, 4, 4, 8], "norm_num_groups": 2},
+    image_encoder={
+        **ENCODER,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "projection_dim": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    size=(64, 64),
+)
+"""Small enough for its weights to lie in the repository."""
+
+
 def tensors(name: str) -> dict[str, torch.Tensor]:
     """Recorded tensors; those that are too large for one file of the repository lie in several."""
     if parts := sorted((HERE / "fixtures" / "generation").glob(f"{name}*.npz")):
@@ -65,15 +83,27 @@ def toy_pipeline(groups: int = 8) -> DynamiCrafterPipeline:
 
     Eight groups instead of 32, because norms of one or two numbers turn the last digit of float32 into the first.
     """
+    sizes = Architecture(
+        unet={**UNET, "norm_num_groups": groups},
+        image_projection=PROJECTION,
+        vae={**VAE, "norm_num_groups": groups},
+        image_encoder=ENCODER,
+        size=(64, 64),
+    )
+    return random_pipeline(sizes)
+
+
+def random_pipeline(sizes: Architecture) -> DynamiCrafterPipeline:
+    """Random weights, none of them zero."""
     torch.manual_seed(0)
     pipeline = DynamiCrafterPipeline(
-        unet=DynamiCrafterUNet(**UNET, norm_num_groups=groups),
-        vae=AutoencoderKL(**VAE, norm_num_groups=groups),
-        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**ENCODER)),
-        image_projection=ImageProjection(**PROJECTION),
+        unet=DynamiCrafterUNet(**sizes.unet),
+        vae=AutoencoderKL(**sizes.vae),
+        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes.image_encoder)),
+        image_projection=ImageProjection(**sizes.image_projection),
         scheduler=DynamiCrafterScheduler(),
-        width=64,
-        height=64,
+        width=sizes.size[0],
+        height=sizes.size[1],
     )
     with torch.no_grad():
         for parameter in pipeline.unet.parameters():

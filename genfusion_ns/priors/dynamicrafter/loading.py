@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from genfusion_ns.priors.dynamicrafter.folder import AGAIN, check_autoencoder, check_pipeline_folder
+from genfusion_ns.moved import MOVED
+from genfusion_ns.priors.dynamicrafter.folder import AGAIN, INDEX, check_autoencoder, check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
@@ -43,6 +46,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> DynamiCrafterPipeline:
     check_pipeline_folder(folder)
     for name in _KINDS:
         _compare(folder / name, name)
+    _import_old_names(folder)
     with _usable(folder):
         return DynamiCrafterPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
 
@@ -61,6 +65,13 @@ def load_autoencoder(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
             f"{folder}: {len(found['missing_keys'])} weights are missing, such as {min(found['missing_keys'])}"
         )
     return vae
+
+
+def _import_old_names(folder: Path) -> None:
+    """diffusers takes parts of other libraries only from modules that are imported; those of today are, above."""
+    for entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).values():
+        if isinstance(entry, list) and entry[0] in MOVED:
+            importlib.import_module(entry[0])
 
 
 def _compare(folder: Path, name: str) -> None:
