@@ -21,7 +21,7 @@ _CELLS = 4
 
 def clip_and_photos() -> tuple[Any, Any]:
     """Three frames of a waving picture with a hole, and two photos of it; in closed form, so that it never changes."""
-    from genfusion_ns.geometry.cameras import Clip, References
+    from genfusion_ns.geometry.clips import Clip, References
 
     y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
     time = torch.arange(3.0)[:, None, None]

@@ -21,7 +21,7 @@ from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig, ViewSampler
-from genfusion_ns.geometry.trajectories import look_at
+from genfusion_ns.geometry.cameras import look_at
 
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 RESOLUTION = (128, 80)

@@ -16,9 +16,17 @@ from dynamicrafter_toys import toy_pipeline
 from tiny_run import toy_network
 
 from genfusion_ns.data.clips.procedural import procedural_pair
-from genfusion_ns.geometry.cameras import Clip, References, RepairedClip
-from genfusion_ns.geometry.clip_pairs import crop_clip, resize_clip, resize_images, select_frames, select_references
+from genfusion_ns.geometry.clips import (
+    Clip,
+    References,
+    RepairedClip,
+    crop_clip,
+    resize_clip,
+    select_frames,
+    select_references,
+)
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.base import ContinuingRepairer, VideoRepairer
 from genfusion_ns.priors.compact.repairer import CompactRepairer
 from genfusion_ns.priors.config import KINDS, RepairerConfig, build_repairer

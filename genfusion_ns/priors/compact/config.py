@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from genfusion_ns.priors.base import Capabilities, VideoRepairer
+from genfusion_ns.priors.compact.capabilities import CAPABILITIES
 from genfusion_ns.priors.options import PriorOptions, SharedSettings
 from genfusion_ns.priors.weight_files import check_folder
 
 PACKAGED_WEIGHTS = Path(__file__).parents[1] / "weights" / "compact"
-CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_confidence=True, needs_cameras=True)
 
 
 @dataclass

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip, resize_clip, resize_references, select_frames
 from genfusion_ns.geometry.images import resize_images
+from genfusion_ns.priors.compact.capabilities import CAPABILITIES
 from genfusion_ns.priors.compact.conditioning import Condition, condition_on
-from genfusion_ns.priors.compact.config import CAPABILITIES
 from genfusion_ns.priors.compact.flow import euler_step, start_point
 from genfusion_ns.priors.compact.unet import CompactUNet
 from genfusion_ns.priors.weight_files import WEIGHTS_FILE as WEIGHTS_FILE

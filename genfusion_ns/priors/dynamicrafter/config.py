@@ -10,11 +10,11 @@ import tyro
 from tyro.conf import Suppress
 
 from genfusion_ns.priors.base import Capabilities, VideoRepairer
+from genfusion_ns.priors.dynamicrafter.capabilities import CAPABILITIES
 from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 from genfusion_ns.priors.options import FLAG, PriorOptions, SharedSettings
 
-CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_depth=True, makes_confidence=True)
 _SAMPLES = 64
 
 

@@ -14,8 +14,8 @@ from genfusion_ns.geometry.clips import Clip, References, RepairedClip, typical_
 from genfusion_ns.geometry.images import resize_images
 from genfusion_ns.priors.dynamicrafter.architecture import weighted_parts
 from genfusion_ns.priors.dynamicrafter.best_of import disagreement
+from genfusion_ns.priors.dynamicrafter.capabilities import CAPABILITIES
 from genfusion_ns.priors.dynamicrafter.clip_inputs import ClipInputs, clip_inputs, seen_part
-from genfusion_ns.priors.dynamicrafter.config import CAPABILITIES
 from genfusion_ns.priors.dynamicrafter.images import fit_within
 from genfusion_ns.priors.dynamicrafter.loading import load_pipeline
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
