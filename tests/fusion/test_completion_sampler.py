@@ -195,13 +195,6 @@ def test_a_path_with_another_vertical_is_noted(saved, capsys):
     assert sample(ring(), camera_path=saved(arc(12, 1.0))).log["tilt_degrees"] < 1
 
 
-@pytest.mark.parametrize("name", ["num_frames", "frames_per_round", "num_references"])
-def test_settings_out_of_range_are_named(name):
-    flag = "--pipeline.fusion.sampler." + name.replace("_", "-")
-    with pytest.raises(ValueError, match=f"{flag} is 0; it must be at least 1"):
-        sample(ring(), **{name: 0})
-
-
 def test_bad_files_fail_before_training(tmp_path):
     with pytest.raises(CameraPathError, match="cannot be read"):
         CompletionSamplerConfig(camera_path=tmp_path / "none.json").setup(clip_length=16, resolution=RESOLUTION)

@@ -243,26 +243,6 @@ def test_jumps_move_to_the_next_border_and_nothing_else_changes():
     assert move_jumps(path, [0, 16], 3.0, lambda c2w: c2w[:, 0, 3] > -1)[:, 0, 3].max() == 27
 
 
-def test_same_seed_same_views_other_seed_other_views():
-    observed = three_views()
-    first, again, other = sample(observed, 3), sample(observed, 3), sample(observed, 4)
-    assert torch.equal(first.c2w, again.c2w) and first.log == again.log
-    assert first.reference_ids == again.reference_ids
-    assert not torch.allclose(first.c2w, other.c2w, atol=1e-4)
-    json.dumps(first.log)
-
-
-@pytest.mark.parametrize("kind", ["auto", "ellipse", "follow"])
-@pytest.mark.parametrize("num_frames", [5, 16, 40])
-def test_shapes_and_windows(kind, num_frames):
-    views = sample(three_views(), kind=kind, num_frames=num_frames)
-    assert views.c2w.shape == (num_frames, 4, 4) and views.K.shape == (num_frames, 3, 3)
-    assert [f for w in views.windows for f in w.new_frames(num_frames)] == list(range(num_frames))
-    assert len(views.reference_ids) == len(views.windows)
-    for ids in views.reference_ids:
-        assert sorted(ids) == [0, 1, 2]
-
-
 def test_a_single_photo_gives_a_camera_that_stays():
     observed = three_views()
     single = PhotoCameras(observed.c2w[:1], observed.Ks[:1], observed.sizes[:1])
@@ -338,12 +318,6 @@ def test_clip_intrinsics_are_the_median_of_the_commonest_size():
     size, clip_K = clip_intrinsics(observed, (192, 128))
     assert size == (192, 128)
     torch.testing.assert_close(clip_K, torch.tensor([[200.0, 0, 96], [0, 202, 64], [0, 0, 1]]))
-
-
-@pytest.mark.parametrize("field", ["num_frames", "num_references"])
-def test_config_is_checked(field):
-    with pytest.raises(ValueError, match=f"--pipeline.fusion.sampler.{field.replace(chr(95), chr(45))} is 0"):
-        sample(three_views(), **{field: 0})
 
 
 @pytest.mark.parametrize(("name", "kind"), [("fox", "follow"), ("stone_horse", "ellipse")])

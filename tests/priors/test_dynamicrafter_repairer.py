@@ -7,7 +7,7 @@ import pytest
 import torch
 from dynamicrafter_toys import toy_pipeline
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip, select_frames
+from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.priors.base import repair_next
 from genfusion_ns.priors.dynamicrafter.best_of import disagreement
 from genfusion_ns.priors.dynamicrafter.clip_inputs import clip_inputs, seen_part
