@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ SEEDED = FusionConfig(seeding=SeedingConfig(enabled=True))
 class Found(FoundRepairer):
     """Of a kind that there is not, with these capabilities."""
 
-    can: Capabilities = Capabilities()
+    can: Capabilities = field(default_factory=Capabilities)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -74,5 +74,5 @@ def test_what_it_lacks_is_said_where_it_matters(config: FusionConfig, lacks: str
 
 
 def test_a_run_says_it_when_it_starts(capture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_trainer(capture_folder, tmp_path, "none", steps=1)
+    make_trainer(capture_folder, tmp_path, "none", steps=5)
     assert "No rounds take place" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from depth_models import save_depth_model
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
 from genfusion_ns.geometry.warping import warp_references
+from genfusion_ns.priors.base import Capabilities
 from genfusion_ns.priors.mono_depth import MonoDepth, RepairerMonoDepth, align_to_scene
 from genfusion_ns.priors.mono_depth_transformers import TransformersMonoDepth
 from genfusion_ns.priors.without_cameras import clip_without_cameras, photos_without_cameras
@@ -20,6 +21,7 @@ class RedIsDisparity:
     """A repairer whose disparity is the red of the same frame, so that a result tells which photo it was made of."""
 
     name = "red"
+    capabilities = Capabilities(repairs=True, makes_depth=True)
     clip_length = 16
     resolution: tuple[int, int] = (32, 24)
 

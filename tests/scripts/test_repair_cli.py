@@ -18,6 +18,7 @@ from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
 from genfusion_ns.fusion.repairs.sources import FileClips
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import encode_disparity
+from genfusion_ns.priors.base import Capabilities
 from genfusion_ns.priors.mono_depth import MonoDisparity
 from genfusion_ns.scripts.repair import Repair, entrypoint
 
@@ -46,6 +47,7 @@ class Stamp:
     """Returns its input with green set to the number of the call, so that joins can be seen."""
 
     name = "stamp"
+    capabilities = Capabilities(repairs=True)
     clip_length = 16
     resolution: tuple[int, int] = (32, 24)
 
