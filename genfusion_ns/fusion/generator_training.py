@@ -198,7 +198,7 @@ def _train_dynamicrafter(
     from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
     from genfusion_ns.priors.training.dynamicrafter import train
-    from genfusion_ns.priors.training.start import starting_folder
+    from genfusion_ns.priors.training.initial import initial_folder
 
     optimisation = config.optimisation
     if config.clips is None:
@@ -215,7 +215,7 @@ def _train_dynamicrafter(
     )
     held_out = HeldOutWindows(split.held_out, optimisation.size, optimisation.frames, config.held_out_limit)
     with accelerator.main_process_first():
-        folder = starting_folder(initial, config.vae, Architecture(size=optimisation.size))
+        folder = initial_folder(initial, config.vae, Architecture(size=optimisation.size))
     return train(batches, held_out, folder, config.output, optimisation, config.resume, accelerator)
 
 
