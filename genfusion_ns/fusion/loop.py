@@ -317,9 +317,9 @@ class FusionLoop(Supervision):
 
     def _require_active(self) -> None:
         if not self.active:
+            model = self._run.repairer.model
             raise ValueError(
-                f"no round can take place: --pipeline.repairer.model is {self._run.repairer.model}, which repairs nothing; "
-                "name another"
+                f"no round can take place: --pipeline.repairer.model is {model}, which repairs nothing; name another"
             )
 
     def _say(self, message: str, colour: Colour = "", wrap: bool = True) -> None:
