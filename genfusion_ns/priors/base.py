@@ -93,6 +93,7 @@ def repair_next(
     repairer: VideoRepairer,
     before: RepairedClip | None,
     overlap: int,
+    *,
     clip: Clip,
     references: References,
     generator: torch.Generator,

@@ -122,6 +122,7 @@ def align_to_scene(
     rendered_depth: Float[Tensor, "N H W 1"],
     valid: Bool[Tensor, "N H W 1"],
     confidence: Float[Tensor, "N H W 1"] | None = None,
+    *,
     least_confidence: float = 0.5,
     least_inliers: float = 0.5,
 ) -> AlignedDepth:

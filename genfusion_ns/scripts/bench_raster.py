@@ -63,7 +63,7 @@ class BenchRaster:
             f"{len(surfels)} surfels, {self.width} x {self.height}, {pairs / 1e6:.2f} M contributing pairs "
             f"({pairs / pixels:.1f} per pixel), {cpu_backend.num_threads()} threads"
         )
-        forward, both = self._time("cpu", surfels, viewmat, K, (self.width, self.height), self.repeats)
+        forward, both = self._time("cpu", surfels, viewmat, K, size=(self.width, self.height), repeats=self.repeats)
         sgemm = single_thread_sgemm(self.repeats)
         _report("cpu", forward, both, pairs)
         print(f"single-thread 1024^3 sgemm {sgemm * 1e3:.1f} ms; cpu F+B / sgemm (CPU time) {both.cpu / sgemm:.2f}")
@@ -89,7 +89,7 @@ class BenchRaster:
         return surfels, tensors["viewmat"], resize_intrinsics(tensors["K"], size, (self.width, self.height))
 
     def _time(
-        self, backend: str, surfels: Surfels, viewmat: Tensor, K: Tensor, size: tuple[int, int], repeats: int
+        self, backend: str, surfels: Surfels, viewmat: Tensor, K: Tensor, *, size: tuple[int, int], repeats: int
     ) -> tuple[Times, Times]:
         run, forward = passes(backend, surfels, viewmat, K, size)
         return fastest(forward, repeats), fastest(run, repeats)
@@ -104,7 +104,7 @@ class BenchRaster:
         from genfusion_ns.fusion.benchmark.training_step import training_step
         from genfusion_ns.methods import genfusion
 
-        step = training_step(surfels, viewmat, K, self.width, self.height, genfusion.config.optimizers)
+        step = training_step(surfels, viewmat, K, self.width, self.height, optimizers=genfusion.config.optimizers)
         step()
         times = fastest(step, self.repeats)
         print(
@@ -119,7 +119,7 @@ class BenchRaster:
         cropped = crop_intrinsics(K, (self.width - width) // 2, (self.height - height) // 2)
         settings = RasterSettings(width, height, None, 0.2, 1e10, "intersection")
         pairs = cpu_backend.count_pairs(surfels, viewmat, cropped, settings)
-        forward, both = self._time("reference", surfels, viewmat, cropped, (width, height), 1)
+        forward, both = self._time("reference", surfels, viewmat, cropped, size=(width, height), repeats=1)
         print(f"reference on the {width} x {height} window in the middle, {torch.get_num_threads()} torch threads:")
         _report("reference", forward, both, pairs)
         print(f"cpu does {fast * both.cpu / pairs:.0f} times the contributing pairs per second of CPU time (F+B)")

@@ -177,7 +177,9 @@ def test_windows_follow_each_other_where_the_repairer_can(repairer):
     clip, before = a_clip(4), RepairedClip(*(torch.rand(4, 64, 64, c) for c in (3, 1, 1)))
 
     def following(repairer, before, overlap):
-        return repair_next(repairer, before, overlap, clip, photos(), torch.Generator().manual_seed(0))
+        return repair_next(
+            repairer, before, overlap, clip=clip, references=photos(), generator=torch.Generator().manual_seed(0)
+        )
 
     alone = repaired(repairer, clip)
     assert torch.equal(following(repairer, before, 1).rgb[:1], before.rgb[3:])

@@ -18,7 +18,7 @@ from genfusion_ns.seeds import seeded_generator
 
 
 def training_step(
-    surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, height: int, optimizers: Mapping[str, Any]
+    surfels: Surfels, viewmat: Tensor, K: Tensor, width: int, height: int, *, optimizers: Mapping[str, Any]
 ) -> Callable[[], None]:
     """One step as `ns-train genfusion` does it at full resolution with all bands of spherical harmonics.
 

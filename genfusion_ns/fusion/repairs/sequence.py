@@ -82,7 +82,9 @@ def repair_sequence(
         references, names = source.references(frames)
         clip = source.clip(frames, generator)
         small = resize_clip(clip, fit_area(source.size, repairer.resolution))
-        last = repair_next(repairer, last, window.new_from, small, references, generator).to(small.rgb.device)
+        last = repair_next(repairer, last, window.new_from, clip=small, references=references, generator=generator).to(
+            small.rgb.device
+        )
         scores = _scores(small, last, references, source.depth_unit is not None)
         joined = _join(held, _full_size(clip, small, last, keep_detail), window.new_from)
         final = (following.start if following is not None else len(source)) - window.start

@@ -131,7 +131,9 @@ def repair_window(
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
     given = photos.as_given(clip, shown)
     last = before.repaired if before is not None and before.rejected is None else None
-    repaired = repair_next(repairer, last, window.new_from, given, references, generator).to(model.device)
+    repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator).to(
+        model.device
+    )
     agreement = photo_agreement(clip, repaired, references)
     confidence = agreement.confidence if config.use_confidence else torch.ones_like(agreement.confidence)
     if config.unseen_only:

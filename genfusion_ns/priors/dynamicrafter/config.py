@@ -90,7 +90,7 @@ class DynamiCrafterOptions(PriorOptions):
             settings.folder,
             self.sampling(settings.steps),
             settings.device,
-            settings.resolution,
+            resolution=settings.resolution,
             offload=self.offload == "model",
             samples=1 if self.samples is None else self.samples,
             dtype=settings.dtype,

@@ -37,6 +37,7 @@ def sample_latents(
     conditions: Conditions,
     sampling: Sampling,
     generator: torch.Generator | None = None,
+    *,
     noise: RecordedNoise | None = None,
     guide: Guide | None = None,
     progress: Callable[[], object] | None = None,

@@ -150,7 +150,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         null = self.null_context(len(references)) if sampling.guidance_scale != 1 else None
         condition = self.encode_video(video, sampling.sample_condition, generator, noise.condition)
         guide = self._guide(condition, alpha, known, sampling)
-        end = self.denoise(condition, context, null, sampling, generator, noise, guide=guide)
+        end = self.denoise(condition, context, null, sampling, generator, noise=noise, guide=guide)
         pixels = self.decode_video(end.latents)[0].permute(1, 2, 3, 0).float()
         self.maybe_free_model_hooks()
         self._require_finite(end.latents, pixels)
@@ -228,6 +228,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         null_context: Float[Tensor, "B L D"] | None,
         sampling: Sampling,
         generator: torch.Generator | None = None,
+        *,
         noise: RecordedNoise | None = None,
         fps: Tensor | None = None,
         guide: Guide | None = None,
@@ -236,7 +237,14 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         conditions = Conditions(condition, context, null_context, fps)
         with self.progress_bar(total=sampling.steps) as progress:  # pyright: ignore[reportCallIssue]
             return sample_latents(
-                self.unet, self.scheduler, conditions, sampling, generator, noise, guide, progress.update
+                self.unet,
+                self.scheduler,
+                conditions,
+                sampling,
+                generator,
+                noise=noise,
+                guide=guide,
+                progress=progress.update,
             )
 
     def _guide(

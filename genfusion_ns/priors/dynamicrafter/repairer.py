@@ -47,6 +47,7 @@ class DynamiCrafterRepairer:
         pipeline: DynamiCrafterPipeline,
         sampling: Sampling | None = None,
         device: torch.device | str = "cpu",
+        *,
         resolution: tuple[int, int] | None = None,
         offload: bool = False,
         samples: int = 1,
@@ -92,6 +93,7 @@ class DynamiCrafterRepairer:
         folder: str | Path,
         sampling: Sampling | None = None,
         device: torch.device | str = "cpu",
+        *,
         resolution: tuple[int, int] | None = None,
         offload: bool = False,
         samples: int = 1,
@@ -108,7 +110,8 @@ class DynamiCrafterRepairer:
         """
         if dtype is None:
             dtype = torch.float32 if torch.device(device).type == "cpu" else torch.float16
-        return cls(load_pipeline(Path(folder), dtype), sampling, device, resolution, offload, samples)
+        pipeline = load_pipeline(Path(folder), dtype)
+        return cls(pipeline, sampling, device, resolution=resolution, offload=offload, samples=samples)
 
     def repair(self, clip: Clip, references: References, generator: torch.Generator) -> RepairedClip:
         """Repair one clip of any size; see `VideoRepairer.repair`.

@@ -43,6 +43,7 @@ class UNetStage(nn.Module):
         width: int,
         shared: StageWidths,
         attentions: int,
+        *,
         down: bool = False,
         up: bool = False,
     ) -> None:

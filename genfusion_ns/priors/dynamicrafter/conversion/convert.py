@@ -146,14 +146,16 @@ def _write_pipeline(
 ) -> None:
     for name, part in weighted_parts(pipeline).items():
         if next(part.parameters()).is_meta:
-            _write_part(folder / name, part, name, source, plan, dtype)
+            _write_part(folder / name, part, name, source=source, plan=plan, dtype=dtype)
         else:  # loaded from elsewhere
             cast(AutoencoderKL, part).save_pretrained(folder / name)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     pipeline.save_config(folder)
 
 
-def _write_part(folder: Path, part: Any, name: str, source: CheckpointSource, plan: Plan, dtype: torch.dtype) -> None:
+def _write_part(
+    folder: Path, part: Any, name: str, *, source: CheckpointSource, plan: Plan, dtype: torch.dtype
+) -> None:
     """Config and weights of one part, as its own ``save_pretrained`` would lay them out."""
     folder.mkdir(parents=True)
     transformers_part = name == "image_encoder"
