@@ -9,7 +9,7 @@ from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.geometry.clips import SOLID_ALPHA
-from genfusion_ns.models.losses import disparity_loss, photometric_loss
+from genfusion_ns.models.losses import block_means, disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 
@@ -35,7 +35,10 @@ def generated_view_losses(
     if config.densify:
         model.observe_render(render, generated=True)
     confidence = view.confidence.float()
-    colour = photometric_loss(render.rgb[0], view.rgb_float(), config.ssim_weight, confidence)
+    shown, target, trust = render.rgb[0], view.rgb_float(), confidence
+    if config.blocks > 1:
+        (shown, target), trust = block_means([shown, target], confidence, config.blocks)
+    colour = photometric_loss(shown, target, config.ssim_weight, trust)
     losses = {"generated_rgb": weight * colour}
     if config.depth_weight > 0:
         covered = (render.alpha[0] > SOLID_ALPHA) & (render.depth[0] > 0)

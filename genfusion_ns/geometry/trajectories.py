@@ -75,9 +75,9 @@ def ellipse_path(
         loop = scale * loop * (nearest / loop.norm(dim=1, keepdim=True)).clamp(min=1.0)
         return (focus + loop @ torch.stack([first, second]) + ((low + high) / 2 + sway) * up).numpy()
 
-    stops = _constant_speed(curve, num + 1, samples=_DENSE * max(num, 25))[:-1]
+    stops = constant_speed(curve, num + 1, samples=_DENSE * max(num, 25))[:-1]
     path = look_at(torch.from_numpy(curve(stops)), focus, up)
-    return _tilted(path, tilt).to(c2w)
+    return tilted(path, tilt).to(c2w)
 
 
 def orbit_path(
@@ -158,7 +158,7 @@ def spline_path(c2w: Float[Tensor, "N 4 4"], num: int) -> Float[Tensor, "num 4 4
     positions = CubicSpline(knots, poses[:, :3, 3], bc_type="natural")
     rotations = Slerp(knots, Rotation.from_matrix(poses[:, :3, :3]))
     # Cameras that only turn still have to advance, so part of the speed is angular.
-    stops = _constant_speed(
+    stops = constant_speed(
         lambda s: np.concatenate(
             [positions(s), _turn_length(poses) * rotations(s).as_matrix().reshape(len(s), 9)], axis=1
         ),
@@ -247,7 +247,7 @@ def follow_path(
     return (path @ local).to(c2w)
 
 
-def _constant_speed(curve: Callable[[np.ndarray], np.ndarray], num: int, samples: int) -> np.ndarray:
+def constant_speed(curve: Callable[[np.ndarray], np.ndarray], num: int, samples: int) -> np.ndarray:
     """Parameters in 0..1 at which `curve` is passed in `num` equal steps, both ends included."""
     dense = np.linspace(0.0, 1.0, samples)
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve(dense), axis=0), axis=1))])
@@ -260,7 +260,8 @@ def _turn_length(poses: np.ndarray) -> float:
     return 0.1 * spread if spread > 1e-12 else 1.0
 
 
-def _tilted(c2w: Tensor, angle: float) -> Tensor:
+def tilted(c2w: Float[Tensor, "N 4 4"], angle: float) -> Float[Tensor, "N 4 4"]:
+    """Each camera turned about its own x axis, radians, positive looks up."""
     local = torch.eye(4, dtype=c2w.dtype)
     local[1:3, 1:3] = local.new_tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return c2w @ local

@@ -71,6 +71,28 @@ def photometric_loss(
     return loss + ssim_weight * ((1 - ssim_map(image, target)) * trust).mean()
 
 
+def block_means(
+    images: list[Float[Tensor, "H W C"]], weight: Float[Tensor, "H W 1"], side: int
+) -> tuple[list[Float[Tensor, "h w C"]], Float[Tensor, "h w 1"]]:
+    """Means of images over blocks of `side` x `side` pixels, in which each pixel counts by its weight.
+
+    What two images show in detail then makes no difference between them, only what they show on average.
+
+    Args:
+        images: of one size; gradients flow through them.
+        weight: trust per pixel in 0..1, a constant.
+        side: of a block in pixels; the last row and column of blocks take what is left.
+
+    Returns:
+        The images, 0 in blocks without any weight, and the mean weight of each block. h = ceil(H / side)
+    """
+    counted = torch.cat([weight, *(weight * image for image in images)], dim=-1).permute(2, 0, 1)[None]
+    means = F.avg_pool2d(counted, side, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 0)
+    trust, sums = means[..., :1], means[..., 1:]
+    averages = sums / trust.clamp_min(1e-6)
+    return list(averages.split([image.shape[-1] for image in images], dim=-1)), trust
+
+
 def disparity_loss(
     depth: Float[Tensor, "H W 1"],
     target: Float[Tensor, "H W 1"],

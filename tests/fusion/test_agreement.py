@@ -90,3 +90,29 @@ def test_errors_are_means_over_the_visible_pixels_of_a_window():
         ]
         expected[c, t, y, x] = min(found, default=torch.tensor(0.0))
     torch.testing.assert_close(_nearest_photo_errors(clips, photos, visible), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_where_photos_show_a_pixel_the_repair_must_be_nearer_to_them_than_the_render():
+    clip, photo = plane_scene()
+    spoiled = clip.rgb.clone()
+    spoiled[:, :, :24] *= 0.5
+    rendered = dataclasses.replace(clip, rgb=spoiled)
+    unchanged = photo_agreement(rendered, repaired_as(rendered, spoiled), photo, better_only=True)
+    assert unchanged.confidence[unchanged.shown].max() == 0
+    mended = photo_agreement(rendered, repaired_as(rendered, clip.rgb), photo, better_only=True)
+    inside = mended.shown[:, :, 4:20]
+    assert mended.confidence[:, :, 4:20][inside].min() > 0.7
+    # The right half was right before, and a repair that blurs it or leaves it adds nothing.
+    assert mended.confidence[:, :, 28:44].max() < 0.1
+    assert torch.equal(mended.confidence[~mended.shown], torch.ones_like(mended.confidence[~mended.shown]))
+
+
+def test_a_clip_of_which_photos_show_too_little_is_rejected_with_the_shares():
+    clip, photo = plane_scene()
+    away = torch.eye(4)[None].clone()
+    away[0, 0, 3] = 2.0  # the photo shows the edge of the plane alone
+    agreement = photo_agreement(clip, repaired_as(clip, clip.rgb), References(photo.rgb, away, photo.Ks))
+    assert 0 < agreement.shown_share < 0.2
+    verdict = str(agreement.verdict(0.5, least_shown=0.2))
+    assert "no photo speaks for it" in verdict and f"{agreement.shown_share:.0%}" in verdict and "20%" in verdict
+    assert agreement.verdict(0.5, least_shown=0.0) is None

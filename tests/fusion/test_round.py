@@ -47,6 +47,32 @@ def test_unseen_only_leaves_what_the_photos_do_not_show():
     assert torch.equal(unseen.repaired.confidence, everything.repaired.confidence * ~shown)
 
 
+def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_little():
+    everything, _ = repaired_window(False)
+    shown = everything.agreement.shown
+    before, after = everything.repaired.confidence, repaired_window(False, unshown_weight=0.25)[0].repaired.confidence
+    torch.testing.assert_close(after, torch.where(shown, before, 0.25 * before))
+    scaled = repaired_window(False, full_trust_shown=1.0)[0].repaired.confidence
+    share = shown.float().mean(dim=(1, 2, 3), keepdim=True)
+    assert share.min() < 0.9
+    torch.testing.assert_close(scaled, torch.where(shown, before, share * before))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("blocks", 0, "at least 1"),
+        ("least_shown", 1.5, "0..1"),
+        ("full_trust_shown", -0.1, "0..1"),
+        ("unshown_weight", float("nan"), "0..1"),
+    ],
+)
+def test_weights_and_shares_out_of_range_are_named(name: str, value: float, allowed: str) -> None:
+    flag = f"--pipeline.fusion.{name.replace('_', '-')} is {value}"
+    with pytest.raises(ValueError, match=f"{flag}; .*{allowed}"):
+        FusionConfig(**{name: value})
+
+
 @pytest.mark.parametrize(("empty_before", "kept_empty"), [(1.0, False), (2.0, False), (1.0, True)])
 def test_no_surfel_is_put_where_photos_look_through_or_the_scene_is_kept_empty(empty_before, kept_empty):
     clip, depth = room_clip()

@@ -17,7 +17,7 @@ import yaml
 from nerfstudio.configs.base_config import InstantiateConfig
 
 from genfusion_ns import methods
-from genfusion_ns.fusion.cameras.clip_cameras import ObservedViews, SampledViews
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig, ViewSampler
@@ -27,11 +27,11 @@ UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 RESOLUTION = (128, 80)
 
 
-def observed(positions: Any, target: Any, size: tuple[int, int] = (96, 64)) -> ObservedViews:
+def observed(positions: Any, target: Any, size: tuple[int, int] = (96, 64)) -> PhotoCameras:
     positions = torch.as_tensor(positions, dtype=torch.float64)
     c2w = look_at(positions, torch.as_tensor(target, dtype=torch.float64).expand_as(positions), UP)
     K = torch.tensor([[90.0, 0, size[0] / 2], [0, 90, size[1] / 2], [0, 0, 1]], dtype=torch.float64)
-    return ObservedViews(c2w, K.expand(len(c2w), 3, 3).clone(), [size] * len(c2w))
+    return PhotoCameras(c2w, K.expand(len(c2w), 3, 3).clone(), [size] * len(c2w))
 
 
 def ring(count: int) -> list[list[float]]:
@@ -59,6 +59,7 @@ def camera_path(folder: Path) -> Path:
 SAMPLERS: dict[str, InstantiateConfig] = {
     "sparse": SparseSamplerConfig(),
     "sparse, around": SparseSamplerConfig(kind="ellipse", num_frames=40),
+    "sparse, where photos stand": SparseSamplerConfig(kind="arc", num_frames=40),
     "sparse, along": SparseSamplerConfig(kind="follow", num_frames=5),
     "masked": MaskedSamplerConfig(num_references=2),
     "completion, loop": CompletionSamplerConfig(num_frames=40),
@@ -84,13 +85,13 @@ def config(name: str, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(params=CAPTURES)
-def views(request: pytest.FixtureRequest, name: str) -> ObservedViews:
+def views(request: pytest.FixtureRequest, name: str) -> PhotoCameras:
     if request.param == "one photo" and name in LOOPS:
         return CAPTURES["two photos"]  # see `test_loops_need_more_than_one_photo`
     return CAPTURES[request.param]
 
 
-def sample(config: Any, views: ObservedViews, round: int = 0, seed: int = 0, is_clear: Any = None) -> SampledViews:
+def sample(config: Any, views: PhotoCameras, round: int = 0, seed: int = 0, is_clear: Any = None) -> SampledViews:
     sampler = config.setup(clip_length=16, resolution=RESOLUTION)
     return sampler.sample(views, round, torch.Generator().manual_seed(seed), is_clear)
 
@@ -111,7 +112,7 @@ def test_loops_need_more_than_one_photo(name: str) -> None:
 
 
 @pytest.mark.parametrize("round", [0, 3])
-def test_cameras_windows_and_references_belong_together(config: Any, views: ObservedViews, round: int) -> None:
+def test_cameras_windows_and_references_belong_together(config: Any, views: PhotoCameras, round: int) -> None:
     sampled = sample(config, views, round)
     count = len(sampled.c2w)
     assert count >= 1 and sampled.c2w.shape == (count, 4, 4) and sampled.K.shape == (count, 3, 3)
@@ -126,7 +127,7 @@ def test_cameras_windows_and_references_belong_together(config: Any, views: Obse
     json.dumps(sampled.log)
 
 
-def test_cameras_are_cameras(config: Any, views: ObservedViews) -> None:
+def test_cameras_are_cameras(config: Any, views: PhotoCameras) -> None:
     sampled = sample(config, views)
     rotation = sampled.c2w[:, :3, :3].double()
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand_as(rotation), atol=1e-5, rtol=0)
@@ -139,7 +140,7 @@ def test_cameras_are_cameras(config: Any, views: ObservedViews) -> None:
     assert ((sampled.K[:, :2, 2] / torch.tensor([width, height]).to(sampled.K) - 0.5).abs() < 0.1).all()
 
 
-def test_nothing_but_the_generator_decides(config: Any, views: ObservedViews) -> None:
+def test_nothing_but_the_generator_decides(config: Any, views: PhotoCameras) -> None:
     torch.manual_seed(1)
     first = sample(config, views, round=2, seed=3)
     state = torch.manual_seed(2).get_state()
@@ -149,7 +150,7 @@ def test_nothing_but_the_generator_decides(config: Any, views: ObservedViews) ->
     assert torch.equal(torch.get_rng_state(), state), "the global generator is not drawn from"
 
 
-def test_one_sampler_samples_any_round_in_any_order(config: Any, views: ObservedViews) -> None:
+def test_one_sampler_samples_any_round_in_any_order(config: Any, views: PhotoCameras) -> None:
     sampler = config.setup(clip_length=16, resolution=RESOLUTION)
     found = {}
     for round in (4, 0, 1, 4):
@@ -159,7 +160,7 @@ def test_one_sampler_samples_any_round_in_any_order(config: Any, views: Observed
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "completion, path"])
 @pytest.mark.parametrize("unit", [1e-3, 1e3])
-def test_the_unit_of_length_does_not_matter(name: str, unit: float, views: ObservedViews) -> None:
+def test_the_unit_of_length_does_not_matter(name: str, unit: float, views: PhotoCameras) -> None:
     scaled = replace(views, c2w=views.c2w.clone())
     scaled.c2w[:, :3, 3] *= unit
     expected, found = sample(SAMPLERS[name], views, 1), sample(SAMPLERS[name], scaled, 1)
@@ -168,7 +169,7 @@ def test_the_unit_of_length_does_not_matter(name: str, unit: float, views: Obser
     assert [sorted(ids) for ids in found.reference_ids] == [sorted(ids) for ids in expected.reference_ids]
 
 
-def test_where_nothing_is_in_the_way_nothing_changes(config: Any, views: ObservedViews) -> None:
+def test_where_nothing_is_in_the_way_nothing_changes(config: Any, views: PhotoCameras) -> None:
     free = sample(config, views)
     clear = sample(config, views, is_clear=lambda poses: torch.ones(len(poses), dtype=torch.bool))
     torch.testing.assert_close(clear.c2w, free.c2w)

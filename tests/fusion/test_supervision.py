@@ -1,10 +1,13 @@
 """The loss by which a generated view supervises the scene."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_model import generated_view, make_model
 
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.fusion.supervision import generated_view_losses
 
 
@@ -21,3 +24,24 @@ def test_the_depth_weight_weighs_the_depth_term_alone():
     assert first[1] > 0
     assert deeper == pytest.approx([first[0], 2 * first[1]], rel=1e-5)
     assert heavier == pytest.approx([2 * first[0], 2 * first[1]], rel=1e-5)
+
+
+def test_detail_of_generated_views_that_leaves_the_means_of_blocks_changes_nothing():
+    model = make_model(background_color="black").train()
+    with torch.no_grad():
+        model.gauss_params["opacities"].fill_(4.0)
+        model.gauss_params["scales"].add_(1.0)
+    view = generated_view()
+    shown = model.render(view.viewmat[None], view.K[None], *view.size, background=torch.zeros(3)).rgb[0].detach()
+    checks = torch.full((24, 32, 1), 25.0)
+    checks[::2, ::2] = checks[1::2, 1::2] = -25.0
+    middle = (shown * 255).clamp(26, 229)
+    target = replace(view, rgb=(middle + checks).round().to(torch.uint8))
+    plain = replace(view, rgb=middle.round().to(torch.uint8))
+
+    def loss(view: GeneratedView, blocks: int) -> float:
+        config = FusionConfig(blocks=blocks, densify=False, ssim_weight=0.0)
+        return generated_view_losses(model, view, 1.0, config, transparent=False)["generated_rgb"].item()
+
+    assert loss(target, 1) > loss(plain, 1) + 0.05
+    assert loss(target, 4) == pytest.approx(loss(plain, 4), abs=1e-3)

@@ -201,9 +201,9 @@ def test_around_a_subject_hidden_is_allowed_but_behind_walls_is_not():
     observed = PhotoCameras(c2w, three_views().Ks, [(WIDTH, HEIGHT)] * 3)
     is_clear = clearance_test(seen(observed, scene))
     around = sample(observed, num_frames=32, is_clear=is_clear)
-    assert around.log["kind"] == "ellipse" and around.log["pulled_frames"] == 0
-    wide = sample(observed, num_frames=32, ellipse_scale=1.6, height_variation=0.0)
-    kept = sample(observed, num_frames=32, ellipse_scale=1.6, height_variation=0.0, is_clear=is_clear)
+    assert around.log["kind"] == "arc" and around.log["pulled_frames"] == 0
+    wide = sample(observed, num_frames=32, kind="ellipse", ellipse_scale=1.6, height_variation=0.0)
+    kept = sample(observed, num_frames=32, kind="ellipse", ellipse_scale=1.6, height_variation=0.0, is_clear=is_clear)
     outside = ~scene.is_free(wide.c2w[:, :3, 3])
     assert outside.any() and scene.is_free(kept.c2w[:, :3, 3]).all()
 
@@ -251,14 +251,35 @@ def test_a_single_photo_gives_a_camera_that_stays():
     assert views.reference_ids == [[0]]
 
 
-def test_rounds_of_an_ellipse_differ_as_configured():
-    angle = 2 * math.pi * torch.arange(5) / 5
+def around(count: int, focal: float) -> PhotoCameras:
+    angle = 2 * math.pi * torch.arange(count) / count
     positions = torch.stack([angle.cos(), angle.sin(), 0.3 * angle.sin()], dim=-1).double()
     c2w = look_at(positions, torch.zeros(3, dtype=torch.float64), UP)
-    observed = PhotoCameras(c2w, three_views().Ks[:1].expand(5, 3, 3), [(WIDTH, HEIGHT)] * 5)
-    logs = [sample(observed, round=k).log for k in range(7)]
+    K = torch.tensor([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]], dtype=torch.float64)
+    return PhotoCameras(c2w, K.expand(count, 3, 3), [(WIDTH, HEIGHT)] * count)
+
+
+@pytest.mark.parametrize(("kind", "sway"), [("arc", "sway"), ("ellipse", "height_variation")])
+def test_rounds_differ_as_configured(kind, sway):
+    logs = [sample(around(5, focal=20.0), round=k, kind=kind).log for k in range(7)]
     assert [abs(log["tilt_degrees"]) for log in logs] == pytest.approx([0, 2, 4, 6, 8, 10, 10])
-    assert [log["height_variation"] for log in logs] == pytest.approx([1.5, 1.3, 1.1, 0.9, 0.7, 0.5, 0.5])
+    assert [log[sway] for log in logs] == pytest.approx([1.5, 1.3, 1.1, 0.9, 0.7, 0.5, 0.5])
+
+
+def test_arcs_grow_outwards_from_round_to_round():
+    reach = [sample(around(5, focal=20.0), round=k, kind="arc").log["beyond_degrees"] for k in range(6)]
+    assert reach == [10, 15, 20, 25, 30, 30]
+
+
+@pytest.mark.parametrize("kind", ["arc", "ellipse", "follow"])
+def test_the_subject_stays_in_the_view_of_a_long_lens(kind):
+    observed = around(5, focal=8 * HEIGHT)  # 7 degrees high
+    for k in range(8):
+        views = sample(observed, round=k, kind=kind, position_jitter=0.0)
+        w2c = c2w_to_viewmat(views.c2w)
+        subject = w2c[:, :3, 3] @ views.K[0].T
+        pixels = subject[:, :2] / subject[:, 2:]
+        assert ((pixels > 0) & (pixels < torch.tensor(views.size))).all()
 
 
 def test_first_reference_is_the_view_itself_and_the_rest_add_coverage():
@@ -320,7 +341,7 @@ def test_clip_intrinsics_are_the_median_of_the_commonest_size():
     torch.testing.assert_close(clip_K, torch.tensor([[200.0, 0, 96], [0, 202, 64], [0, 0, 1]]))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("fox", "follow"), ("stone_horse", "ellipse")])
+@pytest.mark.parametrize(("name", "kind"), [("fox", "follow"), ("stone_horse", "arc")])
 @pytest.mark.parametrize("views", [3, 9])
 def test_real_captures(name, kind, views):
     folder = real_capture(name)

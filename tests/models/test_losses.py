@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from genfusion_ns.models.losses import disparity_loss, normal_consistency_loss, photometric_loss, ssim_map
+from genfusion_ns.models.losses import block_means, disparity_loss, normal_consistency_loss, photometric_loss, ssim_map
 
 
 @pytest.fixture
@@ -115,3 +115,19 @@ def test_compiled_loss_equals_plain_torch_in_value_and_gradient(size, weighted, 
     (value, gradient), (expected_value, expected_gradient) = results
     torch.testing.assert_close(value, expected_value, atol=2e-6, rtol=1e-5)
     assert (gradient - expected_gradient).norm() <= 2e-4 * expected_gradient.norm()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 13), (3, 2)])
+def test_block_means_count_each_pixel_by_its_weight(size):
+    generator = torch.Generator().manual_seed(0)
+    image, other = torch.rand(2, *size, 3, generator=generator)
+    weight = torch.rand(*size, 1, generator=generator)
+    weight[:4, :4] = 0.0
+    (mean, _), trust = block_means([image, other], weight, 4)
+    for row in range(-(-size[0] // 4)):
+        for column in range(-(-size[1] // 4)):
+            block = (slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+            total = weight[block].sum()
+            expected = (weight[block] * image[block]).sum((0, 1)) / total if total > 0 else torch.zeros(3)
+            torch.testing.assert_close(mean[row, column], expected)
+            torch.testing.assert_close(trust[row, column, 0], weight[block].mean())

@@ -16,12 +16,18 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews, clip_intrinsics, cut_into_clips
+from genfusion_ns.geometry.arcs import arc_path
 from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape, pose_distances
-from genfusion_ns.geometry.clear_paths import keep_clear
+from genfusion_ns.geometry.clear_paths import ClearPath, keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
 from genfusion_ns.geometry.windows import clip_windows
 from genfusion_ns.stored_config import StoredConfig
+
+_Path = tuple[Tensor, list[int], dict[str, Any]]
+"""Frames, at which of them a piece begins that does not go on from the one before, and how it came about."""
+_TURN_SHARE = 0.125
+"""Largest turn away from what photos look at, as a share of the vertical angle of view."""
 
 
 class ViewSampler(ABC):
@@ -77,33 +83,48 @@ class SparseSamplerConfig(StoredConfig, InstantiateConfig):
     """Views between and around a few observed ones."""
 
     _target: type = field(default_factory=lambda: SparseSampler)
-    kind: Literal["auto", "ellipse", "follow"] = "auto"
-    """Path: a loop around the subject (ellipse), along the observed cameras (follow), or whichever fits them (auto)."""
+    kind: Literal["auto", "arc", "ellipse", "follow"] = "auto"
+    """Path: around the subject where photos were taken (arc), a full loop around it as GenFusion's (ellipse), along the
+    cameras (follow), or arc where the cameras surround a subject, else follow (auto)."""
     num_frames: int = 48
     """Frames per round; a multiple of the repairer's clip length wastes none."""
     num_references: int = 3
     """Photos that condition each window at most."""
+    beyond: float = 10.0
+    """Arc: degrees by which the path goes on after the last photo of an arc in round 0, 0..180."""
+    beyond_step: float = 5.0
+    """Arc: how many degrees further it goes per round, 0..180."""
+    max_beyond: float = 30.0
+    """Arc: degrees beyond the last photo at most, 0..180."""
+    bridge: float = 90.0
+    """Arc: widest gap between two photos that is crossed, in degrees around the subject, 0..360."""
     ellipse_scale: float = 1.0
-    """Ellipse: factor on the half-axes of the loop through the observed cameras, 0.01..100."""
+    """Arc, ellipse: factor on the horizontal distances from the subject, 0.01..100."""
     height_variation: float = 1.5
-    """Ellipse: sway of the height in round 0, 0..10; 1 covers the 10th to 90th percentile of the observed heights."""
+    """Sway of the height in round 0, 0..10. Arc: 1 is the spread of the photos near in angle; ellipse: 1 covers the
+    10th to 90th percentile of the observed heights."""
     height_variation_step: float = 0.2
-    """Ellipse: how much the sway shrinks per round, down to 0.5; 0..10."""
+    """Arc, ellipse: how much the sway shrinks per round, down to 0.5; 0..10."""
     tilt_step: float = 2.0
-    """Ellipse: degrees by which the cameras look above or below the subject, per round, 0..89; none in round 0."""
+    """Arc, ellipse: degrees by which the cameras look above or below the subject, per round, 0..89; none in round 0."""
     max_tilt: float = 10.0
-    """Ellipse: largest tilt in degrees, 0..89."""
+    """Arc, ellipse: largest tilt in degrees, 0..89; an eighth of the vertical angle of view at most."""
     position_jitter: float = 0.2
     """Follow: largest departure from the observed cameras, as a share of the distance between neighbours, 0..10."""
     turn_jitter: float = 5.0
-    """Follow: largest turn away from the observed directions in degrees, 0..180."""
+    """Follow: largest turn away from the observed directions in degrees, 0..180; an eighth of the angle of view at
+    most."""
 
 
 class SparseSampler(ViewSampler):
-    """An ellipse where the cameras surround their subject, else a path along the cameras; see `ViewSampler`."""
+    """Along the arcs of the photos where they surround their subject, else along the cameras; see `ViewSampler`."""
 
     counts = ("num_frames", "num_references")
     ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "beyond": (0, 180),
+        "beyond_step": (0, 180),
+        "max_beyond": (0, 180),
+        "bridge": (0, 360),
         "ellipse_scale": (0.01, 100),
         "height_variation": (0, 10),
         "height_variation_step": (0, 10),
@@ -125,28 +146,38 @@ class SparseSampler(ViewSampler):
         shape = capture_shape(cameras.c2w)
         kind = self.config.kind
         if kind == "auto":
-            kind = "ellipse" if shape.surrounds_focus else "follow"
-        path, log = (self._ellipse if kind == "ellipse" else self._follow)(cameras.c2w, round, generator)
+            kind = "arc" if shape.surrounds_focus else "follow"
+        size, K = clip_intrinsics(cameras, self.resolution)
+        view_angle = 2 * math.degrees(math.atan(size[1] / 2 / float(K[1, 1])))
+        paths = {"arc": self._arc, "ellipse": self._ellipse, "follow": self._follow}
+        path, starts, log = paths[kind](cameras.c2w, round, view_angle * _TURN_SHARE, generator)
         log = {"kind": kind, "round": round, **_shape_log(shape), **log}
         if is_clear is not None:
-            borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
-            cleared = keep_clear(path, cameras.c2w, borders, is_clear)
-            path = cleared.c2w
+            pieces = [path[start:end] for start, end in zip(starts, [*starts[1:], len(path)], strict=True)]
+            cleared = [self._cleared(piece, cameras.c2w, is_clear) for piece in pieces]
+            path = torch.cat([piece.c2w for piece in cleared])
             log |= {
-                "pulled_frames": cleared.pulled_frames,
-                "largest_pull": cleared.largest_pull,
-                "jumps": cleared.jumps,
+                "pulled_frames": sum(piece.pulled_frames for piece in cleared),
+                "largest_pull": max(piece.largest_pull for piece in cleared),
+                "jumps": sum(piece.jumps for piece in cleared),
             }
-        size, K = clip_intrinsics(cameras, self.resolution)
         Ks = K.expand(len(path), 3, 3).clone()
         count = self.config.num_references
         return cut_into_clips(cameras, path, Ks, size, clip_length=self.clip_length, num_references=count, log=log)
 
-    def _ellipse(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def _cleared(self, path: Tensor, observed: Tensor, is_clear: ClearTest) -> ClearPath:
+        borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
+        return keep_clear(path, observed, borders, is_clear)
+
+    def _tilt(self, round: int, most: float, side: float) -> float:
+        """Degrees, up or down as `side` (0..1) says; a subject stays in the view of a long lens."""
+        return math.copysign(min(self.config.max_tilt, self.config.tilt_step * round, most), side - 0.5)
+
+    def _ellipse(self, c2w: Tensor, round: int, most: float, generator: torch.Generator) -> _Path:
         config = self.config
         phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         variation = max(0.5, config.height_variation - config.height_variation_step * round)
-        tilt = math.copysign(min(config.max_tilt, config.tilt_step * round), side - 0.5)
+        tilt = self._tilt(round, most, side)
         path = ellipse_path(
             c2w,
             config.num_frames,
@@ -155,18 +186,41 @@ class SparseSampler(ViewSampler):
             scale=config.ellipse_scale,
             tilt=math.radians(tilt),
         )
-        return path, {"phase": phase, "height_variation": variation, "tilt_degrees": tilt}
+        return path, [0], {"phase": phase, "height_variation": variation, "tilt_degrees": tilt}
 
-    def _follow(self, c2w: Tensor, round: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def _arc(self, c2w: Tensor, round: int, most: float, generator: torch.Generator) -> _Path:
         config = self.config
+        phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        beyond = min(config.max_beyond, config.beyond + config.beyond_step * round)
+        sway = max(0.5, config.height_variation - config.height_variation_step * round)
+        tilt = self._tilt(round, most, side)
+        path = arc_path(
+            c2w,
+            config.num_frames,
+            beyond=math.radians(beyond),
+            bridge=math.radians(config.bridge),
+            piece=self.clip_length,
+            turn=round,
+            phase=phase,
+            sway=sway,
+            scale=config.ellipse_scale,
+            tilt=math.radians(tilt),
+        )
+        arcs = [[math.degrees(arc.start), math.degrees(arc.length)] for arc in path.arcs]
+        log = {"phase": phase, "sway": sway, "tilt_degrees": tilt, "beyond_degrees": beyond, "arcs_degrees": arcs}
+        return path.c2w, path.starts, log
+
+    def _follow(self, c2w: Tensor, round: int, most: float, generator: torch.Generator) -> _Path:
+        config = self.config
+        turn = min(config.turn_jitter, most)
         path = follow_path(
             c2w,
             config.num_frames,
             generator,
             position_jitter=config.position_jitter,
-            turn_jitter=math.radians(config.turn_jitter),
+            turn_jitter=math.radians(turn),
         )
-        return path, {"position_jitter": config.position_jitter, "turn_jitter_degrees": config.turn_jitter}
+        return path, [0], {"position_jitter": config.position_jitter, "turn_jitter_degrees": turn}
 
 
 def views_towards(

@@ -17,6 +17,8 @@ from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedC
 from genfusion_ns.geometry.images import psnr
 from genfusion_ns.geometry.warping import warp_references
 
+_VISIBLE = 0.03
+"""Colour difference (0..1) below which a render is not worth mending."""
 _BLUR = 5  # pixels: the depth under a warp is rarely exact to the pixel, so textures are compared a little blurred
 
 
@@ -35,8 +37,15 @@ class Agreement:
     shown: Bool[Tensor, "T H W 1"]
     """Pixels whose surface some photo shows."""
 
-    def verdict(self, tolerance: float) -> str | None:
-        """Why the clip must not be used, or None: it lost more than `tolerance` dB against the photos."""
+    def verdict(self, tolerance: float, least_shown: float = 0.0) -> str | None:
+        """Why the clip must not be used, or None.
+
+        Args:
+            tolerance: dB that it may lose against the photos.
+            least_shown: share of it that photos must show.
+        """
+        if self.shown_share < least_shown:
+            return f"no photo speaks for it: they show {self.shown_share:.0%}, at least {least_shown:.0%} are asked for"
         if self.shown_share < 0.02 or self.repaired_psnr >= self.artifact_psnr - tolerance:
             return None
         return (
@@ -46,7 +55,9 @@ class Agreement:
 
 
 @torch.no_grad()
-def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, softness: float = 0.15) -> Agreement:
+def photo_agreement(
+    clip: Clip, repaired: RepairedClip, photos: References, softness: float = 0.15, better_only: bool = False
+) -> Agreement:
     """Compare a repaired clip with photos through the geometry of its artifact clip.
 
     Args:
@@ -54,6 +65,8 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
         repaired: its repair.
         photos: real views near the clip.
         softness: colour difference (0..1) at which trust in a pixel falls to 1/e.
+        better_only: pixels that photos show are trusted only as far as the repair is nearer to the photos there than
+            the render: the share of the squared error that it takes away, where that error is one that can be seen.
 
     Returns:
         Scores and the confidence per pixel. Pixels that no photo sees keep the repairer's own confidence.
@@ -64,11 +77,16 @@ def photo_agreement(clip: Clip, repaired: RepairedClip, photos: References, soft
     repaired_error, artifact_error = _nearest_photo_errors(compared, warped.rgb, warped.visible)
     shown = warped.visible.any(dim=0)
     doubt = torch.where(shown, (repaired_error / softness).square(), torch.zeros_like(repaired_error))
+    confidence = repaired.confidence * torch.exp(-doubt)
+    if better_only:
+        gain = artifact_error.square() - repaired_error.square()
+        gain = (gain / (artifact_error.square() + _VISIBLE**2)).clamp(min=0)
+        confidence = torch.where(shown, confidence * gain, confidence)
     return Agreement(
         artifact_psnr=_psnr(artifact_error, shown),
         repaired_psnr=_psnr(repaired_error, shown),
         shown_share=float(shown.float().mean()),
-        confidence=repaired.confidence * torch.exp(-doubt),
+        confidence=confidence,
         shown=shown,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
@@ -131,11 +131,11 @@ def repair_window(
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
     given = photos.as_given(clip, shown)
     last = before.repaired if before is not None and before.rejected is None else None
-    repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator).to(
-        model.device
-    )
-    agreement = photo_agreement(clip, repaired, references)
+    repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator)
+    repaired = repaired.to(model.device)
+    agreement = photo_agreement(clip, repaired, references, better_only=config.better_only)
     confidence = agreement.confidence if config.use_confidence else torch.ones_like(agreement.confidence)
+    confidence = confidence * _trust_beside_photos(agreement.shown, config)
     if config.unseen_only:
         confidence = confidence * ~agreement.shown
     if photos.transparent:  # the backdrop is no surface that a view may ask for
@@ -143,7 +143,17 @@ def repair_window(
     trusted = replace(repaired, confidence=confidence)
     if shown is not None:
         trusted = replace(trusted, rgb=shown.over(repaired.rgb), confidence=confidence * ~shown.seen)
-    return RepairedWindow(clip, trusted, references, agreement, agreement.verdict(config.reject_margin))
+    return RepairedWindow(
+        clip, trusted, references, agreement, agreement.verdict(config.reject_margin, config.least_shown)
+    )
+
+
+def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings) -> Float[Tensor, "T H W 1"]:
+    """1 where photos show the pixel; elsewhere what the settings give such pixels, less where they show little else."""
+    weight = torch.full_like(shown.float().mean(dim=(1, 2, 3), keepdim=True), settings.unshown_weight)
+    if settings.full_trust_shown > 0:
+        weight = weight * (shown.float().mean(dim=(1, 2, 3), keepdim=True) / settings.full_trust_shown).clamp(max=1.0)
+    return torch.where(shown, 1.0, weight)
 
 
 @torch.no_grad()

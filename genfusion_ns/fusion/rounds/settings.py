@@ -40,17 +40,30 @@ class RoundSettings(SupervisionConfig):
     and compact does not."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
+    blocks: int = 1
+    """Side in pixels of the blocks of a clip over which generated and rendered colours are averaged before they are
+    compared: detail comes from the photos, layout from the repairer. 1 compares pixel by pixel, as GenFusion does."""
     unseen_only: bool = False
     """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
     keep_rounds: int = 1
     """Views of this many newest rounds are supervised."""
     use_confidence: bool = True
     """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
+    better_only: bool = False
+    """Trust pixels that photos show only as far as the repair is nearer to the photos there than the render."""
     densify: bool = True
     """Generated views count where surfels are grown; False: the photos alone decide."""
     clearing: float = 0.0
     """Radius around each train camera in which rounds let nothing grow, in units of the distance to the nearest thing
     that any photo shows; 0: nothing is kept clear."""
+    least_shown: float = 0.0
+    """A clip of which its reference photos show less than this share (0..1) is rejected: nothing can tell whether it
+    is true. 0 where clips have to show what no photo does."""
+    full_trust_shown: float = 0.0
+    """Share of a frame (0..1) that its reference photos must show for the rest of it to count in full; with less it
+    counts in proportion. 0: always in full."""
+    unshown_weight: float = 1.0
+    """Weight of pixels that no reference photo shows, beside those that one shows, 0..1."""
     reject_margin: float = 0.5
     """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
     withdraw_margin: float = 0.5
@@ -70,6 +83,13 @@ class RoundSettings(SupervisionConfig):
                 f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
                 "the photos show"
             )
+        for name in ("least_shown", "full_trust_shown", "unshown_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"--pipeline.fusion.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..1"
+                )
+        if self.blocks < 1:
+            raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 1")
 
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""
