@@ -67,7 +67,7 @@ genfusion = MethodSpecification(
         7000,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
-            fusion=FusionConfig(blocks=4, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=0.25),
+            fusion=FusionConfig(blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=0.25),
         ),
     ),
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",

@@ -260,7 +260,14 @@ class FusionLoop(Supervision):
         if weight == 0 or len(self.store) == 0:
             return {}, {}
         view = self.store.sample(self._view_order).to(self.model.device)
-        losses = generated_view_losses(self.model, view, weight, self.config, self._run.datamanager.transparent)
+        losses = generated_view_losses(
+            self.model,
+            view,
+            weight,
+            self.config,
+            transparent=self._run.datamanager.transparent,
+            blocks=self.config.blocks or self._can.detail,
+        )
         return losses, {"generated_weight": weight, "generated_views": len(self.store)}
 
     def state(self) -> dict[str, Any]:

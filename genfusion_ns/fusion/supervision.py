@@ -15,7 +15,13 @@ from genfusion_ns.models.surfel_model import GenFusionModel
 
 @full_precision()
 def generated_view_losses(
-    model: GenFusionModel, view: GeneratedView, weight: float, config: RoundSettings, transparent: bool
+    model: GenFusionModel,
+    view: GeneratedView,
+    weight: float,
+    config: RoundSettings,
+    *,
+    transparent: bool,
+    blocks: int,
 ) -> dict[str, Tensor]:
     """Loss terms of one generated view, which also counts for densification unless the config says otherwise.
 
@@ -25,6 +31,7 @@ def generated_view_losses(
         weight: of all terms.
         config: shares of the terms.
         transparent: the photos have alpha; generated colours are then those over black.
+        blocks: side in pixels of the blocks whose mean colours are compared; 1: each pixel.
 
     Returns:
         ``generated_rgb`` (L1 and SSIM, weighted per pixel by confidence) and, where the config weighs it,
@@ -36,8 +43,8 @@ def generated_view_losses(
         model.observe_render(render, generated=True)
     confidence = view.confidence.float()
     shown, target, trust = render.rgb[0], view.rgb_float(), confidence
-    if config.blocks > 1:
-        (shown, target), trust = block_means([shown, target], confidence, config.blocks)
+    if blocks > 1:
+        (shown, target), trust = block_means([shown, target], confidence, blocks)
     colour = photometric_loss(shown, target, config.ssim_weight, trust)
     losses = {"generated_rgb": weight * colour}
     if config.depth_weight > 0:

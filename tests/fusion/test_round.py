@@ -61,7 +61,7 @@ def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("blocks", 0, "at least 1"),
+        ("blocks", -1, "at least 0"),
         ("least_shown", 1.5, "0..1"),
         ("full_trust_shown", -0.1, "0..1"),
         ("unshown_weight", float("nan"), "0..1"),

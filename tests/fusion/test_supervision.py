@@ -1,6 +1,7 @@
 """The loss by which a generated view supervises the scene."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,12 @@ from tiny_model import generated_view, make_model
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.fusion.supervision import generated_view_losses
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+
+def losses_of(model: GenFusionModel, view: GeneratedView, weight: float, blocks: int = 1, **settings: Any):
+    config = FusionConfig(densify=False, **settings)
+    return generated_view_losses(model, view, weight, config, transparent=False, blocks=blocks)
 
 
 def test_the_depth_weight_weighs_the_depth_term_alone():
@@ -17,7 +24,7 @@ def test_the_depth_weight_weighs_the_depth_term_alone():
         model.gauss_params["opacities"].fill_(4.0)
         model.gauss_params["scales"].add_(1.0)
     terms = [
-        generated_view_losses(model, generated_view(), weight, FusionConfig(depth_weight=depth, densify=False), False)
+        losses_of(model, generated_view(), weight, depth_weight=depth)
         for weight, depth in ((1.0, 0.1), (1.0, 0.2), (2.0, 0.1))
     ]
     first, deeper, heavier = ([t[name].item() for name in ("generated_rgb", "generated_depth")] for t in terms)
@@ -40,8 +47,7 @@ def test_detail_of_generated_views_that_leaves_the_means_of_blocks_changes_nothi
     plain = replace(view, rgb=middle.round().to(torch.uint8))
 
     def loss(view: GeneratedView, blocks: int) -> float:
-        config = FusionConfig(blocks=blocks, densify=False, ssim_weight=0.0)
-        return generated_view_losses(model, view, 1.0, config, transparent=False)["generated_rgb"].item()
+        return losses_of(model, view, 1.0, blocks, ssim_weight=0.0)["generated_rgb"].item()
 
     assert loss(target, 1) > loss(plain, 1) + 0.05
     assert loss(target, 4) == pytest.approx(loss(plain, 4), abs=1e-3)

@@ -89,7 +89,7 @@ def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str)
             losses = model.get_loss_dict(outputs, batch)
             model.get_metrics_dict(outputs, batch)
             model.observe_render(outputs["render"])
-            losses |= generated_view_losses(model, generated.to(model.device), 1.0, config, transparent=False)
+            losses |= generated_view_losses(model, generated.to(model.device), 1.0, config, transparent=False, blocks=4)
             sum(losses.values()).backward()
             model.step_post_backward(step)
         assert uploads.found == []

@@ -134,8 +134,9 @@ def repair_window(
     repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator)
     repaired = repaired.to(model.device)
     agreement = photo_agreement(clip, repaired, references, better_only=config.better_only)
-    confidence = agreement.confidence if config.use_confidence else torch.ones_like(agreement.confidence)
-    confidence = confidence * _trust_beside_photos(agreement.shown, config)
+    confidence = torch.ones_like(agreement.confidence)
+    if config.use_confidence:
+        confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
     if config.unseen_only:
         confidence = confidence * ~agreement.shown
     if photos.transparent:  # the backdrop is no surface that a view may ask for

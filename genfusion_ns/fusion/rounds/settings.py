@@ -42,7 +42,8 @@ class RoundSettings(SupervisionConfig):
     """Share of the structural term in the colour loss of generated views, 0..1."""
     blocks: int = 1
     """Side in pixels of the blocks of a clip over which generated and rendered colours are averaged before they are
-    compared: detail comes from the photos, layout from the repairer. 1 compares pixel by pixel, as GenFusion does."""
+    compared: detail comes from the photos, layout from the repairer. 1 compares pixel by pixel, as GenFusion does; 0
+    stands for the finest blocks that the repairer gets right (compact: 4, dynamicrafter: 1)."""
     unseen_only: bool = False
     """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
     keep_rounds: int = 1
@@ -88,8 +89,8 @@ class RoundSettings(SupervisionConfig):
                 raise ValueError(
                     f"--pipeline.fusion.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..1"
                 )
-        if self.blocks < 1:
-            raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 1")
+        if self.blocks < 0:
+            raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 0")
 
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""

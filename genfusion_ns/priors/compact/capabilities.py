@@ -2,4 +2,4 @@
 
 from genfusion_ns.priors.base import Capabilities
 
-CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_confidence=True, needs_cameras=True)
+CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_confidence=True, needs_cameras=True, detail=4)
