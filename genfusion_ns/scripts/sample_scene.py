@@ -13,7 +13,7 @@ from genfusion_ns.errors import run_program
 
 @dataclass
 class Command(SampleSceneConfig):
-    """Write a generated capture of a furnished room: images, depths, points, poses and few-view splits."""
+    """Write a generated capture of a room or a yard: images, depths, points, poses and few-view splits."""
 
     out: tyro.conf.Positional[Path] = tyro.MISSING
     """Folder to write; it must be new or empty."""
@@ -24,7 +24,7 @@ class Command(SampleSceneConfig):
 def main(command: Command) -> None:
     """Write the capture and say where it is."""
     write_sample_scene(command, command.out, command.overwrite)
-    print(f"Wrote {command.num_views} views of {command.layout} room {command.seed} to {command.out}")
+    print(f"Wrote {command.num_views} views of {command.layout} {command.world} {command.seed} to {command.out}")
 
 
 def entrypoint() -> None:

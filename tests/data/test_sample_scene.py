@@ -17,6 +17,9 @@ from scipy.ndimage import map_coordinates
 from genfusion_ns.data.sample_scene.capture import SampleSceneConfig, build_scene, write_sample_scene
 from genfusion_ns.data.sample_scene.files import pixels_of, spread_views
 from genfusion_ns.data.sample_scene.groups import turn
+from genfusion_ns.data.sample_scene.materials import srgb_to_linear
+from genfusion_ns.data.sample_scene.phone import mistaken, photograph
+from genfusion_ns.data.sample_scene.render import Scene
 from genfusion_ns.data.sample_scene.shapes import Shape, Surface
 from genfusion_ns.data.sample_scene.tracer import Tracer
 
@@ -26,8 +29,16 @@ K = np.array([[100.0, 0.0, 80.0], [0.0, 100.0, 45.0], [0.0, 0.0, 1.0]])
 
 
 @pytest.fixture(scope="module", params=["orbit", "forward"])
-def scene(request: pytest.FixtureRequest):
+def room(request: pytest.FixtureRequest) -> Scene:
     return build_scene(request.param, 1, ROUGH_LIGHT)
+
+
+@pytest.fixture(
+    scope="module", params=[(w, k) for w in ("room", "clutter", "outdoor") for k in ("orbit", "forward")], ids="-".join
+)
+def scene(request: pytest.FixtureRequest) -> Scene:
+    world, layout = request.param
+    return build_scene(layout, 1, ROUGH_LIGHT, world)
 
 
 def shapes() -> list[Shape]:
@@ -67,7 +78,8 @@ def test_face_coordinates_lead_back_to_the_point(shape: Shape):
     assert (outward > 0.003).all()
 
 
-def test_depth_of_the_ceiling_is_its_height_above_the_camera(scene):
+def test_depth_of_the_ceiling_is_its_height_above_the_camera(room: Scene):
+    scene = room
     centre = scene.cameras(12)[3, :3, 3]
     looking_up = np.eye(4)
     looking_up[:3, :3], looking_up[:3, 3] = np.diag([1.0, -1.0, -1.0]), centre
@@ -126,8 +138,15 @@ def test_free_space_ends_at_walls_and_objects(scene):
 
 def test_seed_and_layout_decide_everything():
     pose_and_view = []
-    for layout, seed in (("orbit", 5), ("orbit", 5), ("orbit", 6), ("forward", 5)):
-        scene = build_scene(layout, seed, ROUGH_LIGHT)
+    for layout, seed, world in (
+        ("orbit", 5, "room"),
+        ("orbit", 5, "room"),
+        ("orbit", 6, "room"),
+        ("forward", 5, "room"),
+        ("orbit", 5, "clutter"),
+        ("orbit", 5, "outdoor"),
+    ):
+        scene = build_scene(layout, seed, ROUGH_LIGHT, world)
         pose = scene.cameras(12)[0]
         pose_and_view.append((pose, scene.render(pose, K / 4 + np.diag([0, 0, 0.75]), 40, 22, 1).rgb))
     (pose, view), again, *others = pose_and_view
@@ -236,5 +255,72 @@ def test_values_out_of_range_name_their_flag(tmp_path: Path, field: str, value: 
 def test_unknown_layouts_and_negative_seeds_are_refused():
     with pytest.raises(ValueError, match="orbit, forward"):
         build_scene("spiral", 0)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="room, clutter, outdoor"):
+        build_scene("orbit", 0, world="moon")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="seed must not be negative"):
         build_scene("orbit", -1)
+
+
+def test_outdoors_is_open_and_ends_far_away():
+    scene = build_scene("orbit", 2, ROUGH_LIGHT, "outdoor")
+    render = scene.render(scene.cameras(12)[4], K, 160, 90, samples=1)
+    assert render.depth.max() > 20.0, "the backdrop"
+    assert np.percentile(render.depth, 10) < 3.0, "the ground, and what stands on it"
+    for pose in scene.cameras(12):
+        upwards = pose[:3, :3] @ np.array([0.0, 0.3, -1.0])
+        assert scene.tracer.hits(pose[None, :3, 3], upwards[None]).face[0] >= 0, "no ray leaves the world"
+
+
+def test_a_perfect_phone_changes_nothing():
+    picture = np.random.default_rng(0).uniform(size=(6, 8, 3)).astype(np.float32)
+    assert photograph(picture, 3, 12, 0.0, 0.0, 1) is picture
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    assert mistaken(poses, 0.0, 1) is poses
+
+
+def test_noise_has_the_asked_deviation_at_mid_grey_and_is_another_in_each_photo():
+    grey = np.full((200, 200, 3), 0.5, np.float32)
+    photos = [photograph(grey, k, 12, 0.0, 0.05, 1) for k in (0, 1)]
+    for photo in photos:
+        assert photo.std() == pytest.approx(0.05, rel=0.03)
+        assert photo.mean() == pytest.approx(0.5, abs=0.002)
+    assert np.corrcoef(photos[0].ravel(), photos[1].ravel())[0, 1] < 0.02
+    assert photograph(0 * grey, 0, 12, 0.0, 0.05, 1).std() < 0.03, "the dark is quieter"
+
+
+def test_exposure_drifts_by_no_more_than_the_stops_asked_for():
+    grey = np.full((1, 1, 3), 0.4, np.float32)
+    light = np.array([float(srgb_to_linear(photograph(grey, k, 48, 0.5, 0.0, 3))[0, 0, 0]) for k in range(48)])
+    stops = np.log2(light / float(srgb_to_linear(grey)[0, 0, 0]))
+    assert np.abs(stops).max() == pytest.approx(0.5, abs=0.06)
+    assert np.abs(np.diff(stops)).max() < 0.2, "neighbours are alike"
+
+
+def test_mistaken_poses_are_rigid_and_off_by_about_as_much_as_asked():
+    rng = np.random.default_rng(0)
+    poses = np.tile(np.eye(4), (400, 1, 1))
+    poses[:, :3, 3] = rng.standard_normal((400, 3))
+    off = mistaken(poses, 2.0, 5)
+    rotations = off[:, :3, :3]
+    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), poses[:, :3, :3], atol=1e-12)
+    assert (np.linalg.det(rotations) > 0).all()
+    angles = np.degrees(np.arccos(np.clip((np.trace(rotations, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    assert np.sqrt((angles**2).mean()) == pytest.approx(2.0, rel=0.15)
+    moved = np.linalg.norm(off[:, :3, 3] - poses[:, :3, 3], axis=1)
+    spread = np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(0), axis=1).mean()
+    assert np.sqrt((moved**2).mean()) == pytest.approx(0.02 * spread, rel=0.15)
+
+
+def test_a_phones_capture_has_its_flaws_in_images_and_poses_alone(tmp_path: Path):
+    common = {"num_views": 12, "width": 32, "height": 18, "num_points": 50, "samples": 1, "light_spacing": 1.0}
+    for name, flaws in (("plain", {}), ("phone", {"exposure": 0.5, "noise": 0.05, "pose_error": 2.0})):
+        write_sample_scene(SampleSceneConfig(**common, **flaws), tmp_path / name, progress=False)
+
+    def picture(name: str, file: str) -> np.ndarray:
+        return np.array(Image.open(tmp_path / name / file)).astype(float)
+
+    poses = [json.loads((tmp_path / name / "transforms.json").read_text())["frames"] for name in ("plain", "phone")]
+    for plain, phone in zip(*poses, strict=True):
+        assert (picture("plain", plain["depth_file_path"]) == picture("phone", plain["depth_file_path"])).all()
+        assert np.abs(picture("plain", plain["file_path"]) - picture("phone", plain["file_path"])).mean() > 1
+        assert plain["transform_matrix"] != phone["transform_matrix"]

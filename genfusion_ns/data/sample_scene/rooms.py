@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 from numpy.random import Generator
 
@@ -11,32 +9,13 @@ from genfusion_ns.data.sample_scene import pictures
 from genfusion_ns.data.sample_scene.groups import Group
 from genfusion_ns.data.sample_scene.lighting import Light
 from genfusion_ns.data.sample_scene.paths import HandHeldPath
-from genfusion_ns.data.sample_scene.render import Scene
 from genfusion_ns.data.sample_scene.shapes import Surface
 from genfusion_ns.data.sample_scene.shell import Layout, Opening, Shell, Wall
 
 
-def build_scene(layout: Layout, seed: int, light_spacing: float = 0.06) -> Scene:
-    """Furnish and light a room.
+class FurnishedRoom(Shell):
+    """A room with furniture along its walls and things to look at in the middle, or before one wall."""
 
-    Args:
-        layout: ``orbit``, a group of things in the middle to walk around; or ``forward``, things along one wall.
-        seed: everything in the room, its materials and its camera path follow from (layout, seed).
-        light_spacing: metres between stored samples of the light; smaller shows finer shadows and takes longer.
-
-    Raises:
-        ValueError: if the layout is unknown or the seed negative.
-    """
-    if layout not in get_args(Layout):
-        raise ValueError(f"layout must be one of {', '.join(get_args(Layout))}, got {layout!r}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
-    rng = np.random.default_rng([seed, get_args(Layout).index(layout)])
-    room = _FurnishedRoom(layout, rng)
-    return Scene(room.groups, room.lights, room.box, room.path(), rng, light_spacing)
-
-
-class _FurnishedRoom(Shell):
     def __init__(self, layout: Layout, rng: Generator) -> None:
         super().__init__(layout, rng)
         self._furnish_walls()
@@ -48,6 +27,7 @@ class _FurnishedRoom(Shell):
         self._lamps()
 
     def path(self) -> HandHeldPath:
+        """A walk that suits the layout."""
         rng = self.rng
         if self.layout == "orbit":
             reach = self.size[:2].min() / 2 - 0.75
