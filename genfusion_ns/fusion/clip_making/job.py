@@ -17,22 +17,22 @@ from pathlib import Path
 
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
-from genfusion_ns.data.captures.capture import read_capture, whole_capture_config
+from genfusion_ns.data.captures.capture import Capture, read_capture, whole_capture_config
 from genfusion_ns.data.captures.formats import dataparser_of
 from genfusion_ns.data.clips.pairs import Provenance
 from genfusion_ns.data.clips.shards import RECORD, finished_shards, read_record, write_record
 from genfusion_ns.fusion.cameras.clip_cameras import choose_references
+from genfusion_ns.fusion.clip_making.lifted_clips import clip_psnr, lifted_clips, photos_with_depth
 from genfusion_ns.fusion.clip_making.paths import AllPhotos, CleanPath, perturbed_path, photo_path
 from genfusion_ns.fusion.clip_making.plain_runs import PlainRun, Presets
 from genfusion_ns.fusion.clip_making.preview import Preview
-from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty, lifted_ids
 from genfusion_ns.fusion.clip_making.writers import ClipWriter, MadeClip, PublishedClipWriter, ShardClipWriter
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
-from genfusion_ns.geometry.clips import Clip, ClipPair
-from genfusion_ns.geometry.images import psnr
-from genfusion_ns.seeds import numbered_generator
+from genfusion_ns.geometry.clips import ClipPair
+from genfusion_ns.seeds import numbered_generator, seeded_generator
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class _Maker:
 
     def __init__(self, job: ClipJob, presets: Presets) -> None:
         self.job, self.recipe, self.presets = job, job.recipe, presets
-        self.parser, self.names = _registered(job.capture, self.recipe.downscale_factor)
+        self.parser, self.capture = _registered(job.capture, self.recipe.downscale_factor)
+        self.names = self.capture.names
         self.preview = Preview([])
         self.writer: ClipWriter = (
             ShardClipWriter(job.unfinished, self.recipe.shard_megabytes * 2**20)
@@ -131,9 +132,12 @@ class _Maker:
         difficulties = self.recipe.difficulties(len(self.names), self.job.seed)
         # A split needs a test view; the reconstruction from all photos does without the first one.
         everything = Difficulty("dense", "all views", tuple(range(1, len(self.names))), None)
-        dense = self._run(everything, self.recipe.dense_iterations).train()
-        paths, dense_psnr = self._paths(dense)
-        del dense
+        self._lifted()
+        paths, dense_psnr = [], 0.0
+        if difficulties:
+            dense = self._run(everything, self.recipe.dense_iterations).train()
+            paths, dense_psnr = self._paths(dense)
+            del dense
         for difficulty in difficulties:
             calls = {
                 step: partial(self._snapshot, paths=paths, difficulty=difficulty, stage=stage)
@@ -172,6 +176,20 @@ class _Maker:
             print(f"No perturbed paths: the reconstruction from all photos has {reached:.1f} dB")
         return paths, reached
 
+    def _lifted(self) -> None:
+        """Clips of scenes that are made of the depth maps; see `lifting`."""
+        if not self.recipe.lifted:
+            return
+        photos = photos_with_depth(self.capture, self.recipe.resolution)
+        capture = self.job.capture.resolve().name
+        for repeat, ids in lifted_ids(self.recipe, len(photos), self.job.seed):
+            generator = seeded_generator((self.job.seed * 1009 + repeat) * 101 + len(ids))
+            made = list(lifted_clips(photos, self.names, ids, self.recipe, capture, self.job.seed, generator))
+            key = f"{self.job.name}_l{len(ids)}_{repeat:03d}_capture"
+            self.writer.add(key, made, len(photos))
+            shown = made[len(made) // 2]
+            self.preview.add(f"{key}, {shown.provenance.psnr} dB", shown.pair)
+
     def _snapshot(
         self, pipeline: GenFusionPipeline, paths: list[CleanPath], difficulty: Difficulty, stage: float
     ) -> None:
@@ -199,7 +217,7 @@ class _Maker:
                     train_views=names,
                     frames=frames,
                     references=tuple(names[i] for i in chosen),
-                    psnr=_psnr(artifact, clean),
+                    psnr=clip_psnr(artifact, clean),
                 )
                 made.append(MadeClip(window, ClipPair(artifact, clean, train.references(chosen)), provenance))
             key = f"{self.job.name}_{difficulty.key}_{round(100 * stage):03d}_{path.name}"
@@ -209,13 +227,9 @@ class _Maker:
                 self.preview.add(f"{key}, {shown.provenance.psnr} dB", shown.pair)
 
 
-def _registered(capture: Path, downscale_factor: int | None) -> tuple[DataParserConfig, tuple[str, ...]]:
-    """How the capture is read, and the names of its photos in the order of their ids."""
+def _registered(capture: Path, downscale_factor: int | None) -> tuple[DataParserConfig, Capture]:
+    """How the capture is read, and its photos in the order of their ids."""
     config = dataparser_of(capture, downscale_factor)
     whole = whole_capture_config(config)
     parser = whole.setup()
-    return config, read_capture(parser, parser.get_dataparser_outputs("train")).names
-
-
-def _psnr(artifact: Clip, clean: Clip) -> float:
-    return round(float(psnr((artifact.rgb - clean.rgb).square().mean())), 3)
+    return config, read_capture(parser, parser.get_dataparser_outputs("train"))

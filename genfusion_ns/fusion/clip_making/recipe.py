@@ -16,6 +16,11 @@ class ClipRecipe:
     """Masked reconstructions: a crop window of every n-th photo, as genfusion-masked has them."""
     masked_area: float = 0.25
     """Share of each photo that its crop window shows."""
+    lifted: tuple[int, ...] = ()
+    """Numbers of photos of weak scenes that are not fitted but made of the capture's depth maps, with random errors: a
+    hundredth of the time. Needs depth maps; with neither views nor masked strides nothing is fitted at all."""
+    lifted_repeats: int = 2
+    """Such scenes of each number of photos, with other photos and errors each."""
     iterations: int = 1000
     """Steps of a weak reconstruction."""
     dense_iterations: int = 2000
@@ -52,7 +57,13 @@ class ClipRecipe:
     def check(self) -> None:
         """Raise ValueError for settings that cannot be used; the message names the flag."""
         least = {"iterations": 1, "dense_iterations": 1, "clip_length": 2, "max_windows": 1, "num_references": 1}
-        least |= {"perturbed_paths": 0, "shard_megabytes": 1, "position_jitter": 0, "turn_jitter": 0}
+        least |= {
+            "lifted_repeats": 1,
+            "perturbed_paths": 0,
+            "shard_megabytes": 1,
+            "position_jitter": 0,
+            "turn_jitter": 0,
+        }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {minimum}")
@@ -62,13 +73,15 @@ class ClipRecipe:
             ("stages", [round(100 * stage) for stage in self.stages]),
             ("views", self.views),
             ("masked-strides", self.masked_strides),
+            ("lifted", self.lifted),
         ):
             if len(set(values)) < len(values):
                 raise ValueError(f"--{name} names one value twice, in whole percents where they are shares: {values}")
-        if not self.views and not self.masked_strides:
-            raise ValueError("--views and --masked-strides are both empty; there is nothing to reconstruct")
-        if any(views < 2 for views in self.views):
-            raise ValueError(f"--views is {self.views}; a reconstruction needs at least 2")
+        if not self.views and not self.masked_strides and not self.lifted:
+            raise ValueError("--views, --masked-strides and --lifted are all empty; there is nothing to reconstruct")
+        for name, views in (("views", self.views), ("lifted", self.lifted)):
+            if any(number < 2 for number in views):
+                raise ValueError(f"--{name} is {views}; a reconstruction needs at least 2")
         if any(stride < 1 for stride in self.masked_strides):
             raise ValueError(f"--masked-strides is {self.masked_strides}; each must be at least 1")
         if not 0 < self.masked_area < 1:
@@ -94,10 +107,10 @@ class ClipRecipe:
         Raises:
             ValueError: the capture has too few photos.
         """
-        wanted = max([*self.views, *(stride + 1 for stride in self.masked_strides)])
+        wanted = max([*self.views, *self.lifted, *(stride + 1 for stride in self.masked_strides)])
         if num_photos <= wanted:
             raise ValueError(
-                f"it has {num_photos} photos; --views {self.views} and --masked-strides "
+                f"it has {num_photos} photos; --views {self.views}, --lifted {self.lifted} and --masked-strides "
                 f"{self.masked_strides} need more than {wanted}"
             )
         sparse = [
@@ -137,6 +150,16 @@ def _spread(count: int, picks: int, seed: int) -> list[int]:
 
     shifts = torch.rand(picks, generator=numbered_generator(seed, picks)).tolist()
     return [min(int((part + shift) * count / picks), count - 1) for part, shift in enumerate(shifts)]
+
+
+def lifted_ids(recipe: ClipRecipe, num_photos: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Number of the scene and positions of its photos, of all lifted scenes; errors as in `difficulties`."""
+    recipe.difficulties(num_photos, seed)
+    return [
+        (repeat, _spread(num_photos, count, seed * 1009 + repeat))
+        for count in recipe.lifted
+        for repeat in range(recipe.lifted_repeats)
+    ]
 
 
 def _ordinal(number: int) -> str:
