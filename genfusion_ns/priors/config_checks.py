@@ -104,6 +104,7 @@ COMPACT: dict[str, Check] = {
     "norm_groups": whole(1),
     "sigma_min": number(0, 100),
     "sigma_max": number(0, 100),
+    "output": one_of("correction", "selection"),
 }
 """Of `CompactUNet`."""
 UNET: dict[str, Check] = {

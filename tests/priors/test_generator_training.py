@@ -51,6 +51,9 @@ TINY = OptimisationConfig(
 )
 
 
+CORRECTION = replace(TINY, network=replace(TINY.network, output="correction"))
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("clips")
@@ -70,9 +73,12 @@ def batches(paths: list[Path], config: OptimisationConfig = TINY) -> ClipDataset
     )
 
 
-def test_training_improves_clips_it_has_not_seen(paths: list[Path], held_out: list[ClipPair], tmp_path: Path) -> None:
-    report = train(batches(paths), held_out, tmp_path, TINY)
-    assert report.psnr_repaired > report.psnr_artifact + 0.5
+@pytest.mark.parametrize(("config", "gain"), [(TINY, 0.25), (CORRECTION, 0.5)], ids=["selection", "correction"])
+def test_training_improves_clips_it_has_not_seen(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path, config: OptimisationConfig, gain: float
+) -> None:
+    report = train(batches(paths, config), held_out, tmp_path, config)
+    assert report.psnr_repaired > report.psnr_artifact + gain
     assert report.psnr_trusted > report.psnr_doubted + 1.0
     again = validate(load_network(tmp_path), held_out, seed=TINY.seed).report
     assert again.psnr_repaired == pytest.approx(report.psnr_repaired, abs=0.02)
@@ -103,6 +109,21 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
     whole, parts = (load_network(tmp_path / name).state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_the_head_learns_first_where_that_is_asked_for(
+    paths: list[Path], held_out: list[ClipPair], tmp_path: Path
+) -> None:
+    config = replace(TINY, steps=3, ema=0.0, head_samples=3, weight_decay=0.0)
+    torch.manual_seed(config.seed)
+    network = build_network(config.network)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    train(batches(paths, config), held_out[:1], tmp_path, config, initial=network)
+    moved = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved and all(key.startswith("selection.") for key in moved)
+    config = replace(config, steps=4)
+    train(batches(paths, config), held_out[:1], tmp_path, config, initial=network)
+    assert not torch.equal(network.state_dict()["conv_in.weight"], before["conv_in.weight"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

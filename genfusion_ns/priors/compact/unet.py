@@ -1,6 +1,7 @@
 """The network of the ``compact`` repairer: a small video U-Net on 4x4 pixel patches that can copy from photos.
 
-It predicts the clean clip as a correction of the artifact clip,
+What it makes of the features of the U-Net is one of two heads. `selection` combines sources, see `selection`. The older
+`correction` predicts the clean clip as a correction of the artifact clip,
 
     clean = artifact + sum_r gate_r * valid_r * (photo_r - artifact) + sum_s gate_s * (blur_s - artifact) + residual,
 
@@ -14,6 +15,7 @@ two coarser levels, and at the coarsest one tokens of the whole photos are atten
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -27,6 +29,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genfusion_ns.priors.compact.blurs import BLURS, blur_images
+from genfusion_ns.priors.compact.selection import SelectionHead
+
+Output = Literal["correction", "selection"]
 STATE_CHANNELS = 4  # rgb, disparity
 ARTIFACT_CHANNELS = 5  # rgb, disparity, alpha
 WARPED_CHANNELS = 6  # rgb, valid, visible, alignment
@@ -93,6 +99,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         norm_groups: int = 8,
         sigma_min: float = 0.02,
         sigma_max: float = 1.0,
+        output: Output = "correction",
     ) -> None:
         """
         Args:
@@ -103,6 +110,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
             norm_groups: groups of the group normalisations.
             sigma_min: share of noise in the start point where alpha is 1; stored here because the weights depend on it.
             sigma_max: the same where alpha is 0.
+            output: the head; see the module docstring. Configs from before there were two say nothing of it.
+
+        Raises:
+            ValueError: an unknown head.
         """
         super().__init__()
         fine, middle, coarse = channels
@@ -129,9 +140,14 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.from_middle = Upsample2D(middle, use_conv=True, out_channels=fine)
         self.up_fine = _Level(2 * fine, fine, embedding, norm_groups, temporal=False)
         self.norm_out = nn.GroupNorm(norm_groups, fine)
+        if output == "selection":
+            self.selection = SelectionHead(fine, reference_channels)
+            return
+        if output != "correction":
+            raise ValueError(f"output is {output!r}; correction or selection is known")
         self.head = nn.Conv2d(fine, (STATE_CHANNELS + 1) * cells, 3, padding=1)
         self.gate = nn.Conv2d(fine + reference_channels, cells, 3, padding=1)
-        self.blur_gate = nn.Conv2d(fine, len(_BLURS) * cells, 3, padding=1)
+        self.blur_gate = nn.Conv2d(fine, len(BLURS) * cells, 3, padding=1)
         for layer in (self.head, self.gate, self.blur_gate):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
@@ -148,6 +164,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         warped: Float[Tensor, "B R 6 T H W"],
         photos: Float[Tensor, "B R 3 h w"],
         time: Float[Tensor, " B"],
+        head_only: bool = False,
     ) -> CompactPrediction:
         """Estimate the clean clip.
 
@@ -157,14 +174,38 @@ class CompactUNet(ModelMixin, ConfigMixin):
             warped: photos in every frame, rgb in -1..1, valid and visible in {0, 1}, alignment in -1..1.
             photos: the photos as they are, rgb in -1..1, any size.
             time: in 0..1.
+            head_only: of a selection, without the U-Net, as if its features were 0: only what is near counts.
         """
-        batch, _, frames, height, width = state.shape
+        if head_only:
+            return self._select(*self._no_features(artifact, warped), artifact, warped)
+        if self.config["output"] == "selection":
+            # It makes no use of the path: what it selects from is known at once.
+            state, time = artifact[:, :4], torch.ones_like(time)
+        frames = state.shape[2]
         difference = (warped[:, :, :3] - artifact[:, None, :3]) * warped[:, :, 3:4]
         seen = self._read_references(torch.cat([difference, warped[:, :, 3:]], dim=2))
         embedding = self.time_embedding(self.time_proj(time * 1000).to(state.dtype)).repeat_interleave(frames, dim=0)
         pooled = torch.cat([seen.mean(dim=1), seen.amax(dim=1)], dim=1)
         x = self.conv_in(self._to_patches(torch.cat([state, artifact], dim=1))) + self.reference_out(pooled)
         x = self._u_net(x, embedding, self.photo_tokens(photos), frames)
+        return (self._select if self.config["output"] == "selection" else self._correct)(x, seen, artifact, warped)
+
+    def _no_features(self, artifact: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
+        images, patch = artifact.shape[0] * artifact.shape[2], self.config["patch_size"]
+        size = [side // patch for side in artifact.shape[3:]]
+        fine, reference = self.config["channels"][0], self.config["reference_channels"]
+        return artifact.new_zeros(images, fine, *size), artifact.new_zeros(images, warped.shape[1], reference, *size)
+
+    def _select(self, x: Tensor, seen: Tensor, artifact: Tensor, warped: Tensor) -> CompactPrediction:
+        frames = artifact.shape[2]
+        images, photos = artifact.transpose(1, 2).flatten(0, 1), warped.permute(0, 3, 1, 2, 4, 5).flatten(0, 1)
+        parts = self.selection(x, seen, images, photos)
+        clean, log_variance = (part.view(-1, frames, *part.shape[1:]).transpose(1, 2) for part in parts)
+        return CompactPrediction(clean=clean, log_variance=log_variance)
+
+    def _correct(self, x: Tensor, seen: Tensor, artifact: Tensor, warped: Tensor) -> CompactPrediction:
+        batch, _, frames, height, width = artifact.shape
+        difference = (warped[:, :, :3] - artifact[:, None, :3]) * warped[:, :, 3:4]
         head = self._to_pixels(self.head(x), frames)
         gate = self.gate(torch.cat([x[:, None].expand(-1, seen.shape[1], -1, -1, -1), seen], dim=2).flatten(0, 1))
         gate = functional.pixel_shuffle(gate, self.config["patch_size"]).view(batch, frames, -1, 1, height, width)
@@ -207,22 +248,12 @@ class CompactUNet(ModelMixin, ConfigMixin):
         return images.view(-1, frames, *images.shape[1:]).transpose(1, 2)
 
 
-_BLURS = ((3, 1), (4, 2), (8, 4), (16, 8))
-"""Pixels per side of each mean, and from one mean to the next: overlapping, so that no grid shows."""
-
-
 def _blurs(rgb: Tensor) -> Tensor:
     """Each blur of a clip minus the clip itself. [B, 3, T, H, W] -> [B, S, 3, T, H, W]"""
-    batch, _, frames, height, width = rgb.shape
+    batch, frames = rgb.shape[0], rgb.shape[2]
     images = rgb.transpose(1, 2).flatten(0, 1)
-    blurred = []
-    for width_of_mean, stride in _BLURS:
-        # With this border the means lie where the interpolation below takes them to be.
-        border = (width_of_mean - stride) // 2
-        small = functional.avg_pool2d(images, width_of_mean, stride, border, count_include_pad=False)
-        large = functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
-        blurred.append((large - images).view(batch, frames, 3, height, width).transpose(1, 2))
-    return torch.stack(blurred, dim=1)
+    change = blur_images(images) - images[:, None]
+    return change.view(batch, frames, *change.shape[1:]).permute(0, 2, 3, 1, 4, 5)
 
 
 _LOG_VARIANCE_BIAS = -3.0  # an rms error of 0.22 of the -1..1 range: where the untrained estimate starts

