@@ -67,8 +67,8 @@ class SelectionHead(nn.Module):
         """Clean rgb and disparity, and the logarithm of the expected squared colour error.
 
         Args:
-            features: of the U-Net, per patch.
-            references: of each warped photo, per patch.
+            features: of the U-Net, per patch; of one patch where they are the same everywhere.
+            references: of each warped photo, likewise.
             artifact: rgb and disparity in -1..1, alpha in 0..1.
             warped: rgb in -1..1, valid, visible, alignment of each photo.
         """
@@ -125,4 +125,6 @@ def _fade(valid: Float[Tensor, "N R 1 H W"]) -> Float[Tensor, "N R 1 H W"]:
 
 
 def _enlarged(maps: Float[Tensor, "N C h w"], size: tuple[int, int]) -> Float[Tensor, "N C H W"]:
+    if maps.shape[-2:] == (1, 1):
+        return maps  # the same everywhere
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -191,10 +191,9 @@ class CompactUNet(ModelMixin, ConfigMixin):
         return (self._select if self.config["output"] == "selection" else self._correct)(x, seen, artifact, warped)
 
     def _no_features(self, artifact: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
-        images, patch = artifact.shape[0] * artifact.shape[2], self.config["patch_size"]
-        size = [side // patch for side in artifact.shape[3:]]
+        images, photos = artifact.shape[0] * artifact.shape[2], warped.shape[1]
         fine, reference = self.config["channels"][0], self.config["reference_channels"]
-        return artifact.new_zeros(images, fine, *size), artifact.new_zeros(images, warped.shape[1], reference, *size)
+        return artifact.new_zeros(images, fine, 1, 1), artifact.new_zeros(images, photos, reference, 1, 1)
 
     def _select(self, x: Tensor, seen: Tensor, artifact: Tensor, warped: Tensor) -> CompactPrediction:
         frames = artifact.shape[2]
