@@ -53,7 +53,7 @@ class CompactRepairer:
         Args:
             network: trained network; set to evaluation mode here.
             steps: Euler steps of the flow, at least 1. One step gives the mean of what may be right, which measures
-                best; more steps are sharper and farther off.
+                best; more steps are sharper and farther off. Networks that select need one and take no more.
             device: where the network runs; clips are moved there and back.
             resolution: (width, height) whose area clips are repaired at; larger ones are shrunk to that area, with
                 their aspect kept, and restored afterwards.
@@ -135,7 +135,7 @@ def run_flow(network: CompactUNet, condition: Condition, steps: int, generator: 
     Args:
         network: on the device of the condition.
         condition: of a batch whose H and W the network accepts.
-        steps: Euler steps, at least 1.
+        steps: Euler steps, at least 1; a selection needs one and takes no more.
         generator: on the CPU, so that results do not depend on the device.
     """
     artifact = condition.artifact[:, :4]
@@ -143,6 +143,7 @@ def run_flow(network: CompactUNet, condition: Condition, steps: int, generator: 
     sigmas = network.config["sigma_min"], network.config["sigma_max"]
     state = start_point(artifact, condition.alpha, noise, *sigmas)
     log_variance = torch.zeros_like(condition.alpha)
+    steps = steps if network.follows_path else 1
     for index in range(steps):
         time, following = 1 - index / steps, 1 - (index + 1) / steps
         times = artifact.new_full((len(artifact),), time)

@@ -157,6 +157,11 @@ class CompactUNet(ModelMixin, ConfigMixin):
         """H and W must be multiples of this."""
         return 4 * self.config["patch_size"]
 
+    @property
+    def follows_path(self) -> bool:
+        """Whether the estimate depends on state and time; what a selection chooses from is known at once."""
+        return self.config["output"] == "correction"
+
     def forward(
         self,
         state: Float[Tensor, "B 4 T H W"],
@@ -178,8 +183,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         """
         if head_only:
             return self._select(*self._no_features(artifact, warped), artifact, warped)
-        if self.config["output"] == "selection":
-            # It makes no use of the path: what it selects from is known at once.
+        if not self.follows_path:
             state, time = artifact[:, :4], torch.ones_like(time)
         frames = state.shape[2]
         difference = (warped[:, :, :3] - artifact[:, None, :3]) * warped[:, :, 3:4]
@@ -188,7 +192,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         pooled = torch.cat([seen.mean(dim=1), seen.amax(dim=1)], dim=1)
         x = self.conv_in(self._to_patches(torch.cat([state, artifact], dim=1))) + self.reference_out(pooled)
         x = self._u_net(x, embedding, self.photo_tokens(photos), frames)
-        return (self._select if self.config["output"] == "selection" else self._correct)(x, seen, artifact, warped)
+        return (self._correct if self.follows_path else self._select)(x, seen, artifact, warped)
 
     def _no_features(self, artifact: Tensor, warped: Tensor) -> tuple[Tensor, Tensor]:
         images, photos = artifact.shape[0] * artifact.shape[2], warped.shape[1]
