@@ -27,6 +27,7 @@ NEUTRAL = {
     "messages": set(),
     "moved": set(),
     "programs": set(),
+    "perceptual": set(),
     "seeds": set(),
     "stored_config": set(),
     "yaml_files": {"json_files"},
