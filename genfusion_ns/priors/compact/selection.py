@@ -8,8 +8,7 @@ Every pixel of the repair is a convex combination of candidates,
 plus a correction that varies as slowly. Detail thus comes from the render and the photos alone, and where no source is
 any good there is a smooth fill: no pattern of patches can appear, for whatever is predicted per patch is enlarged
 bilinearly. Weights are a softmax of scores at full resolution; the photos share theirs, in any number and order, and
-fade towards the border of what each shows, so that it leaves no edge. Disparity combines the rendered one with
-its blurs, with a slow correction.
+fade towards the border of what each shows, so that it leaves no edge. Disparity is left as it was rendered.
 """
 
 from __future__ import annotations
@@ -40,11 +39,10 @@ class SelectionHead(nn.Module):
             reference_features: channels of what was read of each warped photo, per patch.
         """
         super().__init__()
-        scales = len(BLURS)
-        self.slow = nn.Conv2d(features, 8, 3, padding=1)
+        self.slow = nn.Conv2d(features, 6, 3, padding=1, bias=False)
         self.from_features = nn.Conv2d(features, 2 * _HIDDEN + 8, 1)
         self.from_pixels = nn.Conv2d(_PIXEL_CHANNELS, _HIDDEN, 3, padding=1)
-        self.scores = nn.Conv2d(_HIDDEN, 2 * scales + 2, 3, padding=1)
+        self.scores = nn.Conv2d(_HIDDEN, len(BLURS) + 2, 3, padding=1)
         self.from_reference = nn.Conv2d(reference_features, _HIDDEN, 1)
         self.from_photo = nn.Conv2d(_PHOTO_CHANNELS, _HIDDEN, 3, padding=1)
         self.photo_score = nn.Conv2d(_HIDDEN, 1, 3, padding=1)
@@ -53,6 +51,9 @@ class SelectionHead(nn.Module):
         for layer in (self.slow, self.scores, self.photo_score, self.log_variance):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
+        # What the U-Net says counts nothing before it has learned something: the head may learn first.
+        for layer in (self.from_features, self.from_reference):
+            nn.init.zeros_(layer.weight)
         for layer in (self.scores, self.photo_score):
             nn.init.constant_(layer.bias, _AGAINST)  # pyright: ignore[reportArgumentType]
         nn.init.constant_(self.log_variance.bias, _LOG_VARIANCE)  # pyright: ignore[reportArgumentType]
@@ -75,29 +76,25 @@ class SelectionHead(nn.Module):
         size = (artifact.shape[-2], artifact.shape[-1])
         rgb, valid = warped[:, :, :3], warped[:, :, 3:4]
         render, fade = artifact[:, :3], _fade(valid)
-        blurs = blur_images(artifact[:, :4])
+        blurs = blur_images(render)
         slow = _enlarged(functional.avg_pool2d(self.slow(features).float(), 2, ceil_mode=True), size)
         shared = _enlarged(self.from_features(features), size)
         for_render, for_photos, for_variance = shared.split([_HIDDEN, _HIDDEN, 8], dim=1)
-        fine = torch.cat([artifact, render - blurs[:, 0, :3], fade.amax(dim=1)], dim=1)
+        fine = torch.cat([artifact, render - blurs[:, 0], fade.amax(dim=1)], dim=1)
         scores = self.scores(functional.silu(self.from_pixels(fine) + for_render)).float()
         photo_scores = self._photo_scores(references, artifact, warped, fade, for_photos)
-        scales = len(BLURS)
-        weights = torch.cat(
-            [torch.zeros_like(fade[:, 0]), scores[:, : scales + 2], photo_scores + (fade[:, :, 0] + _LEAST).log()], 1
-        ).softmax(dim=1)
-        generated = blurs[:, -1, :3] + slow[:, :3]
-        own = torch.stack([render, 2 * render - blurs[:, 0, :3], *blurs[:, :, :3].unbind(1), generated], dim=1)
+        faded = photo_scores + (fade[:, :, 0] + _LEAST).log()
+        weights = torch.cat([torch.zeros_like(fade[:, 0]), scores, faded], dim=1).softmax(dim=1)
+        generated = blurs[:, -1] + slow[:, :3]
+        own = torch.stack([render, 2 * render - blurs[:, 0], *blurs.unbind(1), generated], dim=1)
         candidates = torch.cat([own, torch.where(valid > 0, rgb, render[:, None])], dim=1)
         colours = (weights[:, :, None] * candidates).sum(dim=1)
         spread = (weights[:, :, None] * (candidates - colours[:, None]).abs()).sum(dim=1).mean(dim=1, keepdim=True)
-        colours = colours + slow[:, 3:6]
-        depth_weights = functional.pad(scores[:, scales + 2 :], (0, 0, 0, 0, 1, 0)).softmax(dim=1)
-        disparities = torch.cat([artifact[:, 3:4], blurs[:, :, 3]], dim=1)
-        disparity = (depth_weights * disparities).sum(dim=1, keepdim=True) + slow[:, 6:7]
-        clean = torch.cat([colours, disparity], dim=1)
+        colours = colours + slow[:, 3:]
+        clean = torch.cat([colours, artifact[:, 3:4]], dim=1)
         change = (colours - render).abs().mean(dim=1, keepdim=True)
-        seen = torch.cat([spread, change, artifact[:, 4:5], weights[:, scales + 3 :].sum(1, keepdim=True)], 1).detach()
+        seen = torch.cat([spread, change, artifact[:, 4:5], weights[:, own.shape[1] :].sum(1, keepdim=True)], 1)
+        seen = seen.detach()
         hidden = functional.silu(self.from_spread(seen) + for_variance)
         return clean, self.log_variance(hidden).float()
 
