@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genfusion_ns.messages import say
-from genfusion_ns.models.perceptual import HOW_TO_GET, LpipsNet, build_lpips, fits, lpips_from_disk
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
+from genfusion_ns.perceptual import HOW_TO_GET, LpipsNet, build_lpips, fits, lpips_from_disk
 
 
 class ImageMetrics:

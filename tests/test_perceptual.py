@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from genfusion_ns.models.metrics import ImageMetrics
-from genfusion_ns.models.perceptual import LpipsNet, fits, lpips_from_disk, read_arrays, weights_file
+from genfusion_ns.perceptual import LpipsNet, fits, lpips_from_disk, read_arrays, weights_file
 
 PLAIN = {"psnr", "ssim", "sharpness", "gradient_energy"}
 """Metrics that need no weights."""
