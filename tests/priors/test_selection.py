@@ -126,7 +126,7 @@ def test_a_photo_fades_towards_the_border_of_what_it_shows() -> None:
 
 @pytest.mark.parametrize(("frames", "width", "height"), [(1, 64, 48), (3, 37, 29), (5, 16, 9)])
 def test_any_length_and_size_keeps_its_shape(frames: int, width: int, height: int) -> None:
-    clip = crop_clip(select_frames(PAIR.artifact, slice(0, frames)), 3, 0, width, height)
+    clip = crop_clip(select_frames(PAIR.artifact, slice(0, frames)), 0, 0, width, height)
     references = select_references(PAIR.references, [0])
     repaired = CompactRepairer(selecting()).repair(clip, references, torch.Generator().manual_seed(0))
     assert repaired.rgb.shape == (frames, height, width, 3)
