@@ -61,7 +61,8 @@ class GenFusionDataManagerConfig(StoredConfig, FullImageDatamanagerConfig):
     """JSON file with train_ids and test_ids: positions among the registered images sorted by name, or image names.
     Relative to the working directory or to the data. Wins over num-views."""
     test_every: int = 8
-    """Hold out every n-th view for evaluation when neither a split file nor the capture says which views to hold out.
+    """Hold out every n-th view for evaluation when neither a split file nor the capture says which views to hold out;
+    0: train on every photo, and have evaluation tell how well these are reproduced.
     Stands in for the dataparser's own eval-interval and train-split-fraction; its eval-mode filename is respected."""
     seed_points: Literal["visible", "strict", "random"] = "visible"
     """Sparse points to start from: those seen by at least one train view; strict: only those that two or more train
@@ -252,6 +253,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             "train_views": list(self.train_names),
             "test_views": list(self.test_names),
             "split": self.split.source,
+            "held_out": self.split.holds_out,
             "seed_points": self.seeds.kind,
             "num_seed_points": len(self.seeds.xyz),
             "seed_points_source": self.seeds.source,

@@ -24,7 +24,7 @@ class SplitError(ValueError):
 
 @dataclass(frozen=True)
 class ViewSplit:
-    """Train and test view ids of one capture, ascending and disjoint."""
+    """Train and test view ids of one capture, ascending; disjoint, unless nothing is held out and both are all."""
 
     train_ids: tuple[int, ...]
     """Views that may be used for training."""
@@ -32,6 +32,11 @@ class ViewSplit:
     """Held-out views, used for evaluation only."""
     source: str
     """Where the split comes from, for the log."""
+
+    @property
+    def holds_out(self) -> bool:
+        """Test views are not trained on; otherwise figures say how well the photos are reproduced, and no more."""
+        return not set(self.train_ids) & set(self.test_ids)
 
 
 class NameIndex:
@@ -99,21 +104,26 @@ def load_split_file(path: Path, names: Sequence[str]) -> ViewSplit:
 
 
 def dense_split(num_images: int, test_every: int = 8) -> ViewSplit:
-    """Hold out views 0, test_every, 2 test_every, ... and train on all others.
+    """Hold out views 0, test_every, 2 test_every, ... and train on all others; 0 holds out none, see `ViewSplit`.
 
     Raises:
-        SplitError: `test_every` below 2 or not leaving two train views.
+        SplitError: `test_every` is 1 or below 0, or does not leave two train views.
     """
-    if test_every < 2:
-        raise SplitError(f"--test-every is {test_every}; it must be 2 or more, or every view would be a test view.")
+    if test_every < 0 or test_every == 1:
+        raise SplitError(
+            f"--test-every is {test_every}; it must be 2 or more, or every view would be a test view, or 0 to train on "
+            "all of them."
+        )
     ids = np.arange(num_images)
-    held_out = ids % test_every == 0
+    held_out = ids % test_every == 0 if test_every else np.zeros(num_images, dtype=bool)
     train = tuple(ids[~held_out].tolist())
     if len(train) < MIN_TRAIN_VIEWS:
         raise SplitError(
             f"The capture has {num_images} registered image(s), of which {len(train)} remain for training with "
             f"--test-every {test_every}; at least {MIN_TRAIN_VIEWS} are needed. Add images or name a --split-file."
         )
+    if not test_every:
+        return ViewSplit(train, train, source="none held out, so figures are of photos that the scene was fitted to")
     return ViewSplit(train, tuple(ids[held_out].tolist()), source=f"1 view in {test_every} held out")
 
 
@@ -166,7 +176,8 @@ def select_views(
     The first that applies wins: `split_file`; without `num_views`, `train_every`; `train_test_split_{num_views}.json`
     in `data_dir`; the split that the capture itself declares (Blender's train and test files, file lists in
     transforms.json), thinned to `num_views`;
-    every `test_every`-th view held out and `num_views` spread over the rest.
+    every `test_every`-th view held out and `num_views` spread over the rest. `test_every` 0 without `num_views` trains
+    on every view, whatever the capture declares.
 
     Args:
         names: registered image names sorted as text; index = view id.
@@ -184,6 +195,8 @@ def select_views(
         return load_split_file(_locate(split_file, data_dir), names)
     if not num_views and train_every is not None:
         return _about(data_dir, lambda: strided_split(len(names), train_every))
+    if not num_views and test_every == 0:
+        return _about(data_dir, lambda: dense_split(len(names), 0))
     if not num_views:
         return (
             _usable(declared, data_dir) if declared else _about(data_dir, lambda: dense_split(len(names), test_every))
@@ -205,13 +218,19 @@ def select_views(
 def _thin(split: ViewSplit, num_views: int) -> ViewSplit:
     available = len(split.train_ids)
     if not MIN_TRAIN_VIEWS <= num_views <= available:
+        remain = f"remain beside {len(split.test_ids)} test views: {split.source}" if split.holds_out else "in all"
         raise SplitError(
-            f"--num-views is {num_views}; allowed are {MIN_TRAIN_VIEWS}..{available} ({available} views remain beside "
-            f"{len(split.test_ids)} test views: {split.source}), or 0 for all of them."
+            f"--num-views is {num_views}; allowed are {MIN_TRAIN_VIEWS}..{available} ({available} views {remain}), or "
+            "0 for all of them."
         )
     picks = np.round(np.linspace(0, available - 1, num_views)).astype(int)
     train = tuple(split.train_ids[i] for i in picks)
-    return ViewSplit(train, split.test_ids, source=f"{num_views} views spread evenly, {split.source}")
+    if split.holds_out:
+        return ViewSplit(train, split.test_ids, source=f"{num_views} views spread evenly, {split.source}")
+    others = tuple(i for i in split.test_ids if i not in train)
+    if not others:
+        return ViewSplit(train, train, source=split.source)
+    return ViewSplit(train, others, source=f"{num_views} views spread evenly, all others held out")
 
 
 def _usable(declared: ViewSplit, data_dir: Path) -> ViewSplit:

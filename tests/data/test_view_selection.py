@@ -127,8 +127,26 @@ def test_impossible_numbers_of_views(tmp_path: Path, num_views: int) -> None:
         select_views(NAMES, tmp_path, num_views)
 
 
+@given(num_images=st.integers(2, 300), data=st.data())
+def test_nothing_is_held_out_when_every_photo_is_asked_for(num_images: int, data: st.DataObject) -> None:
+    everything = dense_split(num_images, 0)
+    assert everything.train_ids == everything.test_ids == tuple(range(num_images)) and not everything.holds_out
+    num_views = data.draw(st.integers(2, num_images))
+    few = spread_split(num_images, num_views, 0)
+    assert len(few.train_ids) == num_views and few.holds_out == (num_views < num_images)
+    if few.holds_out:
+        assert sorted(few.train_ids + few.test_ids) == list(range(num_images))
+
+
+def test_every_photo_is_trained_on_whatever_the_capture_declares(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(6)]
+    declared = ViewSplit((0, 1, 2, 3), (4, 5), "those of the capture")
+    assert select_views(names, tmp_path, test_every=0, declared=declared).train_ids == tuple(range(6))
+    assert select_views(names, tmp_path, num_views=2, test_every=0, declared=declared).test_ids == (4, 5)
+
+
 @pytest.mark.parametrize(
-    ("count", "test_every", "said"), [(20, 1, "2 or more"), (20, 0, "2 or more"), (2, 8, "1 remain")]
+    ("count", "test_every", "said"), [(20, 1, "2 or more"), (20, -1, "2 or more"), (2, 8, "1 remain")]
 )
 def test_impossible_strides(count: int, test_every: int, said: str) -> None:
     with pytest.raises(SplitError, match=said):
