@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import look_at
-from genfusion_ns.geometry.capture_shape import focus_point, horizontal_axes, mean_up
+from genfusion_ns.geometry.capture_shape import (
+    circular_gaps,
+    focus_point,
+    horizontal_axes,
+    horizontal_distances,
+    mean_up,
+)
 from genfusion_ns.geometry.trajectories import constant_speed, tilted
 
 _LEAST_SPREAD = math.radians(10.0)
@@ -65,7 +71,7 @@ def photo_arcs(angles: Float[Tensor, " N"], beyond: float, bridge: float) -> lis
         (-10, 110)
     """
     ordered = (angles.double() % (2 * math.pi)).sort().values
-    gaps = torch.cat([ordered, ordered[:1] + 2 * math.pi]).diff()
+    gaps = circular_gaps(ordered)
     wide = (gaps > bridge).nonzero()[:, 0].tolist()
     if not wide:
         return [Arc(float(ordered[0]), 2 * math.pi)]
@@ -166,9 +172,7 @@ class _Ring:
         offset = poses[:, :3, 3] - focus
         axes = torch.stack(horizontal_axes(offset, up))
         plan = offset @ axes.T
-        distances = plan.norm(dim=-1)
-        if distances.min() <= 1e-9 * offset.norm(dim=-1).max():
-            raise ValueError("a camera stands straight above or below the point that all look at; no arc leads past it")
+        distances = horizontal_distances(plan, offset)
         forward = -poses[:, :3, 2]
         along = -(offset * forward).sum(-1, keepdim=True)
         targets = poses[:, :3, 3] + along.clamp(min=0) * forward
@@ -188,8 +192,6 @@ class _Ring:
 
     def _nearness(self, angles: Tensor) -> Tensor:
         """Share of each photo in what holds at these angles; rows sum to 1. [M, N]"""
-        gaps = self.angles.sort().values
-        gaps = torch.cat([gaps, gaps[:1] + 2 * math.pi]).diff()
-        spread = max(_LEAST_SPREAD, float(gaps.median()) / 2)
+        spread = max(_LEAST_SPREAD, float(circular_gaps(self.angles.sort().values).median()) / 2)
         apart = torch.remainder(angles[:, None] - self.angles + math.pi, 2 * math.pi) - math.pi
         return torch.softmax(-0.5 * (apart / spread).square(), dim=-1)

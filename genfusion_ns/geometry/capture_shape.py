@@ -109,8 +109,16 @@ def capture_shape(c2w: Float[Tensor, "N 4 4"]) -> CaptureShape:
 
 def _largest_gap(offset: Tensor, up: Tensor) -> float:
     first, second = horizontal_axes(offset, up)
-    angles = torch.atan2(offset @ second, offset @ first).sort().values
-    return float(torch.cat([angles, angles[:1] + 2 * math.pi]).diff().max())
+    return float(circular_gaps(torch.atan2(offset @ second, offset @ first).sort().values).max())
+
+
+def circular_gaps(angles: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """From each angle to the next one around the circle, the last one to the first; radians.
+
+    Args:
+        angles: ascending, within one turn. [N]
+    """
+    return torch.cat([angles, angles[:1] + 2 * math.pi]).diff()
 
 
 def surrounds_focus(c2w: Float[Tensor, "N 4 4"]) -> bool:
@@ -146,6 +154,22 @@ def pose_distances(c2w: Float[Tensor, "N 4 4"], other: Float[Tensor, "M 4 4"] | 
     scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))
     difference = (position[:, None] - other[None, :, :3, 3]).norm(dim=-1)
     return difference / scale + 0.5 * (1.0 - c2w[:, :3, 2] @ other[:, :3, 2].T).clamp(min=0.0)
+
+
+def horizontal_distances(plan: Float[Tensor, "N 2"], offset: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+    """Distances from the vertical through a centre, for paths that go around it.
+
+    Args:
+        plan: horizontal offsets from the centre. [N, 2]
+        offset: the offsets themselves. [N, 3]
+
+    Raises:
+        ValueError: a camera stands on that vertical.
+    """
+    distances = plan.norm(dim=-1)
+    if distances.min() <= 1e-9 * offset.norm(dim=-1).max():
+        raise ValueError("a camera stands straight above or below the point that all look at; no loop goes around it")
+    return distances
 
 
 def horizontal_axes(

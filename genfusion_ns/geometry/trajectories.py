@@ -18,7 +18,14 @@ from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
 from genfusion_ns.geometry.cameras import look_at, rigid_poses
-from genfusion_ns.geometry.capture_shape import focus_point, horizontal_axes, mean_up, neighbour_spacing, pose_distances
+from genfusion_ns.geometry.capture_shape import (
+    focus_point,
+    horizontal_axes,
+    horizontal_distances,
+    mean_up,
+    neighbour_spacing,
+    pose_distances,
+)
 
 _DENSE = 40
 """Samples per output frame when a curve is measured for constant speed."""
@@ -60,9 +67,7 @@ def ellipse_path(
     offset = poses[:, :3, 3] - focus
     first, second = horizontal_axes(offset, up)
     plan = torch.stack([offset @ first, offset @ second], dim=-1)
-    nearest = plan.norm(dim=-1).min()
-    if nearest <= 1e-9 * offset.norm(dim=-1).max():
-        raise ValueError("a camera stands straight above or below the point that all look at; no loop goes around it")
+    nearest = horizontal_distances(plan, offset).min()
     ends = torch.quantile(plan, plan.new_tensor([0.05, 0.95]), dim=0)
     ends = torch.stack([ends[0].clamp(max=-nearest), ends[1].clamp(min=nearest)])
     center, half_axes = ends.mean(0), (ends[1] - ends[0]) / 2

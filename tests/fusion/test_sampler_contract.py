@@ -68,7 +68,7 @@ SAMPLERS: dict[str, InstantiateConfig] = {
 """All samplers, by what they do."""
 
 
-LOOPS = ("sparse, around", "completion, loop")
+LOOPS = ("sparse, around", "sparse, where photos stand", "completion, loop")
 """No loop goes around where one camera looks."""
 
 

@@ -169,15 +169,19 @@ class SparseSampler(ViewSampler):
         borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
         return keep_clear(path, observed, borders, is_clear)
 
-    def _tilt(self, round: int, most: float, side: float) -> float:
-        """Degrees, up or down as `side` (0..1) says; a subject stays in the view of a long lens."""
-        return math.copysign(min(self.config.max_tilt, self.config.tilt_step * round, most), side - 0.5)
+    def _departures(self, round: int, most: float, generator: torch.Generator) -> tuple[float, float, float]:
+        """Of a path around the subject: phase in turns, sway of the height, tilt in degrees, `most` at most.
+
+        So limited, the subject stays in the view of a long lens.
+        """
+        config = self.config
+        phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        sway = max(0.5, config.height_variation - config.height_variation_step * round)
+        return phase, sway, math.copysign(min(config.max_tilt, config.tilt_step * round, most), side - 0.5)
 
     def _ellipse(self, c2w: Tensor, round: int, most: float, generator: torch.Generator) -> _Path:
         config = self.config
-        phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        variation = max(0.5, config.height_variation - config.height_variation_step * round)
-        tilt = self._tilt(round, most, side)
+        phase, variation, tilt = self._departures(round, most, generator)
         path = ellipse_path(
             c2w,
             config.num_frames,
@@ -190,10 +194,8 @@ class SparseSampler(ViewSampler):
 
     def _arc(self, c2w: Tensor, round: int, most: float, generator: torch.Generator) -> _Path:
         config = self.config
-        phase, side = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        phase, sway, tilt = self._departures(round, most, generator)
         beyond = min(config.max_beyond, config.beyond + config.beyond_step * round)
-        sway = max(0.5, config.height_variation - config.height_variation_step * round)
-        tilt = self._tilt(round, most, side)
         path = arc_path(
             c2w,
             config.num_frames,

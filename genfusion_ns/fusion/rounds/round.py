@@ -151,10 +151,9 @@ def repair_window(
 
 def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings) -> Float[Tensor, "T H W 1"]:
     """1 where photos show the pixel; elsewhere what the settings give such pixels, less where they show little else."""
-    weight = torch.full_like(shown.float().mean(dim=(1, 2, 3), keepdim=True), settings.unshown_weight)
-    if settings.full_trust_shown > 0:
-        weight = weight * (shown.float().mean(dim=(1, 2, 3), keepdim=True) / settings.full_trust_shown).clamp(max=1.0)
-    return torch.where(shown, 1.0, weight)
+    share = shown.float().mean(dim=(1, 2, 3), keepdim=True)
+    trust = (share / settings.full_trust_shown).clamp(max=1.0) if settings.full_trust_shown > 0 else 1.0
+    return torch.where(shown, 1.0, settings.unshown_weight * trust)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfusion_ns.priors.compact.blurs import BLURS, blur_images
-from genfusion_ns.priors.compact.selection import SelectionHead
+from genfusion_ns.priors.compact.selection import LOG_VARIANCE, SelectionHead
 
 Output = Literal["correction", "selection"]
 STATE_CHANNELS = 4  # rgb, disparity
@@ -217,7 +217,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         copied = copied + blurred.sum(dim=1)
         residual = head[:, :4].float()
         clean = artifact[:, :4] + torch.cat([residual[:, :3] + copied, residual[:, 3:]], dim=1)
-        return CompactPrediction(clean=clean, log_variance=head[:, 4:].float() + _LOG_VARIANCE_BIAS)
+        return CompactPrediction(clean=clean, log_variance=head[:, 4:].float() + LOG_VARIANCE)
 
     def _read_references(self, warped: Tensor) -> Tensor:
         """Features of each warped photo. [B, R, 6, T, H, W] -> [B * T, R, c, h, w]"""
@@ -257,9 +257,6 @@ def _blurs(rgb: Tensor) -> Tensor:
     images = rgb.transpose(1, 2).flatten(0, 1)
     change = blur_images(images) - images[:, None]
     return change.view(batch, frames, *change.shape[1:]).permute(0, 2, 3, 1, 4, 5)
-
-
-_LOG_VARIANCE_BIAS = -3.0  # an rms error of 0.22 of the -1..1 range: where the untrained estimate starts
 
 
 def _disagreement(warped: Tensor) -> Tensor:

