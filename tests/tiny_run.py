@@ -41,6 +41,7 @@ def make_trainer(
     config.pipeline.model = replace(config.pipeline.model, **model_settings)
     config.pipeline.fusion.start = config.pipeline.fusion.every = 4
     config.pipeline.fusion.save_videos = False
+    config.pipeline.fusion.least_shown = 0.0  # after so few steps photos show little of any clip
     if fusion is not None:
         config.pipeline.fusion = fusion
     config.max_num_iterations, config.vis, config.output_dir = steps, vis, output

@@ -61,7 +61,7 @@ def test_rounds_repeat_exactly_and_differ_between_seeds(capture_folder, generato
 def test_clips_that_contradict_the_photos_are_rejected(capture_folder, generator_folder, tmp_path):
     trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=30)
     loop = loop_of(trainer)
-    loop.config.start, loop.config.least_shown = 1000, 0.0
+    loop.config.start = 1000
     trainer.train()  # something opaque must be there to contradict
     repairer = loop.maker.repairer
 
