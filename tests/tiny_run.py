@@ -65,11 +65,11 @@ def toy_network(seed: int = 0, trained: bool = False) -> Any:
     return network
 
 
-def save_toy_generator(folder: Path) -> Path:
-    """An untrained generator of the kind compact, which returns its input."""
+def save_toy_generator(folder: Path, trained: bool = False) -> Path:
+    """A generator of the kind compact as `toy_network` makes it; untrained it returns its input."""
     from genfusion_ns.priors.training import save_network
 
-    save_network(toy_network(), folder)
+    save_network(toy_network(trained=trained), folder)
     return folder
 
 

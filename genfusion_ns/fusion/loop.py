@@ -182,7 +182,7 @@ class FusionLoop(Supervision):
             cameras = self.maker.photos.whole
             return views_towards(cameras, target, fov_y, repairer.clip_length, repairer.resolution)
 
-        return self._round(step, index, sampled, keep, title=title, seeds=True)
+        return self._round(step, index, sampled, keep, title=title, completes=True)
 
     def drop(self, round: int, clip: int | None = None) -> int:
         """Supervise one clip of a round, or all of them, no longer; returns how many views that were."""
@@ -201,20 +201,20 @@ class FusionLoop(Supervision):
         return index
 
     def _round(
-        self, step: int, index: int, sample: Sample, keep: _Keep, *, title: str, seeds: bool = False
+        self, step: int, index: int, sample: Sample, keep: _Keep, *, title: str, completes: bool = False
     ) -> RoundRecord:
         repairer = self.maker.repairer  # building it is not what the next round will take
         began = time.monotonic()
         folder = round_folder(self.files.folder, index)
         say(f"{title} before step {step}, to {folder.parent.name}/{folder.name} of the run")
-        made = self.maker.make(step, index, sample, title)
+        made = self.maker.make(step, index, sample, title, into_the_unseen=completes)
         views = made.round.views()
         self.files.save(index, views)  # first of all: what is not on the disk would be lost with the process
         self.latest, self.results = made.round, self.results + 1
         keep(index, views)
         photos_psnr = self._trial.photos_psnr if self._trial else self.maker.photos_psnr()
         details = {"photos_psnr": photos_psnr, "requested": index in self._requested, "cleared_surfels": made.cleared}
-        if self.config.seeding.enabled or seeds:
+        if self.config.seeding.enabled or completes:
             details["seeding"] = made.seed()
         record = made.round.record(repairer.name, self._run.datamanager.train_names, details)
         sheets = self._report(folder, record, made.round.windows)

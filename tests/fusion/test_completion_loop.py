@@ -121,6 +121,15 @@ def test_completing_from_a_camera_is_kept_whatever_comes_after(capture_folder, g
     assert loop.store.rounds == [2]
 
 
+def test_what_a_person_asks_to_complete_needs_no_photo_to_speak_for_it(capture_folder, generator_folder, tmp_path):
+    loop = begun(make_trainer(capture_folder, tmp_path, str(generator_folder))).pipeline.supervision
+    loop.config.least_shown, loop.config.unshown_weight = 1.0, 0.0
+    record = loop.complete_from(1, loop.maker.photos.whole.c2w[2], math.radians(50))
+    assert record.rejected == [None] and record.scores[0]["seen"] < 1
+    assert len(loop.store) == 16
+    assert all("no photo speaks" in reason for reason in loop.fuse_once(4).rejected)
+
+
 def test_requests_wait_for_the_next_step_and_bad_ones_do_no_harm(capture_folder, generator_folder, tmp_path, capsys):
     trainer = begun(make_trainer(capture_folder, tmp_path, str(generator_folder)))
     loop = trainer.pipeline.supervision

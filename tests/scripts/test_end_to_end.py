@@ -24,6 +24,7 @@ TRAIN = (
     *("--pipeline.repairer.model", "compact", "--pipeline.repairer.resolution", "64", "48"),
     *("--pipeline.repairer.steps", "2", "--pipeline.fusion.sampler.num-frames", "16"),
     *("--pipeline.fusion.start", "20", "--pipeline.fusion.every", "20", "--pipeline.fusion.reject-margin", "100"),
+    *("--pipeline.fusion.least-shown", "0"),
 )
 
 

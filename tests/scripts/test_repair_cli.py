@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_capture import make_capture, write_transforms
-from tiny_run import make_trainer
+from tiny_run import make_trainer, save_toy_generator
 
 from genfusion_ns.data.media.frame_sequences import DepthFolder, ImageFolder, VideoFile, natural_order
 from genfusion_ns.data.media.video_writer import VideoWriter
@@ -239,9 +239,10 @@ def test_a_trained_run_along_a_camera_path(tmp_path, generator_folder):
 
 def test_results_repeat_with_the_seed(tmp_path):
     folder = write_frames(tmp_path / "in", gradients(3))
+    model = str(save_toy_generator(tmp_path / "generator", trained=True))  # one that draws
 
     def repaired(name: str, seed: int) -> np.ndarray:
-        Repair(output=tmp_path / name, frames=folder, steps=1, seed=seed, size=(32, 24)).run()
+        Repair(output=tmp_path / name, frames=folder, model=model, steps=1, seed=seed, size=(32, 24)).run()
         return read_folder(tmp_path / name / "frames")
 
     first = repaired("a", 1)

@@ -91,7 +91,7 @@ class RoundMaker:
         return self.photos.mean_psnr(self._run.scene)
 
     @torch.no_grad()
-    def make(self, step: int, index: int, sample: Sample, title: str) -> MadeRound:
+    def make(self, step: int, index: int, sample: Sample, title: str, into_the_unseen: bool = False) -> MadeRound:
         """Render, repair and judge clips along sampled cameras.
 
         Args:
@@ -99,6 +99,7 @@ class RoundMaker:
             index: count of the round; with the seed of the settings it decides everything random.
             sample: chooses the cameras.
             title: of the bar that counts the clips.
+            into_the_unseen: see `RoundSettings.into_the_unseen`.
         """
         scene, photos = self._run.scene, self.photos
         seed = round_seed(self._settings.seed, index)
@@ -107,7 +108,8 @@ class RoundMaker:
         clear_test = cache(lambda: clearance_test(surfaces().cpu()))
         cleared = self._keep_empty(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
-        made = Round(index, step, seed, sampled, self._repaired(sampled, generator, title))
+        settings = self._settings.into_the_unseen() if into_the_unseen else self._settings
+        made = Round(index, step, seed, sampled, self._repaired(sampled, settings, generator, title))
         seeding = self._settings.seeding
         return MadeRound(made, cleared, lambda: seed_windows(scene, surfaces(), made.windows, seeding, generator))
 
@@ -116,9 +118,11 @@ class RoundMaker:
         share = self._settings.clearing
         return self._run.scene.keep_empty(clearings(surfaces(), share) if share > 0 else None)
 
-    def _repaired(self, sampled: SampledViews, generator: torch.Generator, title: str) -> list[RepairedWindow]:
+    def _repaired(
+        self, sampled: SampledViews, config: RoundSettings, generator: torch.Generator, title: str
+    ) -> list[RepairedWindow]:
         windows: list[RepairedWindow] = []
-        scene, photos, repairer, config = self._run.scene, self.photos, self.repairer, self._settings
+        scene, photos, repairer = self._run.scene, self.photos, self.repairer
         try:
             for number in track(range(len(sampled.windows)), title, transient=True, console=CONSOLE):
                 before = windows[-1] if windows else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from nerfstudio.configs.base_config import InstantiateConfig
@@ -91,6 +91,10 @@ class RoundSettings(SupervisionConfig):
                 )
         if self.blocks < 0:
             raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 0")
+
+    def into_the_unseen(self) -> RoundSettings:
+        """The same for clips that are asked to show what no photo does: that none speaks for them is no fault."""
+        return replace(self, least_shown=0.0, full_trust_shown=0.0, unshown_weight=1.0)
 
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""
