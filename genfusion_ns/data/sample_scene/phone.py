@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from genfusion_ns.data.sample_scene.materials import linear_to_srgb, srgb_to_linear
 
@@ -39,10 +40,8 @@ def mistaken(c2w: Float[np.ndarray, "N 4 4"], error: float, seed: int) -> Float[
     spread = np.linalg.norm(c2w[:, :3, 3] - c2w[:, :3, 3].mean(0), axis=1).mean()
     for pose in poses:
         axis = rng.standard_normal(3)
-        axis /= np.linalg.norm(axis)
         angle = np.radians(error) * rng.standard_normal()
-        x, y, z = axis
-        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        pose[:3, :3] = pose[:3, :3] @ (np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
+        turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis))
+        pose[:3, :3] = pose[:3, :3] @ turn.as_matrix()
         pose[:3, 3] += error / 100 * spread * rng.standard_normal(3) / np.sqrt(3)
     return poses

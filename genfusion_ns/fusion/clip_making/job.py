@@ -26,7 +26,7 @@ from genfusion_ns.fusion.clip_making.lifted_clips import clip_psnr, lifted_clips
 from genfusion_ns.fusion.clip_making.paths import AllPhotos, CleanPath, perturbed_path, photo_path
 from genfusion_ns.fusion.clip_making.plain_runs import PlainRun, Presets
 from genfusion_ns.fusion.clip_making.preview import Preview
-from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty, lifted_ids
+from genfusion_ns.fusion.clip_making.recipe import ClipRecipe, Difficulty, lifted_ids, lifted_seed
 from genfusion_ns.fusion.clip_making.writers import ClipWriter, MadeClip, PublishedClipWriter, ShardClipWriter
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
@@ -183,7 +183,7 @@ class _Maker:
         photos = photos_with_depth(self.capture, self.recipe.resolution)
         capture = self.job.capture.resolve().name
         for repeat, ids in lifted_ids(self.recipe, len(photos), self.job.seed):
-            generator = seeded_generator((self.job.seed * 1009 + repeat) * 101 + len(ids))
+            generator = seeded_generator(lifted_seed(self.job.seed, repeat) * 101 + len(ids))
             made = list(lifted_clips(photos, self.names, ids, self.recipe, capture, self.job.seed, generator))
             key = f"{self.job.name}_l{len(ids)}_{repeat:03d}_capture"
             self.writer.add(key, made, len(photos))

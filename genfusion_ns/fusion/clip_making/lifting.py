@@ -18,6 +18,7 @@ from torch.nn import functional
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals, depth_to_points
+from genfusion_ns.models.insertion import facing_quats
 from genfusion_ns.rendering.contract import Surfels
 from genfusion_ns.rendering.surfels import rasterize_surfels
 
@@ -130,10 +131,8 @@ def _lift_one(photos: Clip, index: int, flaws: Flaws, generator: torch.Generator
 
 
 def _onto(normals: Float[Tensor, "N 3"], turns: Float[Tensor, " N"]) -> Float[Tensor, "N 4"]:
-    """Rotations that turn the z axis onto normals, after a turn about z. (w, x, y, z)"""
-    half = torch.stack([1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros_like(turns)], dim=-1)
-    half = torch.where(half[:, :1] < 1e-4, half.new_tensor([0.0, 1.0, 0.0, 0.0]), half)
-    w, x, y, _ = functional.normalize(half, dim=-1).unbind(-1)
+    """Rotations that turn the z axis onto the line of normals, after a turn about z. (w, x, y, z)"""
+    w, x, y, _ = facing_quats(normals).unbind(-1)
     c, s = (turns / 2).cos(), (turns / 2).sin()
     return torch.stack([w * c, x * c + y * s, y * c - x * s, w * s], dim=-1)
 

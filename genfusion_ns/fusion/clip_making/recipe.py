@@ -152,11 +152,16 @@ def _spread(count: int, picks: int, seed: int) -> list[int]:
     return [min(int((part + shift) * count / picks), count - 1) for part, shift in enumerate(shifts)]
 
 
+def lifted_seed(seed: int, repeat: int) -> int:
+    """Seed of one lifted scene of a job; scenes of other photo counts share it."""
+    return seed * 1009 + repeat
+
+
 def lifted_ids(recipe: ClipRecipe, num_photos: int, seed: int) -> list[tuple[int, list[int]]]:
     """Number of the scene and positions of its photos, of all lifted scenes; errors as in `difficulties`."""
     recipe.difficulties(num_photos, seed)
     return [
-        (repeat, _spread(num_photos, count, seed * 1009 + repeat))
+        (repeat, _spread(num_photos, count, lifted_seed(seed, repeat)))
         for count in recipe.lifted
         for repeat in range(recipe.lifted_repeats)
     ]
