@@ -64,7 +64,7 @@ def _dataparser() -> NerfstudioDataParserConfig:
 genfusion = MethodSpecification(
     config=_trainer(
         "genfusion",
-        7000,
+        0,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
             fusion=FusionConfig(blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=0.25),

@@ -29,6 +29,7 @@ from genfusion_ns.fusion.time_left import StepClock, put_time_left
 from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.messages import say
 from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
+from genfusion_ns.models.run_length import usual_steps
 from genfusion_ns.stored_config import StoredConfig
 
 _SAVES = 10
@@ -38,9 +39,12 @@ _OTHER_CHECKPOINT = ("load_dir", "load_step", "load_checkpoint")
 
 @dataclass
 class GenFusionTrainerConfig(StoredConfig, TrainerConfig):
-    """nerfstudio's trainer settings; --max-num-iterations is the length of the whole run, resumed or not."""
+    """nerfstudio's trainer settings."""
 
     _target: type = field(default_factory=lambda: GenFusionTrainer)
+    max_num_iterations: int = 0
+    """Length of the whole run in steps, resumed or not. 0: chosen by the number of train photos, of which few are
+    over-fitted in long runs."""
     print_config: bool = False
     """Print all settings at the start; they are in config.yml of the run in any case."""
 
@@ -95,12 +99,11 @@ class GenFusionTrainer(Trainer):
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             say("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
             config.machine.device_type = "cpu"
-        for group in config.optimizers.values():
-            schedule = group["scheduler"]
-            if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
-                schedule.max_steps = config.max_num_iterations
-        if config.save_only_latest_checkpoint:
-            config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // _SAVES, 1))
+        if config.max_num_iterations < 0:
+            raise ValueError(
+                f"--max-num-iterations is {config.max_num_iterations}; give the number of steps, or 0 to have it "
+                "chosen by the number of photos"
+            )
         super().__init__(config, local_rank, world_size)
         self._last_step = -1
         self._saved_step = -1
@@ -130,7 +133,21 @@ class GenFusionTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """Optimisers of all parameters; surfels move in scene lengths."""
         pipeline: Any = self.pipeline
+        self._settle_length(len(pipeline.datamanager.train_names))
         return Optimizers(in_scene_units(self.config.optimizers, pipeline.model.length), pipeline.get_param_groups())
+
+    def _settle_length(self, photos: int) -> None:
+        """Fix the length of the run, and what follows from it, before anything is built that depends on it."""
+        config = self.config
+        if config.max_num_iterations == 0:
+            config.max_num_iterations = usual_steps(photos)
+            say(f"{config.max_num_iterations} steps, which suit {photos} photos (--max-num-iterations chooses others).")
+        for group in config.optimizers.values():
+            schedule = group["scheduler"]
+            if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
+                schedule.max_steps = config.max_num_iterations
+        if config.save_only_latest_checkpoint:
+            config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // _SAVES, 1))
 
     def train(self) -> None:
         """Train up to step ``max_num_iterations``, counting the steps of the run that is resumed."""

@@ -1,4 +1,4 @@
-"""Step counts that are given as steps or as shares of a run."""
+"""Lengths of runs, and step counts that are given as steps or as shares of one."""
 
 from __future__ import annotations
 
@@ -12,3 +12,16 @@ def steps_of_run(value: float, total_steps: int) -> int:
     (500, 3500)
     """
     return round(value) if value > 1 else round(value * total_steps)
+
+
+_FEWEST, _MOST = 1000, 7000
+_PER_PHOTO = 175
+
+
+def usual_steps(photos: int) -> int:
+    """Length of a run on so many photos where none is given: few photos are over-fitted in long runs.
+
+    >>> usual_steps(3), usual_steps(12), usual_steps(100)
+    (1000, 2100, 7000)
+    """
+    return min(max(_FEWEST, _PER_PHOTO * photos), _MOST)

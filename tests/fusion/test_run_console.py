@@ -23,7 +23,7 @@ def test_settings_are_printed_to_those_who_ask(wanted, capsys):
     config = copy.deepcopy(genfusion.config)
     config.print_config = wanted
     config.print_to_terminal()
-    assert ("max_num_iterations=7000" in capsys.readouterr().out) == wanted
+    assert ("max_num_iterations=" in capsys.readouterr().out) == wanted
     assert not genfusion.config.print_config
 
 

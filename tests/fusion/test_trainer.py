@@ -10,6 +10,7 @@ from tiny_run import make_trainer
 
 from genfusion_ns.methods import genfusion
 from genfusion_ns.models.optim import LogLinearDecayConfig
+from genfusion_ns.models.run_length import usual_steps
 
 
 @pytest.mark.parametrize("flag", ["mixed-precision", "use-grad-scaler"])
@@ -79,3 +80,17 @@ def test_resume_goes_on_to_the_given_length_with_the_same_state(capture_folder, 
     (path,) = second.checkpoint_dir.glob("*.ckpt")
     assert path.name == "step-000000008.ckpt"
     assert second.config.max_num_iterations == 9
+
+
+def test_a_run_without_a_length_gets_one_that_suits_its_photos(capture_folder, tmp_path, capsys):
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=0)
+    photos = len(trainer.pipeline.datamanager.train_names)
+    assert trainer.config.max_num_iterations == usual_steps(photos) == 1000
+    assert trainer.config.steps_per_save == 100
+    assert trainer.pipeline.scene.schedule.sh_interval == round(1000 / 7)
+    assert "1000 steps, which suit" in capsys.readouterr().out
+
+
+def test_a_negative_length_is_refused(capture_folder, tmp_path):
+    with pytest.raises(ValueError, match="--max-num-iterations is -1; give the number of steps, or 0"):
+        make_trainer(capture_folder, tmp_path, "none", steps=-1)
