@@ -34,3 +34,14 @@ autodoc_typehints = "none"  # signatures of tensors are jaxtyping strings; their
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+
+def _no_type_before_the_colon(app, what, name, obj, options, lines) -> None:
+    """Napoleon takes what stands before a colon in the first line of a field's docstring for its type."""
+    if what in ("attribute", "data", "property") and lines and ":" in lines[0]:
+        lines.insert(0, "")
+
+
+def setup(app) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _no_type_before_the_colon, priority=400)  # napoleon has 500
