@@ -104,6 +104,8 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
     regularize_from: float = 5 / 7
     """First step with the distortion and normal terms."""
+    opacity_weight: float = 0.0
+    """Weight of the mean opacity of all surfels in the loss (3DGS-MCMC eq. 9), so that those go that no photo needs."""
     random_scale: float = 10.0
     """Side of the cube that --random-init fills, in scene lengths."""
     lpips_net: Literal["alex", "vgg"] = "alex"
@@ -428,7 +430,7 @@ class GenFusionModel(SurfelDoors):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """Photometric loss of an observed view plus the regularisers of 2DGS; masked pixels do not count."""
+        """Photometric loss of an observed view plus the regularisers; masked pixels do not count."""
         target, weight = self._target(outputs, batch)
         losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
         if self.training:
@@ -447,9 +449,12 @@ class GenFusionModel(SurfelDoors):
 
     def _regularizers(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
         config = self.config
-        if self.step < self.schedule.regularize_from:
-            return {}
         losses = {}
+        if config.opacity_weight > 0:
+            opacities = torch.sigmoid(self.gauss_params["opacities"])
+            losses["opacity"] = config.opacity_weight * opacities.sum() / max(self.num_points, 1)
+        if self.step < self.schedule.regularize_from:
+            return losses
         render: SurfelRender = outputs["render"]
         if config.distortion_weight > 0:
             losses["distortion"] = config.distortion_weight / self.length * render.distortion.mean()

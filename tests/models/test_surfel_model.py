@@ -1,5 +1,7 @@
 """The surfel model: seeding, rendering through nerfstudio's camera, losses, reload and densification."""
 
+import math
+
 import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -107,6 +109,19 @@ def test_regularizers_start_when_the_schedule_says(camera):
     losses = model.get_loss_dict(model.get_outputs(camera), batch)
     assert {"distortion", "normal"} <= set(losses)
     assert torch.isfinite(losses["normal"]) and losses["distortion"] >= 0
+
+
+def test_the_mean_opacity_counts_from_the_first_step_on(camera):
+    model = make_model(opacity_weight=0.5, num_downscales=0).train()
+    batch = {"image": torch.zeros(24, 32, 3)}
+    model.gauss_params["opacities"].data.fill_(math.log(3))  # sigmoid 3/4
+    losses = model.get_loss_dict(model.get_outputs(camera), batch)
+    assert losses["opacity"].item() == pytest.approx(0.5 * 0.75)
+    losses["opacity"].backward()
+    gradient = model.gauss_params["opacities"].grad
+    assert torch.allclose(gradient, torch.full_like(gradient, 0.5 * 0.75 * 0.25 / model.num_points))
+    model.load_state_dict({n: v[:0] if n.startswith("gauss_params") else v for n, v in model.state_dict().items()})
+    assert model.get_loss_dict(model.get_outputs(camera), batch)["opacity"] == 0
 
 
 def test_a_scene_without_surfels_is_background_and_outlives_training_steps(camera):
