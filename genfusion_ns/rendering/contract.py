@@ -72,6 +72,8 @@ class RasterSettings:
     near: float
     far: float
     depth_at: DepthAt
+    pixel_variance: float | None = None
+    """Variance of the filter in the plane of each surfel, pixels squared; None has the low-pass disc of 2DGS instead."""
 
 
 def strategy_info(

@@ -9,6 +9,8 @@ tangents (the first two columns of its rotation), one standard deviation along e
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +32,7 @@ def rasterize_surfels(
     near: float = 0.2,
     far: float = 1e10,
     depth_at: DepthAt = "intersection",
+    pixel_variance: float | None = None,
     backend: Backend = "auto",
 ) -> SurfelRender:
     """Render surfels into C cameras, differentiably.
@@ -39,6 +42,11 @@ def rasterize_surfels(
     skipped, a pixel ends before its transmittance would fall to 1e-4, a surfel touches the 16x16 tiles within three
     standard deviations, and its footprint never gets thinner than the low-pass disc of 2DGS equation 11. Autocast stays
     outside: everything is computed in the type of the tensors.
+
+    With `pixel_variance` k every surfel is seen through the pixel instead of the disc (AA-2DGS, Younes and Boukhayma
+    2025): at each pixel, with J the derivative of the hit (u, v) by the pixel and V = I + k J J^T, its falloff is
+    |V|^-1/2 exp(-1/2 (u, v) inv(V) (u, v)^T), and it touches tiles within 3 sqrt(k) pixels more. The light that it
+    covers then stays the same at any resolution. k = 1/12 is the variance of a pixel, 0 leaves the footprint as it is.
 
     Args:
         surfels: the scene, float32 (float64 with the reference backend).
@@ -53,6 +61,8 @@ def rasterize_surfels(
         depth_at: ``intersection`` takes the depth of the ray-surfel intersection (2DGS; centre depth where the low-pass
             disc wins), ``centre`` that of the surfel's centre everywhere and skips no intersection, as gsplat does.
             The gsplat backend does not recompute median depth and distortion; see its module docstring.
+        pixel_variance: of the filter, pixels squared, 0 or more; None: the low-pass disc. The gsplat backend filters
+            once per surfel, and with no less than 0.5.
         backend: ``auto`` is gsplat for CUDA tensors, the compiled kernels for float32 on the CPU, else the reference.
 
     Returns:
@@ -62,8 +72,10 @@ def rasterize_surfels(
         ValueError: shapes, types, devices or options that do not fit together.
     """
     _check_options((width, height), (near, far), depth_at, sh_degree)
+    if pixel_variance is not None and not 0 <= pixel_variance < math.inf:
+        raise ValueError(f"pixel_variance={pixel_variance}; use 0 or more pixels squared, or None.")
     _check_tensors(surfels, viewmats, Ks, background, sh_degree)
-    settings = RasterSettings(int(width), int(height), sh_degree, float(near), float(far), depth_at)
+    settings = RasterSettings(int(width), int(height), sh_degree, float(near), float(far), depth_at, _float_or_none(pixel_variance))
     behind = surfels.means.new_zeros(3) if background is None else background
     chosen = choose_backend(surfels.means) if backend == "auto" else backend
     if chosen == "gsplat":
@@ -75,6 +87,10 @@ def rasterize_surfels(
     else:
         raise ValueError(f"backend={backend!r} is unknown; use 'auto', 'gsplat', 'cpu' or 'reference'.")
     return implementation.render(surfels, viewmats, Ks, behind.expand(viewmats.shape[0], 3), settings)
+
+
+def _float_or_none(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def choose_backend(means: Tensor) -> Backend:

@@ -75,7 +75,7 @@ def count_pairs(
     scene = (*(_array(tensor) for tensor in tensors), np.empty((len(surfels), 0, 3), np.float32))
     camera = (_view_rows(viewmat), _pinhole(K), np.zeros(3, np.float32))
     view = _prepare(scene, camera, replace(settings, sh_degree=None), np.empty(len(surfels), np.int32))
-    return int(kernels.count_pairs(view.size, *view.lists, view.records, view.near, view.at_hit))
+    return int(kernels.count_pairs(view.size, *view.lists, view.records, view.near, view.at_hit, view.blend_mip))
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,15 @@ class _View:
     near: np.float32
     at_hit: np.float32
     degree: int
+    mip: float | None
     records: np.ndarray
     starts: np.ndarray
     lists: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @property
+    def blend_mip(self) -> np.float32 | None:
+        """The filter's variance as blending has it."""
+        return None if self.mip is None else np.float32(self.mip)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -168,17 +174,19 @@ def _prepare(
     n, width, height = len(scene[0]), settings.width, settings.height
     size = (width, height, math.ceil(width / kernels.TILE), math.ceil(height / kernels.TILE))
     degree = -1 if settings.sh_degree is None else settings.sh_degree
-    records, rect = np.empty((n, kernels.RECORD), np.float32), np.empty((n, 4), np.int32)
+    mip = settings.pixel_variance
+    record = kernels.RECORD if mip is None else kernels.MIP_RECORD
+    records, rect = np.empty((n, record), np.float32), np.empty((n, 4), np.int32)
     shown = np.empty(n, np.bool_)
     counter, limits = np.zeros(1, np.int64), (settings.near, settings.far)
     run_on_all(
         lambda: kernels.project(
-            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, shown
+            counter, _SURFEL_BLOCK, scene, viewmat, K, size, limits, degree, records, rect, radii, shown, mip
         )
     )
     ids = kernels.sort_by_depth(records, shown)
     at_hit = settings.depth_at == "intersection"
-    starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size)
+    starts, lists = _list_tiles(ids, records, rect, settings.near if at_hit else 0.0, size, mip)
     return _View(
         viewmat=viewmat,
         K=K,
@@ -187,6 +195,7 @@ def _prepare(
         near=np.float32(settings.near if at_hit else -np.inf),
         at_hit=np.float32(at_hit),
         degree=degree,
+        mip=mip,
         records=records,
         starts=starts,
         lists=lists,
@@ -198,13 +207,27 @@ def _blend(view: _View, images: tuple[np.ndarray, ...]) -> None:
     tiles = np.zeros(1, np.int64)
     run_on_all(
         lambda: kernels.forward(
-            tiles, _TILE_BATCH, view.size, *view.lists, view.records, view.near, view.at_hit, view.background, images
+            tiles,
+            _TILE_BATCH,
+            view.size,
+            *view.lists,
+            view.records,
+            view.near,
+            view.at_hit,
+            view.background,
+            images,
+            view.blend_mip,
         )
     )
 
 
 def _list_tiles(
-    ids: np.ndarray, records: np.ndarray, rect: np.ndarray, near: float, size: tuple[int, int, int, int]
+    ids: np.ndarray,
+    records: np.ndarray,
+    rect: np.ndarray,
+    near: float,
+    size: tuple[int, int, int, int],
+    mip: float | None,
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     count = len(ids)
     counts = np.zeros(len(records), np.int64)
@@ -215,7 +238,7 @@ def _list_tiles(
     def work() -> None:
         for k, first in queue:
             last = min(first + _LIST_BLOCK, count)
-            parts[k] = kernels.list_tiles(ids, first, last, records, rect, near, size[2], counts)
+            parts[k] = kernels.list_tiles(ids, first, last, records, rect, near, size[2], counts, mip)
 
     run_on_all(work)
     done = [part for part in parts if part is not None]
@@ -236,7 +259,8 @@ def _backward(
     out: tuple[np.ndarray, ...],
 ) -> np.ndarray:
     """Add the gradients of one camera to `out`; the gradient of its viewmat. [3, 4]"""
-    slots = np.empty((len(view.lists[1]), kernels.SLOT), np.float32)
+    slot = kernels.SLOT if view.mip is None else kernels.MIP_SLOT
+    slots = np.empty((len(view.lists[1]), slot), np.float32)
     tiles, blocks = np.zeros(1, np.int64), np.zeros(1, np.int64)
     run_on_all(
         lambda: kernels.backward(
@@ -251,6 +275,7 @@ def _backward(
             images,
             cotangents,
             slots,
+            view.blend_mip,
         )
     )
     pose_sums = np.zeros((math.ceil(len(scene[0]) / _SURFEL_BLOCK), 12))
@@ -266,6 +291,7 @@ def _backward(
             view.degree,
             out,
             pose_sums,
+            view.mip,
         )
     )
     return pose_sums.sum(0).reshape(3, 4)

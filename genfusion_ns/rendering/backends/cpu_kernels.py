@@ -8,6 +8,12 @@ projected centre c = (M02, M12) / M22 and times M22, which makes ``hit = (A x + 
 (x, y) = p - c: six numbers per surfel, s = hit_0 / hit_2, t = hit_1 / hit_2, z = M22 / hit_2. Float32 suffices for
 pixels; everything per surfel is prepared in double precision.
 
+The object-space mip filter of variance k (AA-2DGS, 2025) needs the Jacobian J of (s, t) at each pixel. With i = 1 / hit_2
+and E = A D - B C,  |J|^2 = i^4 f(x, y)  with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, the rows of J against the
+hit, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
+(s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / |V|. All of it stays as it is when (s, t) are turned, which
+sets C to 0.
+
 Blending runs front to back in both directions. In backward all channels of a pair fold into one scalar
 q = dL/dw; the sum over the pairs behind is the pixel's total (known from the images) minus the running sum.
 
@@ -42,8 +48,12 @@ from genfusion_ns.rendering.compiled import inlined, kernel, vector_helper
 TILE = 16
 RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
+MIP_RECORD = 24
+"""With the filter: c (2), A B 0 D a b, M22, opacity, k f_1, k f_x, rgb, normal, level, reach, k f_y, k f_r, k E^2, rim."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
+MIP_SLOT = 20
+"""With the filter: A B D a b, k f (4), opacity, pixel - c (2), rgb (3), normal (3), M22 times M22, k E^2."""
 
 _f = np.float32
 _ZERO, _ONE, _TWO, _HALF, _HIT = _f(0.0), _f(1.0), _f(2.0), _f(0.5), _f(32.0)
@@ -57,6 +67,11 @@ _E1, _E2, _E3, _E4, _E5 = _f(-0.99999476), _f(0.49989976), _f(-0.16602834), _f(0
 _BLOCK_REACH = _f(1.51)  # from a block's centre to its outermost pixel centres, with a margin for rounding
 _TILE_REACH = _f(7.51)
 _SLACK = _f(1.0001)
+_MAX_SPREAD = _f(1e6)  # |V|; alpha is below 1/255 from 65025 on
+_NO_RIM = _f(-1e30)
+_MOST = 1e30
+# 1 / sqrt to 6e-7: Newton's steps with constants that halve the error of each (Walczyk, Moroz, Cieslinski 2021)
+_R1, _R2 = _f(1.50087896), _f(1.50000057)
 
 # scratch planes of 256 floats, one float per pixel of a tile, block by block
 _P = 256
@@ -66,9 +81,9 @@ _FORWARD_SCRATCH = 11 * _P + 32
 _Q, _VR, _VG, _VB, _VX, _VY, _VZN, _VZ, _VA, _VD, _VM, _AT, _ZT, _QT = (k * _P for k in (1, *range(3, 16)))
 _ZA, _MID = 2 * _P, 16 * _P
 _ACC = 17 * _P
-_BX, _BY = _ACC + SLOT * 16, _ACC + SLOT * 16 + 16
-_SUM = _ACC + SLOT * 16 + 32
-_BACKWARD_SCRATCH = _SUM + SLOT
+_BX, _BY = _ACC + MIP_SLOT * 16, _ACC + MIP_SLOT * 16 + 16
+_SUM = _ACC + MIP_SLOT * 16 + 32
+_BACKWARD_SCRATCH = _SUM + MIP_SLOT
 
 _C0, _C1 = sh.C0, sh.C1
 _C2XY, _C2ZZ, _C2XX = sh.C2_XY, sh.C2_ZZ, sh.C2_XX
@@ -121,6 +136,22 @@ def _prefer_wide_vectors(typingctx) -> tuple[Any, Callable[..., Any]]:
 
 
 _wide: Any = _prefer_wide_vectors
+
+
+@intrinsic
+def _guess_rsqrt(typingctx, value) -> tuple[Any, Callable[..., Any]]:
+    """1 / sqrt of a positive float32 to 4 %, from halving its exponent: as bits, in one vector with the floats."""
+    signature = types.float32(types.float32)
+
+    def codegen(context, builder, sig, args) -> Any:
+        word = ir.IntType(32)
+        half = builder.lshr(builder.bitcast(args[0], word), ir.Constant(word, 1))
+        return builder.bitcast(builder.sub(ir.Constant(word, 0x5F376908), half), args[0].type)
+
+    return signature, codegen
+
+
+_rsqrt_guess: Any = _guess_rsqrt
 
 
 @kernel
@@ -298,8 +329,92 @@ def _color(means, dc, rest, n, view, degree, b) -> tuple[float, float, float]:
     return red, green, blue
 
 
+@kernel
+def _growth(mip) -> float:
+    """Pixels that the filter adds to the square of three standard deviations; `mip` is its variance, or None."""
+    if mip is None:
+        return 0.0
+    return 3.0 * math.sqrt(mip)
+
+
+@kernel
+def _footprint(mip, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n) -> bool:
+    """The coefficients and cut-offs of surfel n, and its tiles; whether it has any."""
+    if mip is None:
+        cut = math.log(255.0 * opacity)
+        if not _tile_box(m, mx, my, radius, 2.0 * cut, tiles_x, tiles_y, rect, n):
+            return False
+        h, cx, cy = _hit_coefficients(m)
+        rec[n, 0], rec[n, 1] = cx, cy
+        rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = h
+        rec[n, 10], rec[n, 11] = mx - cx, my - cy
+        rec[n, 18], rec[n, 19] = 2.0 * cut + 2e-5, cut + 1e-5
+        return True
+    return _mip_footprint(mip, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n)
+
+
+@kernel
+def _upright(h) -> tuple[float, float, float, float]:
+    """A B D for (s, t) turned so that C is 0, and the determinant E."""
+    A, B, C, D, _, _ = h
+    E = A * D - B * C
+    first = math.sqrt(A * A + C * C)
+    return first, (A * B + C * D) / first, E / first, E
+
+
+@kernel
+def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n) -> bool:
+    """`_footprint` with the filter of variance k.
+
+    A pixel that reaches alpha = 1/255 has (s, t) = p + sqrt(k) J q with |p|^2 + |q|^2 <= level, and then the ellipse
+    |p|^2 <= level passes it at sqrt(k level) / (1 + r) pixels, with r the share by which hit_2 changes over
+    sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and r is large;
+    where that does not suffice, all pixels near the rim count.
+    """
+    h, cx, cy = _hit_coefficients(m)
+    A, B, D, E = _upright(h)
+    a, b = h[4], h[5]
+    slope, e, g = math.sqrt(a * a + b * b), A * b - B * a, -D * a
+    f_1, f_r = A * A + B * B + D * D, e * e + g * g
+    # the least that the filter may thin the surfel out, for all pixels of its tiles
+    far = 1.5 * (radius + TILE) + abs(mx - cx) + abs(my - cy)
+    top = 1.0 + slope * far
+    least = max(0.0, math.sqrt(f_1) - math.sqrt(f_r) * far)
+    spread = 1.0 + k * least * least / top**4 + (k * E / top**3) ** 2
+    level = 2.0 * math.log(255.0 * opacity) - math.log(spread)
+    if not level > -2e-5:
+        return False
+    level = max(level, 0.0)
+    blur, rim = math.sqrt(k * level), -1.0
+    if blur > 0.0 and slope > 0.0:
+        change = blur * slope * (255.0 * opacity / (k * abs(E))) ** (1.0 / 3.0)
+        if change < 0.5:
+            reach = blur / (1.0 - change)
+        else:
+            reach = rim = 2.0 * blur
+    else:
+        reach = blur
+    x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
+    y0, y1 = _tile_range((my - radius) / TILE, (my + radius) / TILE, tiles_y)
+    bx, by, hx, hy, finite = _level_box(m, level + 1e-4)
+    if finite and rim < 0.0:
+        ex, ey = math.sqrt(max(hx, 0.0)) + reach + 0.01, math.sqrt(max(hy, 0.0)) + reach + 0.01
+        x2, x3 = _tile_range((bx - ex) / TILE, (bx + ex) / TILE, tiles_x)
+        y2, y3 = _tile_range((by - ey) / TILE, (by + ey) / TILE, tiles_y)
+        x0, x1, y0, y1 = max(x0, x2), min(x1, x3), max(y0, y2), min(y1, y3)
+    rect[n, 0], rect[n, 1], rect[n, 2], rect[n, 3] = x0, y0, x1, y1
+    rec[n, 0], rec[n, 1] = cx, cy
+    rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = A, B, 0.0, D, a, b
+    # all but edge-on they could exceed what a float32 holds, and infinity times a gradient of 0 is no number
+    rec[n, 10], rec[n, 11] = min(k * f_1, _MOST), min(max(-2.0 * k * (B * e + D * g), -_MOST), _MOST)
+    rec[n, 20], rec[n, 21] = min(max(2.0 * k * A * e, -_MOST), _MOST), min(k * f_r, _MOST)
+    rec[n, 22] = min(k * E * E, _MOST)
+    rec[n, 18], rec[n, 19], rec[n, 23] = level + 2e-5, reach, rim if rim > 0.0 else _NO_RIM
+    return x1 > x0 and y1 > y0
+
+
 @inlined
-def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii) -> bool:
+def _project_one(mip, n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii) -> bool:
     """Everything about surfel n that pixels need, but for its colour; whether it can show."""
     width, height, tiles_x, tiles_y = size
     x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
@@ -315,30 +430,29 @@ def _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec,
     )
     m = _homography(mean, axis_u, axis_v, float(scales[n, 0]), float(scales[n, 1]), K)
     mx, my, hx, hy, _ = _level_box(m, 1.0)
-    radius = np.ceil(3.0 * math.sqrt(max(1e-4, hx, hy)))
+    radius = np.ceil(3.0 * math.sqrt(max(1e-4, hx, hy)) + _growth(mip))
     if not (mx + radius > 0.0 and my + radius > 0.0 and mx - radius < width and my - radius < height):
         return False
     radii[n] = int(min(radius, 2147483519.0))
     opacity = float(opacities[n])
     if not opacity * 255.0 >= 1.0:
         return False
-    cut = math.log(255.0 * opacity)
-    if not _tile_box(m, mx, my, radius, 2.0 * cut, tiles_x, tiles_y, rect, n):
+    if not _footprint(mip, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n):
         return False
-    h, cx, cy = _hit_coefficients(m)
-    rec[n, 0], rec[n, 1] = cx, cy
-    rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = h
-    rec[n, 8], rec[n, 9], rec[n, 10], rec[n, 11] = depth, opacity, mx - cx, my - cy
+    rec[n, 8], rec[n, 9] = depth, opacity
     facing = -1.0 if normal[0] * mean[0] + normal[1] * mean[1] + normal[2] * mean[2] > 0.0 else 1.0
     back = _turn_back(view, normal[0], normal[1], normal[2])
     rec[n, 15], rec[n, 16], rec[n, 17] = facing * back[0], facing * back[1], facing * back[2]
-    rec[n, 18], rec[n, 19] = 2.0 * cut + 2e-5, cut + 1e-5
     return True
 
 
 @kernel
-def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, shown) -> None:
-    """Project surfels, `block` at a time, until the counter runs out; shown[n] is whether surfel n can show."""
+def project(counter, block, scene, view, K, size, limits, degree, rec, rect, radii, shown, mip) -> None:
+    """Project surfels, `block` at a time, until the counter runs out; shown[n] is whether surfel n can show.
+
+    `mip` is the variance of the pixel filter, or None: here and below the type of the argument picks one of two
+    kernels, and what belongs to the other is never compiled.
+    """
     means, quats, scales, opacities, dc, rest = scene
     b = np.empty(16)
     count = means.shape[0]
@@ -349,7 +463,7 @@ def project(counter, block, scene, view, K, size, limits, degree, rec, rect, rad
         for n in range(first, min(first + block, count)):
             radii[n] = 0
             shown[n] = False
-            if _project_one(n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
+            if _project_one(mip, n, means, quats, scales, opacities, view, K, size, limits, rec, rect, radii):
                 shown[n] = True
                 red, green, blue = _color(means, dc, rest, n, view, degree, b)
                 if degree >= 0:
@@ -422,11 +536,50 @@ def _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
     return int(mask)
 
 
+@inlined
+def _may_touch_blurred(x, y, hx, hy, A, B, D, a, b, cut, reach, rim, z_low, z_high) -> bool:
+    """`_may_touch` with the filter, for coefficients with C = 0; see `_mip_footprint`."""
+    wide, high = hx + reach, hy + reach
+    sx = max(abs(A * x + B * y) - (abs(A) * wide + abs(B) * high), _ZERO)
+    sy = max(abs(D * y) - abs(D) * high, _ZERO)
+    zz = _ONE + a * x + b * y
+    near, top = abs(a) * hx + abs(b) * hy, abs(zz) + abs(a) * wide + abs(b) * high
+    on_plane = (sx * sx + sy * sy <= cut * top * top) | (abs(zz) <= near + (abs(a) + abs(b)) * rim)
+    return on_plane & (zz + near > z_low) & (zz - near < z_high)
+
+
+@vector_helper
+def _blurred_mask(lanes, x, y, A, B, D, a, b, cut, reach, rim, z_low, z_high) -> int:
+    """`_block_mask` with the filter."""
+    _wide()
+    wide = _BLOCK_REACH + reach
+    ex, ey = (abs(A) + abs(B)) * wide, abs(D) * wide
+    slope = abs(a) + abs(b)
+    near, more, at_rim = slope * _BLOCK_REACH, slope * wide, slope * (_BLOCK_REACH + rim)
+    mask = _ZERO
+    for l in range(16):
+        px, py = x + lanes[l], y + lanes[16 + l]
+        sx, sy = abs(A * px + B * py) - ex, abs(D * py) - ey
+        sx, sy = (sx if sx > _ZERO else _ZERO), (sy if sy > _ZERO else _ZERO)
+        zz = _ONE + a * px + b * py
+        top = abs(zz) + more
+        on_plane = (sx * sx + sy * sy <= cut * top * top) | (abs(zz) <= at_rim)
+        mask += lanes[32 + l] if on_plane & (zz + near > z_low) & (zz - near < z_high) else _ZERO
+    return int(mask)
+
+
 @kernel
 def _grown(array) -> np.ndarray:
     bigger = np.empty(2 * array.shape[0], array.dtype)
     bigger[: array.shape[0]] = array
     return bigger
+
+
+@kernel
+def _reaches(mip, rec, n, x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> bool:
+    if mip is None:
+        return _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
+    return _may_touch_blurred(x, y, hx, hy, A, B, D, a, b, cut, disc, rec[n, 23], z_low, z_high)
 
 
 @kernel
@@ -438,7 +591,7 @@ def _lane_table() -> np.ndarray:
 
 
 @kernel
-def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.ndarray, np.ndarray]:
+def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts, mip) -> tuple[np.ndarray, np.ndarray]:
     """Entries (tile id, block mask) of surfels ids[first:last], surfel by surfel; their number per surfel into counts.
 
     `near` 0 means that no intersection is skipped.
@@ -460,13 +613,16 @@ def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.n
         for row in range(y0, y1):
             y = _f(row * TILE) - cy
             middle = _f(x0 * TILE) + half - cx
-            if big and not _may_touch(
-                middle, y + _f(8.0), half, _TILE_REACH, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high
+            if big and not _reaches(
+                mip, rec, n, middle, y + _f(8.0), half, _TILE_REACH, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high
             ):
                 continue
             for column in range(x0, x1):
                 x = _f(column * TILE) - cx
-                if big and not _may_touch(
+                if big and not _reaches(
+                    mip,
+                    rec,
+                    n,
                     x + _f(8.0),
                     y + _f(8.0),
                     _TILE_REACH,
@@ -485,7 +641,10 @@ def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts) -> tuple[np.n
                     z_high,
                 ):
                     continue
-                mask = _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
+                if mip is None:
+                    mask = _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
+                else:
+                    mask = _blurred_mask(lanes, x, y, A, B, D, a, b, cut, disc, rec[n, 23], z_low, z_high)
                 if mask:
                     if used == tiles.shape[0]:
                         tiles, masks = _grown(tiles), _grown(masks)
@@ -547,6 +706,76 @@ def _meet_backward(d_exponent, d_z, z, wins, inv, s, t, squared, at_hit) -> tupl
     h1 = d_exponent * inv * t if wins else _ZERO
     h2 = -inv * (d_exponent * squared + at_hit * d_z * z) if wins else _ZERO
     return h0, h1, h2, _ZERO if wins else -_TWO * d_exponent
+
+
+@inlined
+def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k) -> tuple[Any, ...]:
+    """Where the ray of pixel c + (x, y) meets a surfel, through the filter (AA-2DGS; see the module).
+
+    Falloff, exponent, 1 / hit_2, hit_0, hit_1, x^2 + y^2, |V|, 1 / |V|.
+    """
+    inv = _ONE / (_ONE + a * x + b * y)
+    h0, h1 = A * x + B * y, D * y
+    r = x * x + y * y
+    i2 = inv * inv
+    V = _ONE + i2 * i2 * (f_1 + f_x * x + f_y * y + f_r * r + k * kEE * i2)
+    # also where it is not a number, at the rim
+    V = V if V < _MAX_SPREAD else _MAX_SPREAD
+    half, root = _HALF * V, _rsqrt_guess(V)
+    root = root * (_R1 - half * root * root)
+    root = root * (_R2 - half * root * root)
+    shrink = root * root
+    exponent = _HALF * shrink * i2 * (h0 * h0 + h1 * h1 + kEE * i2 * r)
+    exponent = exponent if exponent < _MAX_EXPONENT else _MAX_EXPONENT
+    e = exponent * _EIGHTH
+    p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
+    p = p * p
+    p = p * p
+    return root * p * p, exponent, inv, h0, h1, r, V, shrink
+
+
+@vector_helper
+def _shade_filtered(S, block, rec, n, x0, y0, near, at_hit, k) -> int:
+    """`_shade` with the filter of variance k."""
+    _wide()
+    first = (block & 15) * 16
+    bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
+    A, B, D, a, b = rec[n, 2], rec[n, 3], rec[n, 5], rec[n, 6], rec[n, 7]
+    w2, opacity, key = rec[n, 8], rec[n, 9], _f(n)
+    f_1, f_x, f_y, f_r, kEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22]
+    red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
+    lanes = _ZERO
+    for l in range(16):
+        i = first + l
+        x, y = bx + S[_LX + l], by + S[_LY + l]
+        met = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k)
+        alpha = opacity * met[0]
+        alpha = alpha if alpha < _MAX_ALPHA else _MAX_ALPHA
+        z = w2 * (at_hit * met[2] + (_ONE - at_hit))
+        T = S[_T + i]
+        after = T * (_ONE - alpha)
+        hit = (alpha >= _MIN_ALPHA) & (z >= near)
+        # elsewhere it may be infinite
+        z = z if hit else w2
+        go = hit & (after > _MIN_TRANSMITTANCE)
+        w = alpha * T if go else _ZERO
+        S[_CR + i] += w * red
+        S[_CG + i] += w * green
+        S[_CB + i] += w * blue
+        S[_NX + i] += w * nx
+        S[_NY + i] += w * ny
+        S[_NZ + i] += w * nz
+        sum_z = S[_Z + i]
+        S[_DI + i] += _TWO * w * (z * (_ONE - T) - sum_z)
+        S[_Z + i] = sum_z + w * z
+        median = go & (T > _HALF)
+        last_z, last_id = S[_ME + i], S[_MI + i]
+        S[_ME + i] = z if median else last_z
+        S[_MI + i] = key if median else last_id
+        T = after if go else (-abs(T) if hit else T)
+        S[_T + i] = T
+        lanes += (_ONE if T > _ZERO else _ZERO) + (_HIT if hit else _ZERO)
+    return int(lanes)
 
 
 @vector_helper
@@ -631,7 +860,7 @@ def _write_tile(S, x0, y0, size, background, images) -> None:
 
 
 @kernel
-def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images) -> None:
+def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, mip) -> None:
     """Blend tiles, `batch` at a time, until the shared counter runs out.
 
     The masks shrink to the blocks with a pixel that the surfel hits: backward need not look at the others again.
@@ -656,7 +885,10 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
                 while bits:
                     b = _lowest_bit(bits)
                     bits &= bits - 1
-                    lanes = _shade(S, b, rec, n, x, y, near, at_hit)
+                    if mip is None:
+                        lanes = _shade(S, b, rec, n, x, y, near, at_hit)
+                    else:
+                        lanes = _shade_filtered(S, b, rec, n, x, y, near, at_hit, mip)
                     if lanes & 31 == 0:
                         live &= ~(1 << b)
                     if lanes > 31:
@@ -668,7 +900,7 @@ def forward(counter, batch, size, offsets, listed, masks, rec, near, at_hit, bac
 
 
 @kernel
-def count_pairs(size, offsets, listed, masks, rec, near, at_hit) -> int:
+def count_pairs(size, offsets, listed, masks, rec, near, at_hit, mip) -> int:
     """Surfel-pixel pairs that contribute to an image: the unit in which renderings can be compared for work."""
     S = np.zeros(_FORWARD_SCRATCH, np.float32)
     before = np.empty(16, np.float32)
@@ -681,7 +913,10 @@ def count_pairs(size, offsets, listed, masks, rec, near, at_hit) -> int:
                 b = _lowest_bit(bits)
                 bits &= bits - 1
                 before[:] = S[_T + 16 * b : _T + 16 * b + 16]
-                _shade(S, b, rec, listed[k, 0], _f(x0), _f(y0), near, at_hit)
+                if mip is None:
+                    _shade(S, b, rec, listed[k, 0], _f(x0), _f(y0), near, at_hit)
+                else:
+                    _shade_filtered(S, b, rec, listed[k, 0], _f(x0), _f(y0), near, at_hit, mip)
                 for l in range(16):
                     # a pixel that closes does so without the pair
                     pairs += S[_T + 16 * b + l] > _ZERO and S[_T + 16 * b + l] < before[l]
@@ -749,6 +984,83 @@ def _shade_backward(S, block, rec, n, x0, y0, near, at_hit) -> np.floating:
     return open_lanes
 
 
+@vector_helper
+def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.floating:
+    """`_shade_backward` with the filter of variance k."""
+    _wide()
+    first = (block & 15) * 16
+    bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
+    A, B, D, a, b = rec[n, 2], rec[n, 3], rec[n, 5], rec[n, 6], rec[n, 7]
+    w2, opacity, key = rec[n, 8], rec[n, 9], _f(n)
+    f_1, f_x, f_y, f_r, kEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22]
+    red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
+    open_lanes = _ZERO
+    for l in range(16):
+        i = first + l
+        x, y = bx + S[_BX + l], by + S[_BY + l]
+        p, exponent, inv, h0, h1, r, V, shrink = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k)
+        raw = opacity * p
+        alpha = raw if raw < _MAX_ALPHA else _MAX_ALPHA
+        z = w2 * (at_hit * inv + (_ONE - at_hit))
+        T = S[_T + i]
+        keep = _ONE - alpha
+        after = T * keep
+        hit = (alpha >= _MIN_ALPHA) & (z >= near)
+        z, inv = (z if hit else w2), (inv if hit else _ZERO)
+        go = hit & (after > _MIN_TRANSMITTANCE)
+        w = alpha * T if go else _ZERO
+        T_next = after if go else (-abs(T) if hit else T)
+        S[_T + i] = T_next
+        open_lanes += _ONE if T_next > _ZERO else _ZERO
+        covered, sum_z = _ONE - T, S[_ZA + i]
+        S[_ZA + i] = sum_z + w * z
+        vr, vg, vb, vx, vy, vzn = S[_VR + i], S[_VG + i], S[_VB + i], S[_VX + i], S[_VY + i], S[_VZN + i]
+        vz, vd, total_a, vm = S[_VZ + i], S[_VD + i], S[_AT + i], S[_VM + i]
+        q = red * vr + green * vg + blue * vb + nx * vx + ny * vy + nz * vzn + z * vz + S[_VA + i]
+        q += _TWO * vd * (_TWO * (z * covered - sum_z) + S[_ZT + i] - z * total_a)
+        running = S[_Q + i] + q * w
+        S[_Q + i] = running
+        d_alpha = q * T - (S[_QT + i] - running) / keep
+        d_alpha = d_alpha if go & (raw <= _MAX_ALPHA) else _ZERO
+        d_exponent = -d_alpha * alpha
+        d_z = w * (vz + _TWO * vd * (_TWO * covered + w - total_a))
+        d_z += vm if S[_MID + i] == key else _ZERO
+        # alpha goes with |V|^-1/2 exp(-exponent), the exponent with i^2 / |V| (hit_0^2 + hit_1^2 + k E^2 i^2 r)
+        i2 = inv * inv
+        d_over = d_exponent * shrink
+        d_square = d_over * i2
+        d_V = d_over * (_HALF - exponent)
+        d_f = d_V * i2 * i2
+        d_r = _HALF * d_square * i2
+        d_kEE = d_r * r + k * d_f * i2
+        d_r *= kEE
+        h0, h1 = d_square * h0, d_square * h1
+        d_hit = d_exponent * exponent + d_r * r + d_V * (_TWO * (V - _ONE)) + d_f * k * kEE * i2
+        d_hit = -inv * (_TWO * d_hit + at_hit * d_z * z)
+        turn = _TWO * (d_r + d_f * f_r)
+        S[_ACC + l] += h0 * x
+        S[_ACC + 16 + l] += h0 * y
+        S[_ACC + 32 + l] += h1 * y
+        S[_ACC + 48 + l] += d_hit * x
+        S[_ACC + 64 + l] += d_hit * y
+        S[_ACC + 80 + l] += d_f
+        S[_ACC + 96 + l] += d_f * x
+        S[_ACC + 112 + l] += d_f * y
+        S[_ACC + 128 + l] += d_f * r
+        S[_ACC + 144 + l] += d_alpha * p
+        S[_ACC + 160 + l] += A * h0 + a * d_hit + f_x * d_f + turn * x
+        S[_ACC + 176 + l] += B * h0 + D * h1 + b * d_hit + f_y * d_f + turn * y
+        S[_ACC + 192 + l] += w * vr
+        S[_ACC + 208 + l] += w * vg
+        S[_ACC + 224 + l] += w * vb
+        S[_ACC + 240 + l] += w * vx
+        S[_ACC + 256 + l] += w * vy
+        S[_ACC + 272 + l] += w * vzn
+        S[_ACC + 288 + l] += d_z * z
+        S[_ACC + 304 + l] += d_kEE
+    return open_lanes
+
+
 @kernel
 def _read_tile(S, x0, y0, size, background, images, cotangents) -> None:
     """Upstream gradients and the forward totals of a tile's pixels; sum_k w_k dL/dw_k from the images alone."""
@@ -779,22 +1091,23 @@ def _read_tile(S, x0, y0, size, background, images, cotangents) -> None:
 
 
 @vector_helper
-def _fold(S, slots, slot) -> None:
+def _fold(S, slots, slot, mip) -> None:
     """Sum the accumulators over lanes into the entry's slot."""
     _wide()
-    for k in range(SLOT):
+    count = SLOT if mip is None else MIP_SLOT
+    for k in range(count):
         total = _ZERO
         for l in range(16):
             total += S[_ACC + 16 * k + l]
         # not into `slots` itself, which could overlap with S as far as the compiler knows
         S[_SUM + k] = total
-    for k in range(SLOT):
+    for k in range(count):
         slots[slot, k] = S[_SUM + k]
 
 
 @kernel
 def backward(
-    counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots
+    counter, batch, size, offsets, listed, masks, rec, near, at_hit, background, images, cotangents, slots, mip
 ) -> None:
     """Gradients of all entries of the tiles, `batch` at a time, each into its own slot."""
     _wide()
@@ -815,14 +1128,63 @@ def backward(
                 if bits == 0:
                     slots[slot] = _ZERO
                     continue
-                S[_ACC : _ACC + 16 * SLOT] = _ZERO
+                S[_ACC : _ACC + 16 * (SLOT if mip is None else MIP_SLOT)] = _ZERO
                 while bits:
                     b = _lowest_bit(bits)
                     bits &= bits - 1
-                    still_open = _shade_backward(S, b, rec, n, x, y, near, at_hit)
+                    if mip is None:
+                        still_open = _shade_backward(S, b, rec, n, x, y, near, at_hit)
+                    else:
+                        still_open = _shade_filtered_backward(S, b, rec, n, x, y, near, at_hit, mip)
                     if still_open == _ZERO:
                         live &= ~(1 << b)
-                _fold(S, slots, slot)
+                _fold(S, slots, slot, mip)
+
+
+@kernel
+def _filtered_homography_backward(
+    k, m, h, cx, cy, g
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, float]:
+    """`_homography_backward` for the sums of `_shade_filtered_backward`."""
+    u0, u1, _, v0, v1, _, w0, w1, w2 = m
+    A, B, C, D, a, b = h
+    first, second, third, E = _upright(h)
+    e, f = first * b - second * a, -third * a
+    # k times the quadratic f of the module, of A B 0 D a b and these two
+    d_e = 2.0 * k * (first * g[7] - second * g[6] + e * g[8])
+    d_f = 2.0 * k * (f * g[8] - third * g[6])
+    d_first = g[0] + 2.0 * k * (first * g[5] + e * g[7]) + b * d_e
+    d_second = g[1] + 2.0 * k * (second * g[5] - e * g[6]) - a * d_e
+    d_third = g[2] + 2.0 * k * (third * g[5] - f * g[6]) - a * d_f
+    da, db = g[3] - second * d_e - third * d_f, g[4] + first * d_e
+    # before (s, t) were turned
+    d_E = 2.0 * k * E * g[19] + d_third / first
+    along, across = (d_first - (second * d_second + third * d_third) / first) / first, d_second / first
+    dA, dB = A * along + B * across + D * d_E, A * across - C * d_E
+    dC, dD = C * along + D * across - B * d_E, C * across + A * d_E
+    # `_hit_coefficients` backwards
+    a0, a1, b0, b1 = cx * w0 - u0, cx * w1 - u1, cy * w0 - v0, cy * w1 - v1
+    inv = 1.0 / (a0 * b1 - a1 * b0)
+    d = w2 * inv
+    d_d = b0 * dC - b1 * dA + a1 * dB - a0 * dD
+    d_det = -inv * (a * da + b * db + d * d_d)
+    d_a0, d_a1 = w1 * inv * db - d * dD + b1 * d_det, d * dB - w0 * inv * db - b0 * d_det
+    d_b0, d_b1 = d * dC - w1 * inv * da - a1 * d_det, w0 * inv * da - d * dA + a0 * d_det
+    d_cx, d_cy = w0 * d_a0 + w1 * d_a1 - g[10], w0 * d_b0 + w1 * d_b1 - g[11]
+    d_w0 = inv * (b1 * da - a1 * db) + cx * d_a0 + cy * d_b0
+    d_w1 = inv * (a0 * db - b0 * da) + cx * d_a1 + cy * d_b1
+    d_w2 = inv * d_d + (g[18] - cx * d_cx - cy * d_cy) / w2
+    d_u2, d_v2 = d_cx / w2, d_cy / w2
+    return (-d_a0, -d_a1, d_u2), (-d_b0, -d_b1, d_v2), (d_w0, d_w1, d_w2), d_u2, d_v2
+
+
+@kernel
+def _raster_backward(
+    mip, m, h, cx, cy, g
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, float]:
+    if mip is None:
+        return _homography_backward(m, h, cx, cy, g)
+    return _filtered_homography_backward(mip, m, h, cx, cy, g)
 
 
 @kernel
@@ -890,7 +1252,9 @@ def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc,
 
 
 @inlined
-def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view) -> tuple[float, float]:
+def _pose_backward(
+    mip, n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view
+) -> tuple[float, float]:
     """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
     fx, fy, cx, cy = K
     x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
@@ -906,7 +1270,7 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
     mean = (turned[0] + view[3], turned[1] + view[7], turned[2] + view[11])
     m = _homography(mean, axis_u, axis_v, s, t, K)
     h, px, py = _hit_coefficients(m)
-    u, v, w, raster_u, raster_v = _homography_backward(m, h, px, py, g)
+    u, v, w, raster_u, raster_v = _raster_backward(mip, m, h, px, py, g)
     du = (fx * u[0], fy * v[0], w[0] + cx * u[0] + cy * v[0])
     dv = (fx * u[1], fy * v[1], w[1] + cx * u[1] + cy * v[1])
     dm = (fx * u[2], fy * v[2], w[2] + cx * u[2] + cy * v[2])
@@ -931,7 +1295,7 @@ def _pose_backward(n, means, quats, scales, view, K, g, d_means, d_quats, d_scal
 
 
 @kernel
-def unproject(counter, block, starts, slots, scene, view, K, degree, out, pose_sums) -> None:
+def unproject(counter, block, starts, slots, scene, view, K, degree, out, pose_sums, mip) -> None:
     """Slots -> gradients of the surfels (out: means, quats, scales, opacities, dc, rest, gradient_2dgs).
 
     Works through the surfels `block` at a time; surfel n has slots starts[n] .. starts[n + 1]. The pose gradient of
@@ -939,7 +1303,8 @@ def unproject(counter, block, starts, slots, scene, view, K, degree, out, pose_s
     """
     means, quats, scales, _, dc, rest = scene
     d_means, d_quats, d_scales, d_opacities, d_dc, d_rest, gradient_2dgs = out
-    g, b, sums, d_view = np.zeros(SLOT), np.empty(16), np.empty(16), np.empty(12)
+    count = slots.shape[1]
+    g, b, sums, d_view = np.zeros(count), np.empty(16), np.empty(16), np.empty(12)
     while True:
         first = _fetch_add(counter, block)
         if first >= means.shape[0]:
@@ -950,15 +1315,15 @@ def unproject(counter, block, starts, slots, scene, view, K, degree, out, pose_s
             begin, end = starts[n], starts[n + 1]
             if begin == end:
                 continue
-            for j in range(SLOT):
+            for j in range(count):
                 g[j] = slots[begin, j]
             for e in range(begin + 1, end):
-                for j in range(SLOT):
+                for j in range(count):
                     g[j] += slots[e, j]
             d_opacities[n] += g[9]
             _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc, d_rest, d_view)
             gradient_2dgs[n, 0], gradient_2dgs[n, 1] = _pose_backward(
-                n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view
+                mip, n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view
             )
         for j in range(12):
             pose_sums[first // block, j] = d_view[j]

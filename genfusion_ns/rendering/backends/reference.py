@@ -80,7 +80,8 @@ def _project(
 ) -> tuple[_Projection, Int[Tensor, " N"]]:
     homographies, normals, means = surfel_homographies(surfels, viewmat, K)
     centers2d, half_extent, finite = _one_sigma_box(homographies)
-    radius = torch.where(finite, (EXTENT_SIGMAS * half_extent.detach()).ceil(), 0.0)
+    blur = math.sqrt(settings.pixel_variance or 0.0)
+    radius = torch.where(finite, (EXTENT_SIGMAS * (half_extent.detach() + blur)).ceil(), 0.0)
     size = radius.new_tensor([settings.width, settings.height])
     inside = ((centers2d + radius[:, None] > 0) & (centers2d - radius[:, None] < size)).all(-1)
     visible = finite & inside & (means[:, 2] >= settings.near) & (means[:, 2] <= settings.far)
@@ -160,7 +161,10 @@ def _blend(
     if len(opacities) == 0:
         # still part of the graph, so that every tensor gets a gradient of zero
         return pixels.new_zeros(len(pixels), 10) + 0 * (features.sum() + homographies.sum())
-    exponent, z, valid = _evaluate(pixels, homographies, centers2d, settings)
+    if settings.pixel_variance is None:
+        exponent, z, valid = _evaluate(pixels, homographies, centers2d, settings)
+    else:
+        exponent, z, valid = _evaluate_filtered(pixels, homographies, settings, settings.pixel_variance)
     alpha = (opacities * torch.exp(-exponent)).clamp_max(MAX_ALPHA)
     alpha = torch.where(valid & (alpha >= MIN_ALPHA), alpha, 0.0)
     alpha = torch.where((1 - alpha.detach()).cumprod(-1) > MIN_TRANSMITTANCE, alpha, 0.0)
@@ -197,3 +201,33 @@ def _evaluate(
         return exponent, center_z, torch.ones_like(meets)
     z = torch.where(meets, (s * w[:, :2]).sum(-1) + w[:, 2], center_z)
     return exponent, z, z >= settings.near
+
+
+def _evaluate_filtered(
+    pixels: Float[Tensor, "P 2"], homographies: Float[Tensor, "V 3 3"], settings: RasterSettings, variance: float
+) -> tuple[Float[Tensor, "P V"], Float[Tensor, "P V"], Bool[Tensor, "P V"]]:
+    """`_evaluate` with the object-space mip filter (AA-2DGS, 2025) in place of the low-pass disc.
+
+    The exponent includes half the logarithm of |V|. A pair whose ray lies in the surfel's plane is no valid one.
+    """
+    u, v, w = homographies.unbind(-2)
+    rows = torch.stack([pixels[:, None, :1] * w - u, pixels[:, None, 1:] * w - v], -2)
+    hit = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])
+    meets = hit[..., 2] != 0
+    below = torch.where(meets, hit[..., 2], 1.0)
+    s = hit[..., :2] / below[..., None]
+    z = (s * w[:, :2]).sum(-1) + w[:, 2]
+    # d(x, y) / d(s, t) is minus the first two columns of the rows, over z: this is its inverse
+    (a, b), (c, d) = (row.unbind(-1) for row in rows[..., :2].unbind(-2))
+    jacobian = torch.stack([-d, b, c, -a], -1).unflatten(-1, (2, 2)) * (z / below)[..., None, None]
+    square = (s * s).sum(-1)
+    spread = torch.ones_like(square)
+    if variance > 0:
+        crossed = s[..., :1] * jacobian[..., 1, :] - s[..., 1:] * jacobian[..., 0, :]
+        determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
+        spread = 1 + variance * (jacobian * jacobian).sum((-2, -1)) + (variance * determinant) ** 2
+        square = (square + variance * (crossed * crossed).sum(-1)) / spread
+    exponent = 0.5 * square + 0.5 * spread.log()
+    if settings.depth_at == "centre":
+        return exponent, w[:, 2].expand_as(exponent), meets
+    return exponent, z, meets & (z >= settings.near)
