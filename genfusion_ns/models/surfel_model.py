@@ -61,6 +61,12 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     """Threads of the CPU rasteriser, the loss and torch; by default OMP_NUM_THREADS, or as many as there are cores."""
     depth_at: Literal["intersection", "centre"] = "intersection"
     """Which depth a surfel has in a pixel: where the ray meets it, or that of its centre as gsplat has it."""
+    antialias: Literal["none", "mip"] = "none"
+    """How surfels smaller than a pixel are drawn: 'none' as discs of one size, as 2DGS has it, 'mip' through the pixel
+    (AA-2DGS), so that the scene looks alike at every resolution."""
+    mip_kernel: float = 1 / 12
+    """Variance of the pixel for --pipeline.model.antialias mip, pixels squared: 1/12 is a square pixel's. The gsplat
+    backend takes no less than 0.5."""
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
     them in the colour of the photos' backdrop where that has only one."""
@@ -188,6 +194,10 @@ class GenFusionModel(SurfelDoors):
             raise ValueError(
                 f"--pipeline.model.max-surfels is {self.config.max_surfels}; give the largest number of surfels that "
                 "the scene may have, or 0 for no limit"
+            )
+        if not 0 <= self.config.mip_kernel < math.inf:
+            raise ValueError(
+                f"--pipeline.model.mip-kernel is {self.config.mip_kernel}; give a variance of 0 or more pixels squared"
             )
         # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
         import genfusion_ns.models.photometric_kernels
@@ -339,6 +349,7 @@ class GenFusionModel(SurfelDoors):
             sh_degree=degree if self.config.sh_degree > 0 else None,
             near=self.near,
             depth_at=self.config.depth_at,
+            pixel_variance=self.config.mip_kernel if self.config.antialias == "mip" else None,
             backend=self.config.backend,
         )
 

@@ -48,14 +48,16 @@ from genfusion_ns.rendering.compiled import inlined, kernel, vector_helper
 TILE = 16
 RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
-MIP_RECORD = 24
-"""With the filter: c (2), A B 0 D a b, M22, opacity, k f_1, k f_x, rgb, normal, level, reach, k f_y, k f_r, k E^2, rim."""
+MIP_RECORD = 26
+"""With the filter: c (2), A B w D a b, M22, opacity, k f_1, k f_x, rgb (3), normal (3), cut-off, reach, k f_y, k f_r, k E^2,
+rim, u v; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
 MIP_SLOT = 20
 """With the filter: A B D a b, k f (4), opacity, pixel - c (2), rgb (3), normal (3), M22 times M22, k E^2."""
 
 _f = np.float32
+_THREE = _f(3.0)
 _ZERO, _ONE, _TWO, _HALF, _HIT = _f(0.0), _f(1.0), _f(2.0), _f(0.5), _f(32.0)
 _MIN_ALPHA, _MAX_ALPHA = _f(1.0 / 255.0), _f(0.999)
 _MIN_TRANSMITTANCE = _f(1e-4)
@@ -67,7 +69,7 @@ _E1, _E2, _E3, _E4, _E5 = _f(-0.99999476), _f(0.49989976), _f(-0.16602834), _f(0
 _BLOCK_REACH = _f(1.51)  # from a block's centre to its outermost pixel centres, with a margin for rounding
 _TILE_REACH = _f(7.51)
 _SLACK = _f(1.0001)
-_MAX_SPREAD = _f(1e6)  # |V|; alpha is below 1/255 from 65025 on
+_LEAST_Q, _MOST_Q = _f(1e-30), _f(1e30)  # beyond, 1 / sqrt is none: where a ray runs within the plane, or nearly
 _NO_RIM = _f(-1e30)
 _MOST = 1e30
 # 1 / sqrt to 6e-7: Newton's steps with constants that halve the error of each (Walczyk, Moroz, Cieslinski 2021)
@@ -366,50 +368,64 @@ def _upright(h) -> tuple[float, float, float, float]:
 def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n) -> bool:
     """`_footprint` with the filter of variance k.
 
-    A pixel that reaches alpha = 1/255 has (s, t) = p + sqrt(k) J q with |p|^2 + |q|^2 <= level, and then the ellipse
-    |p|^2 <= level passes it at sqrt(k level) / (1 + r) pixels, with r the share by which hit_2 changes over
-    sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and r is large;
-    where that does not suffice, all pixels near the rim count.
+    A pixel that reaches alpha = 1/255 has (s, t) = p + sqrt(k) J q with |p|^2 + |q|^2 <= level: then the ellipse
+    |p|^2 <= level passes it at sqrt(k level) / (1 + c) pixels, with c the share by which hit_2 changes over
+    sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and c is large; where
+    that does not suffice, all pixels near the rim count. Where J hardly changes over the pixels left, those within the
+    ellipse of the filter at the centre count, made a little larger: that bound is the tightest, and the usual one.
     """
     h, cx, cy = _hit_coefficients(m)
     A, B, D, E = _upright(h)
     a, b = h[4], h[5]
     slope, e, g = math.sqrt(a * a + b * b), A * b - B * a, -D * a
     f_1, f_r = A * A + B * B + D * D, e * e + g * g
-    # the least that the filter may thin the surfel out, for all pixels of its tiles
-    far = 1.5 * (radius + TILE) + abs(mx - cx) + abs(my - cy)
-    top = 1.0 + slope * far
-    least = max(0.0, math.sqrt(f_1) - math.sqrt(f_r) * far)
-    spread = 1.0 + k * least * least / top**4 + (k * E / top**3) ** 2
-    level = 2.0 * math.log(255.0 * opacity) - math.log(spread)
-    if not level > -2e-5:
-        return False
-    level = max(level, 0.0)
+    level = 2.0 * math.log(255.0 * opacity)
     blur, rim = math.sqrt(k * level), -1.0
-    if blur > 0.0 and slope > 0.0:
-        change = blur * slope * (255.0 * opacity / (k * abs(E))) ** (1.0 / 3.0)
-        if change < 0.5:
-            reach = blur / (1.0 - change)
-        else:
-            reach = rim = 2.0 * blur
-    else:
-        reach = blur
+    reach = 1.25 * blur
+    change = (blur * slope) ** 3 * 255.0 * opacity
+    if change > 0.2**3 * k * abs(E):
+        reach = 2.0 * blur
+        if change > 0.5**3 * k * abs(E):
+            rim = reach
     x0, x1 = _tile_range((mx - radius) / TILE, (mx + radius) / TILE, tiles_x)
     y0, y1 = _tile_range((my - radius) / TILE, (my + radius) / TILE, tiles_y)
     bx, by, hx, hy, finite = _level_box(m, level + 1e-4)
+    u, v, w, cut = A, B, D, level
     if finite and rim < 0.0:
         ex, ey = math.sqrt(max(hx, 0.0)) + reach + 0.01, math.sqrt(max(hy, 0.0)) + reach + 0.01
+        far_x, far_y = abs(bx - cx) + ex, abs(by - cy) + ey
+        far = math.sqrt(far_x * far_x + far_y * far_y)
+        # the least that the filter can thin the surfel out here
+        top, least = 1.0 + slope * far, max(0.0, math.sqrt(f_1) - math.sqrt(f_r) * far)
+        top *= top
+        least *= least / top
+        cut -= math.log(1.0 + (k * least + (k * E / top) ** 2 / top) / top)
+        if not cut > 0.0:
+            return False
+        low = 1.0 - slope * far
+        if low > 0.5:
+            low *= low
+            moved = math.sqrt(k) * (math.sqrt(f_1) * (1.0 - low) + math.sqrt(f_r) * far) / low
+            if moved < 0.5:
+                # coefficients of inv(V)^(1/2) (s, t) at the centre, from the sum of the two covariances
+                vxx, vxy, vyy = k + (B * B + D * D) / (E * E), -A * B / (E * E), k + A * A / (E * E)
+                det = vxx * vyy - vxy * vxy
+                u, w = math.sqrt(vyy / det), 1.0 / math.sqrt(vyy)
+                v = -vxy / (det * u)
+                cut *= 1.0 + moved + moved * moved
+                reach = 0.0
         x2, x3 = _tile_range((bx - ex) / TILE, (bx + ex) / TILE, tiles_x)
         y2, y3 = _tile_range((by - ey) / TILE, (by + ey) / TILE, tiles_y)
         x0, x1, y0, y1 = max(x0, x2), min(x1, x3), max(y0, y2), min(y1, y3)
     rect[n, 0], rect[n, 1], rect[n, 2], rect[n, 3] = x0, y0, x1, y1
     rec[n, 0], rec[n, 1] = cx, cy
-    rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = A, B, 0.0, D, a, b
+    rec[n, 2], rec[n, 3], rec[n, 4], rec[n, 5], rec[n, 6], rec[n, 7] = A, B, w, D, a, b
     # all but edge-on they could exceed what a float32 holds, and infinity times a gradient of 0 is no number
     rec[n, 10], rec[n, 11] = min(k * f_1, _MOST), min(max(-2.0 * k * (B * e + D * g), -_MOST), _MOST)
     rec[n, 20], rec[n, 21] = min(max(2.0 * k * A * e, -_MOST), _MOST), min(k * f_r, _MOST)
     rec[n, 22] = min(k * E * E, _MOST)
-    rec[n, 18], rec[n, 19], rec[n, 23] = level + 2e-5, reach, rim if rim > 0.0 else _NO_RIM
+    rec[n, 18], rec[n, 19], rec[n, 23] = cut + 2e-5, reach, rim if rim > 0.0 else _NO_RIM
+    rec[n, 24], rec[n, 25] = u, v
     return x1 > x0 and y1 > y0
 
 
@@ -579,7 +595,9 @@ def _grown(array) -> np.ndarray:
 def _reaches(mip, rec, n, x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> bool:
     if mip is None:
         return _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
-    return _may_touch_blurred(x, y, hx, hy, A, B, D, a, b, cut, disc, rec[n, 23], z_low, z_high)
+    return _may_touch_blurred(
+        x, y, hx, hy, rec[n, 24], rec[n, 25], C, a, b, cut, rec[n, 19], rec[n, 23], z_low, z_high
+    )
 
 
 @kernel
@@ -644,7 +662,9 @@ def list_tiles(ids, first, last, rec, rect, near, tiles_x, counts, mip) -> tuple
                 if mip is None:
                     mask = _block_mask(lanes, x, y, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
                 else:
-                    mask = _blurred_mask(lanes, x, y, A, B, D, a, b, cut, disc, rec[n, 23], z_low, z_high)
+                    mask = _blurred_mask(
+                        lanes, x, y, rec[n, 24], rec[n, 25], C, a, b, cut, rec[n, 19], rec[n, 23], z_low, z_high
+                    )
                 if mask:
                     if used == tiles.shape[0]:
                         tiles, masks = _grown(tiles), _grown(masks)
@@ -712,26 +732,27 @@ def _meet_backward(d_exponent, d_z, z, wins, inv, s, t, squared, at_hit) -> tupl
 def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k) -> tuple[Any, ...]:
     """Where the ray of pixel c + (x, y) meets a surfel, through the filter (AA-2DGS; see the module).
 
-    Falloff, exponent, 1 / hit_2, hit_0, hit_1, x^2 + y^2, |V|, 1 / |V|.
+    With Q = hit_2^6 |V|, so that the falloff need not wait for a division: falloff, exponent, 1 / Q, k f, hit_0, hit_1,
+    hit_0^2 + hit_1^2, hit_2, its square, x^2 + y^2.
     """
-    inv = _ONE / (_ONE + a * x + b * y)
+    n = _ONE + a * x + b * y
     h0, h1 = A * x + B * y, D * y
     r = x * x + y * y
-    i2 = inv * inv
-    V = _ONE + i2 * i2 * (f_1 + f_x * x + f_y * y + f_r * r + k * kEE * i2)
-    # also where it is not a number, at the rim
-    V = V if V < _MAX_SPREAD else _MAX_SPREAD
-    half, root = _HALF * V, _rsqrt_guess(V)
+    n2 = n * n
+    f = f_1 + f_x * x + f_y * y + f_r * r
+    Q = n2 * (n2 * n2 + f) + k * kEE
+    half, root = _HALF * Q, _rsqrt_guess(Q)
     root = root * (_R1 - half * root * root)
     root = root * (_R2 - half * root * root)
-    shrink = root * root
-    exponent = _HALF * shrink * i2 * (h0 * h0 + h1 * h1 + kEE * i2 * r)
+    shrink, square = root * root, h0 * h0 + h1 * h1
+    exponent = _HALF * n2 * shrink * (n2 * square + kEE * r)
     exponent = exponent if exponent < _MAX_EXPONENT else _MAX_EXPONENT
     e = exponent * _EIGHTH
     p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
     p = p * p
     p = p * p
-    return root * p * p, exponent, inv, h0, h1, r, V, shrink
+    p = p * p * (abs(n) * n2 * root)
+    return (p if (Q > _LEAST_Q) & (Q < _MOST_Q) else _ZERO), exponent, shrink, f, h0, h1, square, n, n2, r
 
 
 @vector_helper
@@ -751,7 +772,7 @@ def _shade_filtered(S, block, rec, n, x0, y0, near, at_hit, k) -> int:
         met = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k)
         alpha = opacity * met[0]
         alpha = alpha if alpha < _MAX_ALPHA else _MAX_ALPHA
-        z = w2 * (at_hit * met[2] + (_ONE - at_hit))
+        z = w2 * (at_hit / met[7] + (_ONE - at_hit))
         T = S[_T + i]
         after = T * (_ONE - alpha)
         hit = (alpha >= _MIN_ALPHA) & (z >= near)
@@ -998,7 +1019,10 @@ def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.fl
     for l in range(16):
         i = first + l
         x, y = bx + S[_BX + l], by + S[_BY + l]
-        p, exponent, inv, h0, h1, r, V, shrink = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k)
+        p, exponent, shrink, f, h0, h1, square, hit_2, n2, r = _meet_filtered(
+            x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k
+        )
+        inv = _ONE / hit_2
         raw = opacity * p
         alpha = raw if raw < _MAX_ALPHA else _MAX_ALPHA
         z = w2 * (at_hit * inv + (_ONE - at_hit))
@@ -1025,18 +1049,17 @@ def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.fl
         d_exponent = -d_alpha * alpha
         d_z = w * (vz + _TWO * vd * (_TWO * covered + w - total_a))
         d_z += vm if S[_MID + i] == key else _ZERO
-        # alpha goes with |V|^-1/2 exp(-exponent), the exponent with i^2 / |V| (hit_0^2 + hit_1^2 + k E^2 i^2 r)
-        i2 = inv * inv
+        # alpha goes with |hit_2|^3 Q^-1/2 exp(-exponent), the exponent with hit_2^2 / Q (hit_2^2 square + k E^2 r)
         d_over = d_exponent * shrink
-        d_square = d_over * i2
-        d_V = d_over * (_HALF - exponent)
-        d_f = d_V * i2 * i2
-        d_r = _HALF * d_square * i2
-        d_kEE = d_r * r + k * d_f * i2
-        d_r *= kEE
+        d_Q = d_over * (_HALF - exponent)
+        d_f, d_r = d_Q * n2, d_over * n2
+        d_square = d_r * n2
+        d_r *= _HALF
+        d_kEE = d_r * r + k * d_Q
         h0, h1 = d_square * h0, d_square * h1
-        d_hit = d_exponent * exponent + d_r * r + d_V * (_TWO * (V - _ONE)) + d_f * k * kEE * i2
-        d_hit = -inv * (_TWO * d_hit + at_hit * d_z * z)
+        d_hit = hit_2 * (_TWO * (d_r * square + d_Q * (_THREE * n2 * n2 + f)))
+        d_hit += inv * (d_exponent * (_TWO * exponent - _THREE) - at_hit * d_z * z)
+        d_r *= kEE
         turn = _TWO * (d_r + d_f * f_r)
         S[_ACC + l] += h0 * x
         S[_ACC + 16 + l] += h0 * y
