@@ -48,13 +48,13 @@ from genfusion_ns.rendering.compiled import inlined, kernel, vector_helper
 TILE = 16
 RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
-MIP_RECORD = 26
+MIP_RECORD = 28
 """With the filter: c (2), A B w D a b, M22, opacity, k f_1, k f_x, rgb (3), normal (3), cut-off, reach, k f_y, k f_r, k E^2,
-rim, u v; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
+rim, u v, k^2 E^2, nothing; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
 MIP_SLOT = 20
-"""With the filter: A B D a b, k f (4), opacity, pixel - c (2), rgb (3), normal (3), M22 times M22, k E^2."""
+"""With the filter: A B D a b, k f (4), opacity, pixel - c (2), rgb (3), normal (3), M22 times M22, twice k E^2."""
 
 _f = np.float32
 _THREE = _f(3.0)
@@ -69,9 +69,9 @@ _E1, _E2, _E3, _E4, _E5 = _f(-0.99999476), _f(0.49989976), _f(-0.16602834), _f(0
 _BLOCK_REACH = _f(1.51)  # from a block's centre to its outermost pixel centres, with a margin for rounding
 _TILE_REACH = _f(7.51)
 _SLACK = _f(1.0001)
-_LEAST_Q, _MOST_Q = _f(1e-30), _f(1e30)  # beyond, 1 / sqrt is none: where a ray runs within the plane, or nearly
+_MOST_Q = _f(1e30)
 _NO_RIM = _f(-1e30)
-_MOST = 1e30
+_LEAST, _MOST = 1e-30, 1e30
 # 1 / sqrt to 6e-7: Newton's steps with constants that halve the error of each (Walczyk, Moroz, Cieslinski 2021)
 _R1, _R2 = _f(1.50087896), _f(1.50000057)
 
@@ -399,9 +399,11 @@ def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n
         top, least = 1.0 + slope * far, max(0.0, math.sqrt(f_1) - math.sqrt(f_r) * far)
         top *= top
         least *= least / top
-        cut -= math.log(1.0 + (k * least + (k * E / top) ** 2 / top) / top)
-        if not cut > 0.0:
-            return False
+        thinned = (k * least + (k * E / top) ** 2 / top) / top
+        if thinned > 0.2:
+            cut -= math.log(1.0 + thinned)
+            if not cut > 0.0:
+                return False
         low = 1.0 - slope * far
         if low > 0.5:
             low *= low
@@ -425,7 +427,7 @@ def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n
     rec[n, 20], rec[n, 21] = min(max(2.0 * k * A * e, -_MOST), _MOST), min(k * f_r, _MOST)
     rec[n, 22] = min(k * E * E, _MOST)
     rec[n, 18], rec[n, 19], rec[n, 23] = cut + 2e-5, reach, rim if rim > 0.0 else _NO_RIM
-    rec[n, 24], rec[n, 25] = u, v
+    rec[n, 24], rec[n, 25], rec[n, 26] = u, v, min(k * k * E * E + _LEAST, _MOST)
     return x1 > x0 and y1 > y0
 
 
@@ -729,7 +731,7 @@ def _meet_backward(d_exponent, d_z, z, wins, inv, s, t, squared, at_hit) -> tupl
 
 
 @inlined
-def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k) -> tuple[Any, ...]:
+def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, kkEE) -> tuple[Any, ...]:
     """Where the ray of pixel c + (x, y) meets a surfel, through the filter (AA-2DGS; see the module).
 
     With Q = hit_2^6 |V|, so that the falloff need not wait for a division: falloff, exponent, 1 / Q, k f, hit_0, hit_1,
@@ -740,7 +742,8 @@ def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k) -> tuple[Any
     r = x * x + y * y
     n2 = n * n
     f = f_1 + f_x * x + f_y * y + f_r * r
-    Q = n2 * (n2 * n2 + f) + k * kEE
+    Q = n2 * (n2 * n2 + f) + kkEE
+    Q = Q if Q < _MOST_Q else _MOST_Q
     half, root = _HALF * Q, _rsqrt_guess(Q)
     root = root * (_R1 - half * root * root)
     root = root * (_R2 - half * root * root)
@@ -751,8 +754,10 @@ def _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k) -> tuple[Any
     p = _ONE + e * (_E1 + e * (_E2 + e * (_E3 + e * (_E4 + e * _E5))))
     p = p * p
     p = p * p
-    p = p * p * (abs(n) * n2 * root)
-    return (p if (Q > _LEAST_Q) & (Q < _MOST_Q) else _ZERO), exponent, shrink, f, h0, h1, square, n, n2, r
+    thin = abs(n) * n2 * root
+    # where Q was cut, the exponent is at its own limit, and so no pair is a hit
+    p = p * p * (thin if thin < _ONE else _ONE)
+    return p, exponent, shrink, f, h0, h1, square, n, n2, r
 
 
 @vector_helper
@@ -763,13 +768,13 @@ def _shade_filtered(S, block, rec, n, x0, y0, near, at_hit, k) -> int:
     bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
     A, B, D, a, b = rec[n, 2], rec[n, 3], rec[n, 5], rec[n, 6], rec[n, 7]
     w2, opacity, key = rec[n, 8], rec[n, 9], _f(n)
-    f_1, f_x, f_y, f_r, kEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22]
+    f_1, f_x, f_y, f_r, kEE, kkEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22], rec[n, 26]
     red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
     lanes = _ZERO
     for l in range(16):
         i = first + l
         x, y = bx + S[_LX + l], by + S[_LY + l]
-        met = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k)
+        met = _meet_filtered(x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, kkEE)
         alpha = opacity * met[0]
         alpha = alpha if alpha < _MAX_ALPHA else _MAX_ALPHA
         z = w2 * (at_hit / met[7] + (_ONE - at_hit))
@@ -1013,14 +1018,15 @@ def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.fl
     bx, by = x0 + _f(4 * (block & 3)) - rec[n, 0], y0 + _f(4 * (block >> 2)) - rec[n, 1]
     A, B, D, a, b = rec[n, 2], rec[n, 3], rec[n, 5], rec[n, 6], rec[n, 7]
     w2, opacity, key = rec[n, 8], rec[n, 9], _f(n)
-    f_1, f_x, f_y, f_r, kEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22]
+    f_1, f_x, f_y, f_r, kEE, kkEE = rec[n, 10], rec[n, 11], rec[n, 20], rec[n, 21], rec[n, 22], rec[n, 26]
     red, green, blue, nx, ny, nz = rec[n, 12], rec[n, 13], rec[n, 14], rec[n, 15], rec[n, 16], rec[n, 17]
+    twice_f_r, twice_k, six = _TWO * f_r, _TWO * k, _THREE + _THREE
     open_lanes = _ZERO
     for l in range(16):
         i = first + l
         x, y = bx + S[_BX + l], by + S[_BY + l]
         p, exponent, shrink, f, h0, h1, square, hit_2, n2, r = _meet_filtered(
-            x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, k
+            x, y, A, B, D, a, b, f_1, f_x, f_y, f_r, kEE, kkEE
         )
         inv = _ONE / hit_2
         raw = opacity * p
@@ -1054,13 +1060,10 @@ def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.fl
         d_Q = d_over * (_HALF - exponent)
         d_f, d_r = d_Q * n2, d_over * n2
         d_square = d_r * n2
-        d_r *= _HALF
-        d_kEE = d_r * r + k * d_Q
         h0, h1 = d_square * h0, d_square * h1
-        d_hit = hit_2 * (_TWO * (d_r * square + d_Q * (_THREE * n2 * n2 + f)))
+        d_hit = hit_2 * (d_r * square + d_Q * (six * (n2 * n2) + _TWO * f))
         d_hit += inv * (d_exponent * (_TWO * exponent - _THREE) - at_hit * d_z * z)
-        d_r *= kEE
-        turn = _TWO * (d_r + d_f * f_r)
+        turn = kEE * d_r + twice_f_r * d_f
         S[_ACC + l] += h0 * x
         S[_ACC + 16 + l] += h0 * y
         S[_ACC + 32 + l] += h1 * y
@@ -1080,7 +1083,7 @@ def _shade_filtered_backward(S, block, rec, n, x0, y0, near, at_hit, k) -> np.fl
         S[_ACC + 256 + l] += w * vy
         S[_ACC + 272 + l] += w * vzn
         S[_ACC + 288 + l] += d_z * z
-        S[_ACC + 304 + l] += d_kEE
+        S[_ACC + 304 + l] += d_r * r + twice_k * d_Q
     return open_lanes
 
 
@@ -1181,7 +1184,7 @@ def _filtered_homography_backward(
     d_third = g[2] + 2.0 * k * (third * g[5] - f * g[6]) - a * d_f
     da, db = g[3] - second * d_e - third * d_f, g[4] + first * d_e
     # before (s, t) were turned
-    d_E = 2.0 * k * E * g[19] + d_third / first
+    d_E = k * E * g[19] + d_third / first
     along, across = (d_first - (second * d_second + third * d_third) / first) / first, d_second / first
     dA, dB = A * along + B * across + D * d_E, A * across - C * d_E
     dC, dD = C * along + D * across - B * d_E, C * across + A * d_E
