@@ -13,6 +13,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.data.media.ffmpeg import ensure_ffmpeg
 from genfusion_ns.errors import CheckpointError, show_errors_plainly
@@ -22,7 +23,7 @@ from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.finite_settings import require_finite
 from genfusion_ns.messages import say
-from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
+from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.stored_config import StoredConfig
 
@@ -108,6 +109,7 @@ class GenFusionPipeline(VanillaPipeline):
             raise ValueError("the genfusion pipeline needs nerfstudio's trainer for its schedule; use ns-train")
         total = trainer.config.max_num_iterations
         self.scene.set_total_steps(total)
+        self.scene.sample_photos_of(self._photos())
         folder = Path(trainer.base_dir) / _FOLDER
         run = TrainingRun(self.scene, self.datamanager, self.config.repairer, total, folder)
         supervision = self._supervision = self.config.fusion.setup(run)
@@ -122,6 +124,11 @@ class GenFusionPipeline(VanillaPipeline):
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], panel.after_step))
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
         return callbacks
+
+    def _photos(self) -> PhotoCameras:
+        """What the 3D smoothing of the scene is measured by."""
+        cameras = self.datamanager.whole_train_cameras
+        return PhotoCameras(*cameras_to_viewmats(cameras), camera_sizes(cameras))
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Losses of one photo, and those of the supervision."""

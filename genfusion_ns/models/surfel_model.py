@@ -8,6 +8,7 @@ of volumetric Gaussians then show the exported scene as the flat discs that it i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.models.views import View
+from genfusion_ns.rendering.filters import smoothed_surfels, smoothing_variance
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 from genfusion_ns.rendering.thread_pool import set_num_threads
 from genfusion_ns.stored_config import StoredConfig
@@ -46,6 +48,8 @@ _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 _UNMEASURED: dict[str, Any] = {"scene_length": 1.0, "near_plane": 0.2, "backdrop_color": _VIEWER_BACKGROUND}
 """Lengths in scene units, and the colour behind renders, of models without a capture and of checkpoints from before
 they were measured."""
+_SMOOTH_EVERY, _SMOOTH_FROZEN = 100, 100
+"""Steps between two looks at what the photos sample, and steps at the end that keep the last one."""
 _LEAST_SPACING, _ALONE = 1e-5, 0.1
 """Size of surfels that start in one place, and of one that starts alone, in scene lengths."""
 
@@ -67,6 +71,9 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     mip_kernel: float = 1 / 12
     """Variance of the pixel for --pipeline.model.antialias mip, pixels squared: 1/12 is a square pixel's. The gsplat
     backend takes no less than 0.5."""
+    smoothing_3d: bool = False
+    """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
+    detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
     them in the colour of the photos' backdrop where that has only one."""
@@ -139,6 +146,18 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
 
 
 @dataclass(frozen=True)
+class PhotoCameras:
+    """Cameras of C photos."""
+
+    viewmats: Float[Tensor, "C 4 4"]
+    """World-to-camera."""
+    Ks: Float[Tensor, "C 3 3"]
+    """Intrinsics in pixels."""
+    sizes: Sequence[tuple[int, int]]
+    """Width and height of each in pixels."""
+
+
+@dataclass(frozen=True)
 class _Schedule:
     """Step counts of one run, with every share of the config resolved."""
 
@@ -177,6 +196,7 @@ class GenFusionModel(SurfelDoors):
     config: GenFusionModelConfig  # type: ignore[assignment]
     scene_length: Tensor
     near_plane: Tensor
+    smoothing: Tensor
     backdrop_color: Tensor
     background_color: Tensor
 
@@ -213,6 +233,9 @@ class GenFusionModel(SurfelDoors):
             self.register_buffer(name, value)
         self._take_measures()
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
+        # Variances of the 3D smoothing, scene units squared; of no surfel where there is none.
+        self.register_buffer("smoothing", torch.zeros(self.num_points if self.config.smoothing_3d else 0))
+        self._photo_cameras: PhotoCameras | None = None
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.register_forward_hook(self._in_scene_units)
         self.image_metrics = ImageMetrics(self.config.lpips_net)
@@ -305,6 +328,8 @@ class GenFusionModel(SurfelDoors):
         count = dict["gauss_params.means"].shape[0]
         for parameter in self.gauss_params.values():
             parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
+        self.smoothing = self.smoothing.new_zeros(count if self.config.smoothing_3d else 0)
+        dict.setdefault("smoothing", self.smoothing)
         result = torch.nn.Module.load_state_dict(self, dict, **kwargs)
         self._take_measures()
         return result
@@ -316,7 +341,7 @@ class GenFusionModel(SurfelDoors):
             selected: mask or indices of the surfels wanted; all by default. [N] or [M]
         """
         parameters = {name: value if selected is None else value[selected] for name, value in self.gauss_params.items()}
-        return Surfels(
+        surfels = Surfels(
             means=parameters["means"],
             quats=parameters["quats"],
             scales=torch.exp(parameters["scales"][:, :2]),
@@ -325,6 +350,41 @@ class GenFusionModel(SurfelDoors):
             if self.config.sh_degree > 0
             else torch.sigmoid(parameters["features_dc"]),
             features_rest=parameters["features_rest"] if self.config.sh_degree > 0 else None,
+        )
+        if not self.config.smoothing_3d:
+            return surfels
+        return smoothed_surfels(surfels, self.smoothing if selected is None else self.smoothing[selected])
+
+    @property
+    def scales(self) -> Tensor:
+        """Logarithms of the sizes, as exported: with the 3D smoothing."""
+        raw = self.gauss_params["scales"]
+        return torch.cat([self.surfels().scales.log(), raw[:, 2:]], -1) if self.config.smoothing_3d else raw
+
+    @property
+    def opacities(self) -> Tensor:
+        """Logits of the opacities, as exported: with the 3D smoothing."""
+        if not self.config.smoothing_3d:
+            return self.gauss_params["opacities"]
+        return torch.logit(self.surfels().opacities, eps=1e-7)[:, None]
+
+    def sample_photos_of(self, cameras: PhotoCameras) -> None:
+        """Take these photos as what the 3D smoothing is measured by; measured at once when it never was."""
+        self._photo_cameras = cameras
+        if len(self.smoothing) != self.num_points or not self.smoothing.any():
+            self._smooth()
+
+    def _smooth(self) -> None:
+        """Measure the 3D smoothing of the surfels as they are; without photos to measure by there is none."""
+        if not self.config.smoothing_3d:
+            return
+        means = self.gauss_params["means"].detach()
+        photos = self._photo_cameras
+        if photos is None:
+            self.smoothing = means.new_zeros(len(means))
+            return
+        self.smoothing = smoothing_variance(
+            means, photos.viewmats.to(means), photos.Ks.to(means), photos.sizes, self.near
         )
 
     def render(
@@ -532,6 +592,8 @@ class GenFusionModel(SurfelDoors):
             sh_degree=self.config.sh_degree,
             scene_length=self.length,
         )
+        if len(new):
+            self._smooth()
         return len(new)
 
     def keep_empty(self, places: Clearings | None) -> int:
@@ -546,7 +608,10 @@ class GenFusionModel(SurfelDoors):
         if places is None:
             return 0
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
-        return self.strategy.empty_places(self.gauss_params, optimizers, self.strategy_state)
+        removed = self.strategy.empty_places(self.gauss_params, optimizers, self.strategy_state)
+        if removed:
+            self._smooth()
+        return removed
 
     def is_kept_empty(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
         """Which points lie in the places of `keep_empty`. [M]"""
@@ -566,6 +631,9 @@ class GenFusionModel(SurfelDoors):
             step=step,
             info=observed[0],
         )
+        due = step % _SMOOTH_EVERY == 0 and step < self.strategy.total_steps - _SMOOTH_FROZEN
+        if due or len(self.smoothing) != self.num_points:
+            self._smooth()
 
 
 def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:

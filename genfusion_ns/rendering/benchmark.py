@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,12 @@ def generated_scene(count: int, width: int, height: int, seed: int) -> tuple[Sur
 
 
 def passes(
-    backend: str, surfels: Surfels, viewmat: Tensor, K: Tensor, size: tuple[int, int]
+    backend: str,
+    surfels: Surfels,
+    viewmat: Tensor,
+    K: Tensor,
+    size: tuple[int, int],
+    pixel_variance: float | None = None,
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """A forward pass with backward from all images, and one without gradients."""
     names = ("means", "quats", "scales", "opacities", "features_dc")
@@ -76,7 +81,9 @@ def passes(
     upstream: list[Tensor] = []
 
     def render() -> SurfelRender:
-        return rasterize_surfels(Surfels(*leaves), viewmat[None], K[None], *size, backend=backend)  # pyright: ignore
+        scene = Surfels(*leaves)
+        options = {"pixel_variance": pixel_variance, "backend": backend}
+        return rasterize_surfels(scene, viewmat[None], K[None], *size, **options)  # pyright: ignore
 
     def both() -> None:
         render_now = render()
@@ -104,6 +111,12 @@ def fastest(run: Callable[[], object], repeats: int) -> Times:
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return Times(min(walls), min(cpus))
+
+
+def fastest_in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[Times]:
+    """`fastest` of each, run in turns: what else the machine does meets all of them alike."""
+    turns = [[fastest(run, 1) for run in runs] for _ in range(max(1, repeats))]
+    return [Times(min(t.wall for t in times), min(t.cpu for t in times)) for times in zip(*turns, strict=True)]
 
 
 def single_thread_sgemm(repeats: int) -> float:

@@ -16,6 +16,8 @@ DepthAt = Literal["intersection", "centre"]
 
 MIN_COVERAGE = 1e-10
 """Expected depth divides by no less than this."""
+PIXEL_VARIANCE = 1 / 12
+"""Variance of a square pixel, pixels squared."""
 MAX_SH_DEGREE = 3
 """Highest spherical-harmonics degree of the colours."""
 
@@ -73,7 +75,7 @@ class RasterSettings:
     far: float
     depth_at: DepthAt
     pixel_variance: float | None = None
-    """Variance of the filter in the plane of each surfel, pixels squared; None has the low-pass disc of 2DGS instead."""
+    """Variance of the filter in the plane of each surfel, pixels squared; None: the low-pass disc of 2DGS instead."""
 
 
 def strategy_info(

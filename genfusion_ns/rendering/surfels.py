@@ -75,7 +75,9 @@ def rasterize_surfels(
     if pixel_variance is not None and not 0 <= pixel_variance < math.inf:
         raise ValueError(f"pixel_variance={pixel_variance}; use 0 or more pixels squared, or None.")
     _check_tensors(surfels, viewmats, Ks, background, sh_degree)
-    settings = RasterSettings(int(width), int(height), sh_degree, float(near), float(far), depth_at, _float_or_none(pixel_variance))
+    settings = RasterSettings(
+        int(width), int(height), sh_degree, float(near), float(far), depth_at, _float_or_none(pixel_variance)
+    )
     behind = surfels.means.new_zeros(3) if background is None else background
     chosen = choose_backend(surfels.means) if backend == "auto" else backend
     if chosen == "gsplat":

@@ -21,11 +21,13 @@ from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.rendering.benchmark import (
     Times,
     fastest,
+    fastest_in_turns,
     generated_scene,
     passes,
     peak_growth,
     single_thread_sgemm,
 )
+from genfusion_ns.rendering.contract import PIXEL_VARIANCE
 from genfusion_ns.rendering.surfels import RasterSettings, Surfels
 
 
@@ -49,6 +51,8 @@ class BenchRaster:
     """Renders per figure; the fastest counts."""
     window: tuple[int, int] = (64, 36)
     """Width and height of the window in the middle of the image that the reference renders; 0 0 leaves it out."""
+    antialias: bool = False
+    """Measure surfels seen through the pixel (--pipeline.model.antialias mip) beside plain ones, in turns."""
 
     def main(self) -> None:
         """Print one line per figure."""
@@ -67,6 +71,8 @@ class BenchRaster:
         sgemm = single_thread_sgemm(self.repeats)
         _report("cpu", forward, both, pairs)
         print(f"single-thread 1024^3 sgemm {sgemm * 1e3:.1f} ms; cpu F+B / sgemm (CPU time) {both.cpu / sgemm:.2f}")
+        if self.antialias:
+            self._antialias(surfels, viewmat, K, pairs)
         print(f"extra peak memory of F+B: {self._peak_memory(surfels, viewmat, K)}")
         self._training_step(surfels, viewmat, K)
         if min(self.window) > 0:
@@ -93,6 +99,22 @@ class BenchRaster:
     ) -> tuple[Times, Times]:
         run, forward = passes(backend, surfels, viewmat, K, size)
         return fastest(forward, repeats), fastest(run, repeats)
+
+    def _antialias(self, surfels: Surfels, viewmat: Tensor, K: Tensor, plain_pairs: int) -> None:
+        from genfusion_ns.rendering.backends import cpu as cpu_backend
+
+        size = (self.width, self.height)
+        settings = RasterSettings(*size, None, 0.2, 1e10, "intersection", PIXEL_VARIANCE)
+        pairs = (plain_pairs, cpu_backend.count_pairs(surfels, viewmat, K, settings))
+        runs = [passes("cpu", surfels, viewmat, K, size, variance) for variance in (None, PIXEL_VARIANCE)]
+        forward = fastest_in_turns([run[1] for run in runs], self.repeats)
+        both = fastest_in_turns([run[0] for run in runs], self.repeats)
+        for name, count, f, b in zip(("none", "mip "), pairs, forward, both, strict=True):
+            _report(f"cpu, antialias {name}", f, b, count)
+        print(
+            f"antialias mip / none: F {forward[1].cpu / forward[0].cpu:.2f}, F+B {both[1].cpu / both[0].cpu:.2f} "
+            f"(CPU time), contributing pairs {pairs[1] / max(pairs[0], 1):.2f}"
+        )
 
     def _peak_memory(self, surfels: Surfels, viewmat: Tensor, K: Tensor) -> str:
         run, _ = passes("cpu", surfels, viewmat, K, (self.width, self.height))

@@ -16,6 +16,7 @@ from genfusion_ns.rendering.surfels import SurfelRender, Surfels, choose_backend
 BACKENDS = {"reference": torch.float64, "cpu": torch.float32}
 TOLERANCE = {"reference": 1e-9, "cpu": 2e-5}
 pytestmark = pytest.mark.parametrize("backend", list(BACKENDS))
+with_and_without_filter = pytest.mark.parametrize("pixel", [None, 1 / 12], ids=["disc", "filter"])
 
 
 def render(scene: Scene, backend: str, **options: object) -> SurfelRender:
@@ -51,16 +52,38 @@ def rays(scene: Scene) -> Tensor:
     return torch.stack([(x - 24) / 100, (y - 16) / 100, torch.ones_like(x)], -1)
 
 
+def on_plane(ray: Tensor, turn: Tensor, center: Tensor, scales: tuple[float, float]) -> Tensor:
+    """Where rays meet the plane of a surfel, in its standard deviations. [..., 2]"""
+    depth = (turn[:, 2] @ center) / (ray @ turn[:, 2])
+    return (ray * depth[..., None] - center) @ turn[:, :2] / torch.tensor(scales, dtype=torch.float64)
+
+
+def falloff(ray: Tensor, turn: Tensor, center: Tensor, scales: tuple[float, float], pixel: float | None) -> Tensor:
+    """Of a surfel seen along rays of a camera with 100 pixels focal length, derivatives by central differences."""
+    offset = on_plane(ray, turn, center, scales)
+    if pixel is None:
+        return torch.exp(-0.5 * (offset**2).sum(-1))
+    steps = 1e-6 * torch.eye(3, dtype=torch.float64)[:2]
+    columns = [
+        (on_plane(ray + step, turn, center, scales) - on_plane(ray - step, turn, center, scales)) / (2e-6 * 100)
+        for step in steps
+    ]
+    jacobian = torch.stack(columns, -1)
+    spread = torch.eye(2, dtype=torch.float64) + pixel * jacobian @ jacobian.mT
+    exponent = (offset * torch.linalg.solve(spread, offset)).sum(-1)
+    return torch.exp(-0.5 * exponent) / torch.linalg.det(spread).sqrt()
+
+
+@with_and_without_filter
 @pytest.mark.parametrize("angle", [0.0, 0.6, -1.1])
-def test_single_surfel_in_closed_form(backend: str, angle: float) -> None:
+def test_single_surfel_in_closed_form(backend: str, angle: float, pixel: float | None) -> None:
     turn, mean, scales, opacity = rotation((1.0, 0.4, 0.2), angle), (0.03, -0.02, 2.0), (0.08, 0.06), 0.7
     scene = one_surfel(turn, mean, scales, opacity)
-    result = render(scene, backend)
+    result = render(scene, backend, pixel_variance=pixel)
     ray, center = rays(scene), torch.tensor(mean, dtype=torch.float64)
     normal = turn[:, 2] * (-1 if turn[:, 2] @ center > 0 else 1)
     depth = (normal @ center) / (ray @ normal)
-    offset = (ray * depth[..., None] - center) @ turn[:, :2] / torch.tensor(scales, dtype=torch.float64)
-    alpha = opacity * torch.exp(-0.5 * (offset**2).sum(-1))
+    alpha = opacity * falloff(ray, turn, center, scales, pixel)
     seen = alpha > 1 / 255 + 1e-4
     assert seen.sum() > 60
     tolerance = TOLERANCE[backend]
@@ -96,14 +119,15 @@ def test_tiny_surfel_is_the_low_pass_disc(backend: str) -> None:
     )
 
 
-def test_two_layers_blend_front_to_back(backend: str) -> None:
+@with_and_without_filter
+def test_two_layers_blend_front_to_back(backend: str, pixel: float | None) -> None:
     near = one_surfel(torch.eye(3).double(), (0.0, 0.0, 2.0), (5.0, 5.0), 0.6)
     far = one_surfel(torch.eye(3).double(), (0.0, 0.0, 3.0), (9.0, 9.0), 0.5)
     both = {
         name: torch.cat([getattr(far.surfels, name), getattr(near.surfels, name)])
         for name in ("means", "quats", "scales", "opacities", "features_dc")
     }
-    result = render(replace(near, surfels=Surfels(**both)), backend)
+    result = render(replace(near, surfels=Surfels(**both)), backend, pixel_variance=pixel)
     middle = (0, 16, 24, 0)
     w0, w1 = 0.6, 0.4 * 0.5
     assert float(result.alpha[middle]) == pytest.approx(w0 + w1, abs=1e-5)
@@ -112,18 +136,23 @@ def test_two_layers_blend_front_to_back(backend: str) -> None:
     assert float(result.distortion[middle]) == pytest.approx(2 * w1 * w0 * (3 - 2), abs=1e-5)
 
 
-def test_order_of_surfels_does_not_matter(backend: str) -> None:
+@with_and_without_filter
+def test_order_of_surfels_does_not_matter(backend: str, pixel: float | None) -> None:
     scene = random_scene(1)
     shuffle = torch.randperm(len(scene.surfels), generator=torch.Generator().manual_seed(2))
     names = ("means", "quats", "scales", "opacities", "features_dc")
     shuffled = Surfels(**{name: getattr(scene.surfels, name)[shuffle] for name in names})
-    first, second = render(scene, backend), render(replace(scene, surfels=shuffled), backend)
+    first, second = (
+        render(scene, backend, pixel_variance=pixel),
+        render(replace(scene, surfels=shuffled), backend, pixel_variance=pixel),
+    )
     for name in IMAGES:
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=0, rtol=0)
     assert torch.equal(first.info["radii"][:, shuffle], second.info["radii"])
 
 
-def test_moving_the_world_moves_only_the_normals(backend: str) -> None:
+@with_and_without_filter
+def test_moving_the_world_moves_only_the_normals(backend: str, pixel: float | None) -> None:
     scene = random_scene(3, sh_degree=0).to(torch.float64)
     turn, shift = rotation((0.2, -1.0, 0.5), 0.7), torch.tensor([0.4, -1.2, 0.8], dtype=torch.float64)
     w, x, y, z = scene.surfels.quats.unbind(-1)
@@ -135,8 +164,10 @@ def test_moving_the_world_moves_only_the_normals(backend: str) -> None:
     moved = replace(scene.surfels, means=scene.surfels.means @ turn.T + shift, quats=torch.stack(product, -1))
     inverse = torch.eye(4, dtype=torch.float64)
     inverse[:3, :3], inverse[:3, 3] = turn.T, -turn.T @ shift
-    before = render(scene, backend, sh_degree=0)
-    after = render(replace(scene, surfels=moved, viewmats=scene.viewmats @ inverse), backend, sh_degree=0)
+    before = render(scene, backend, sh_degree=0, pixel_variance=pixel)
+    after = render(
+        replace(scene, surfels=moved, viewmats=scene.viewmats @ inverse), backend, sh_degree=0, pixel_variance=pixel
+    )
     for name in IMAGES:
         expected = getattr(before, name).double()
         if name == "normals":
@@ -146,27 +177,30 @@ def test_moving_the_world_moves_only_the_normals(backend: str) -> None:
         assert difference.quantile(0.995) < 20 * TOLERANCE[backend], name
 
 
-def test_nearer_intersections_than_near_are_skipped(backend: str) -> None:
+@with_and_without_filter
+def test_nearer_intersections_than_near_are_skipped(backend: str, pixel: float | None) -> None:
     # a floor seen along its plane: it meets the rays below the horizon only, at depths down to the camera
     scene = one_surfel(rotation((1.0, 0.0, 0.0), math.pi / 2 - 0.05), (0.0, 0.04, 0.5), (0.05, 0.3), 0.9)
-    depth = render(scene, backend).depth
+    depth = render(scene, backend, pixel_variance=pixel).depth
     assert depth[depth > 0].min() >= 0.2 - 1e-6
-    centre = render(scene, backend, depth_at="centre").depth
+    centre = render(scene, backend, depth_at="centre", pixel_variance=pixel).depth
     assert torch.allclose(centre[centre > 0], torch.tensor(0.5, dtype=centre.dtype))
-    closer = render(scene, backend, near=0.4).depth
+    closer = render(scene, backend, near=0.4, pixel_variance=pixel).depth
     assert closer[closer > 0].min() >= 0.4 - 1e-6
-    assert render(scene, backend, near=0.6).alpha.max() == 0
-    assert render(scene, backend, far=0.4).alpha.max() == 0
+    assert render(scene, backend, near=0.6, pixel_variance=pixel).alpha.max() == 0
+    assert render(scene, backend, far=0.4, pixel_variance=pixel).alpha.max() == 0
 
 
+@with_and_without_filter
 @pytest.mark.parametrize("count", [0, 5])
-def test_nothing_to_see_is_background_with_zero_gradients(backend: str, count: int) -> None:
+def test_nothing_to_see_is_background_with_zero_gradients(backend: str, pixel: float | None, count: int) -> None:
     scene = random_scene(4, count=count, size=(20, 9)).to(BACKENDS[backend])
     behind = replace(scene.surfels, means=scene.surfels.means - torch.tensor([0.0, 0.0, 50.0]).to(scene.background))
     scene = replace(scene, surfels=behind).requiring_grad()
     result = rasterize_surfels(
         *(scene.surfels, scene.viewmats, scene.Ks, 20, 9),
         background=scene.background,
+        pixel_variance=pixel,
         backend=backend,  # type: ignore[arg-type]
     )
     assert torch.equal(result.rgb, scene.background[:, None, None].expand_as(result.rgb))
@@ -182,12 +216,14 @@ def test_nothing_to_see_is_background_with_zero_gradients(backend: str, count: i
             assert tensor.grad is None or tensor.grad.abs().sum() == 0
 
 
-def test_gradient_2dgs_is_the_raster_gradient_of_the_centre(backend: str) -> None:
+@with_and_without_filter
+def test_gradient_2dgs_is_the_raster_gradient_of_the_centre(backend: str, pixel: float | None) -> None:
     # moving the centre by d pixels moves M02 by d M22; away from the low-pass disc nothing else depends on it
     scene = one_surfel(torch.eye(3).double(), (0.03, -0.02, 2.0), (0.3, 0.2), 0.7).to(BACKENDS[backend])
     scene = scene.requiring_grad()
     result = rasterize_surfels(
         *(scene.surfels, scene.viewmats, scene.Ks, 48, 32),
+        pixel_variance=pixel,
         backend=backend,  # type: ignore[arg-type]
     )
     weight = torch.linspace(-1, 2, 48).to(scene.background) * torch.linspace(1, 3, 32).to(scene.background)[:, None]
@@ -197,20 +233,22 @@ def test_gradient_2dgs_is_the_raster_gradient_of_the_centre(backend: str) -> Non
     for axis, scale in ((0, 0.3), (1, 0.2)):
         # d alpha / d centre = alpha (p - c) / sigma^2 in pixels; times M22 once for the chain rule, once by definition
         distance = 100 * (ray[..., axis] - scene.surfels.means[0, axis].item() / 2.0)
-        expected = (alpha * weight * distance).sum() / (50 * scale) ** 2
+        expected = (alpha * weight * distance).sum() / ((50 * scale) ** 2 + (pixel or 0.0))
         assert float(gradient[axis]) == pytest.approx(float(expected), rel=1e-3)
     assert set(result.info) == {"gradient_2dgs", "radii", "width", "height", "n_cameras", "gaussian_ids"}
     assert result.info["radii"].dtype == torch.int32
 
 
-def test_third_scale_is_ignored(backend: str) -> None:
+@with_and_without_filter
+def test_third_scale_is_ignored(backend: str, pixel: float | None) -> None:
     scene = random_scene(5, count=40).to(BACKENDS[backend])
     third = torch.cat([scene.surfels.scales, torch.full_like(scene.surfels.scales[:, :1], torch.nan)], 1)
     third.requires_grad_()
-    plain = render(scene, backend)
+    plain = render(scene, backend, pixel_variance=pixel)
     result = rasterize_surfels(
         *(replace(scene.surfels, scales=third), scene.viewmats, scene.Ks, scene.width, scene.height),
         background=scene.background,
+        pixel_variance=pixel,
         backend=backend,  # type: ignore[arg-type]
     )
     assert torch.equal(plain.rgb, result.rgb)
@@ -219,11 +257,13 @@ def test_third_scale_is_ignored(backend: str) -> None:
     assert third.grad[:, :2].abs().sum() > 0
 
 
-def test_without_gradients_nothing_is_kept(backend: str) -> None:
+@with_and_without_filter
+def test_without_gradients_nothing_is_kept(backend: str, pixel: float | None) -> None:
     scene = random_scene(5, count=40).to(BACKENDS[backend]).requiring_grad()
     with torch.no_grad():
         result = rasterize_surfels(
             *(scene.surfels, scene.viewmats, scene.Ks, scene.width, scene.height),
+            pixel_variance=pixel,
             backend=backend,  # type: ignore[arg-type]
         )
     assert result.rgb.grad_fn is None

@@ -11,6 +11,7 @@ from rendering_scenes import IMAGES, Scene, backpropagate, cotangents, random_sc
 from torch import Tensor
 
 from genfusion_ns.rendering.backends import gsplat as gsplat_backend
+from genfusion_ns.rendering.filters import filtered_surfels
 from genfusion_ns.rendering.surfels import RasterSettings, Surfels, rasterize_surfels
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat's kernels need a CUDA device")
@@ -117,6 +118,29 @@ def test_edge_on_and_hidden_surfels_get_finite_channels_and_gradients() -> None:
     channels.sum().backward()
     for name in ("means", "quats", "scales"):
         assert torch.isfinite(scene.parameters()[name].grad).all(), name
+
+
+@pytest.mark.parametrize("variance", [1 / 12, 0.5, 0.7])
+def test_what_gsplat_is_given_is_never_thinner_than_its_disc(variance: float) -> None:
+    # gsplat blends as the reference does without a filter, disc and all: with the filter in the surfels it must not matter
+    scene = random_scene(35, count=80).to(torch.float64)
+    place = (scene.viewmats[0], scene.Ks[0])
+    given = gsplat_backend.seen_through_pixels(scene.surfels, *place, settings(scene, pixel_variance=variance))
+    torch.testing.assert_close(given, filtered_surfels(scene.surfels, *place, max(variance, 0.5)))
+    assert gsplat_backend.seen_through_pixels(scene.surfels, *place, settings(scene)) is scene.surfels
+    inside = (scene.surfels.means @ scene.viewmats[0, :3, :3].T)[:, 2] > 1.0
+    kept = Surfels(
+        *(value[inside] for value in (given.means, given.quats, given.scales, given.opacities)),
+        given.features_dc[inside],
+    )
+    images = [
+        rasterize_surfels(
+            kept, scene.viewmats, scene.Ks, scene.width, scene.height, pixel_variance=filter_, backend="reference"
+        ).alpha
+        for filter_ in (None, 0.0)
+    ]
+    difference = (images[0] - images[1]).abs()
+    assert float(difference.quantile(0.99)) < 0.02 and float(difference.median()) < 1e-3
 
 
 def test_cpu_tensors_are_refused_with_a_way_out() -> None:

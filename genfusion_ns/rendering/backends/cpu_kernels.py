@@ -8,11 +8,11 @@ projected centre c = (M02, M12) / M22 and times M22, which makes ``hit = (A x + 
 (x, y) = p - c: six numbers per surfel, s = hit_0 / hit_2, t = hit_1 / hit_2, z = M22 / hit_2. Float32 suffices for
 pixels; everything per surfel is prepared in double precision.
 
-The object-space mip filter of variance k (AA-2DGS, 2025) needs the Jacobian J of (s, t) at each pixel. With i = 1 / hit_2
-and E = A D - B C,  |J|^2 = i^4 f(x, y)  with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, the rows of J against the
-hit, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
-(s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / |V|. All of it stays as it is when (s, t) are turned, which
-sets C to 0.
+The object-space mip filter of variance k (AA-2DGS, 2025) needs the Jacobian J of (s, t) at each pixel. With
+i = 1 / hit_2 and E = A D - B C,  |J|^2 = i^4 f(x, y) with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, with the rows
+r of J, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
+(s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / |V|. All of it stays as it is when (s, t) are turned,
+which sets C to 0.
 
 Blending runs front to back in both directions. In backward all channels of a pair fold into one scalar
 q = dL/dw; the sum over the pairs behind is the pixel's total (known from the images) minus the running sum.
@@ -49,8 +49,8 @@ TILE = 16
 RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
 MIP_RECORD = 28
-"""With the filter: c (2), A B w D a b, M22, opacity, k f_1, k f_x, rgb (3), normal (3), cut-off, reach, k f_y, k f_r, k E^2,
-rim, u v, k^2 E^2, nothing; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
+"""With the filter: c (2), A B w D a b, M22, opacity, k f_1, k f_x, rgb (3), normal (3), cut-off, reach, k f_y, k f_r,
+k E^2, rim, u v, k^2 E^2, nothing; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
 MIP_SLOT = 20
@@ -370,8 +370,8 @@ def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n
 
     A pixel that reaches alpha = 1/255 has (s, t) = p + sqrt(k) J q with |p|^2 + |q|^2 <= level: then the ellipse
     |p|^2 <= level passes it at sqrt(k level) / (1 + c) pixels, with c the share by which hit_2 changes over
-    sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and c is large; where
-    that does not suffice, all pixels near the rim count. Where J hardly changes over the pixels left, those within the
+    sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and c is large;
+    where that does not suffice, all pixels near the rim count. Where J hardly changes over the pixels left, those within the
     ellipse of the filter at the centre count, made a little larger: that bound is the tightest, and the usual one.
     """
     h, cx, cy = _hit_coefficients(m)
@@ -597,9 +597,7 @@ def _grown(array) -> np.ndarray:
 def _reaches(mip, rec, n, x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high) -> bool:
     if mip is None:
         return _may_touch(x, y, hx, hy, A, B, C, D, a, b, ox, oy, cut, disc, z_low, z_high)
-    return _may_touch_blurred(
-        x, y, hx, hy, rec[n, 24], rec[n, 25], C, a, b, cut, rec[n, 19], rec[n, 23], z_low, z_high
-    )
+    return _may_touch_blurred(x, y, hx, hy, rec[n, 24], rec[n, 25], C, a, b, cut, rec[n, 19], rec[n, 23], z_low, z_high)
 
 
 @kernel
@@ -1278,9 +1276,7 @@ def _color_backward(n, means, dc, rest, view, degree, g, b, sums, d_means, d_dc,
 
 
 @inlined
-def _pose_backward(
-    mip, n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view
-) -> tuple[float, float]:
+def _pose_backward(mip, n, means, quats, scales, view, K, g, d_means, d_quats, d_scales, d_view) -> tuple[float, float]:
     """Gradients of homography and normal (g[15:18]) to mean, scales, rotation and pose; the raster stage's M02, M12."""
     fx, fy, cx, cy = K
     x, y, z = float(means[n, 0]), float(means[n, 1]), float(means[n, 2])
