@@ -122,7 +122,7 @@ def test_edge_on_and_hidden_surfels_get_finite_channels_and_gradients() -> None:
 
 @pytest.mark.parametrize("variance", [1 / 12, 0.5, 0.7])
 def test_what_gsplat_is_given_is_never_thinner_than_its_disc(variance: float) -> None:
-    # gsplat blends as the reference does without a filter, disc and all: with the filter in the surfels it must not matter
+    # gsplat blends as the reference does without a filter, disc and all: that must not matter to enlarged surfels
     scene = random_scene(35, count=80).to(torch.float64)
     place = (scene.viewmats[0], scene.Ks[0])
     given = gsplat_backend.seen_through_pixels(scene.surfels, *place, settings(scene, pixel_variance=variance))

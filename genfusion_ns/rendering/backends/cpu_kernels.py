@@ -9,8 +9,8 @@ projected centre c = (M02, M12) / M22 and times M22, which makes ``hit = (A x + 
 pixels; everything per surfel is prepared in double precision.
 
 The object-space mip filter of variance k (AA-2DGS, 2025) needs the Jacobian J of (s, t) at each pixel. With
-i = 1 / hit_2 and E = A D - B C,  |J|^2 = i^4 f(x, y) with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, with the rows
-r of J, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
+i = 1 / hit_2 and E = A D - B C,  |J|^2 = i^4 f(x, y) with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, with the
+rows r of J, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
 (s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / |V|. All of it stays as it is when (s, t) are turned,
 which sets C to 0.
 
@@ -50,7 +50,8 @@ RECORD = 20
 """Floats per surfel: c (2), A B C D a b, M22, opacity, box centre - c (2), rgb, world normal, two cut-offs."""
 MIP_RECORD = 28
 """With the filter: c (2), A B w D a b, M22, opacity, k f_1, k f_x, rgb (3), normal (3), cut-off, reach, k f_y, k f_r,
-k E^2, rim, u v, k^2 E^2, nothing; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach."""
+k E^2, rim, u v, k^2 E^2, nothing; pixels with (u x + v y)^2 + (w y)^2 above the cut-off times hit_2^2 are out of reach.
+"""
 SLOT = 19
 """Gradient sums per (tile, surfel) entry: hit x (x, y, 1) (9), opacity, box centre (2), rgb (3), normal (3), M22."""
 MIP_SLOT = 20
@@ -371,8 +372,8 @@ def _mip_footprint(k, m, mx, my, radius, opacity, tiles_x, tiles_y, rec, rect, n
     A pixel that reaches alpha = 1/255 has (s, t) = p + sqrt(k) J q with |p|^2 + |q|^2 <= level: then the ellipse
     |p|^2 <= level passes it at sqrt(k level) / (1 + c) pixels, with c the share by which hit_2 changes over
     sqrt(k level) pixels. It has k |det J| <= 255 too, which keeps it off the rim, where hit_2 is 0 and c is large;
-    where that does not suffice, all pixels near the rim count. Where J hardly changes over the pixels left, those within the
-    ellipse of the filter at the centre count, made a little larger: that bound is the tightest, and the usual one.
+    where that does not suffice, all pixels near the rim count. Where J hardly changes over the pixels left, those
+    within the ellipse of the filter at the centre count, made a little larger: the tightest bound, and the usual one.
     """
     h, cx, cy = _hit_coefficients(m)
     A, B, D, E = _upright(h)
