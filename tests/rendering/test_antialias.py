@@ -274,7 +274,7 @@ def test_the_filter_per_surfel_is_that_per_pixel_for_small_ones() -> None:
     exact = coverages(surfels, 0, "reference", pixel_variance=PIXEL)
     both = (once > 0) & (exact > 0)
     assert both.sum() > 100
-    assert float((once - exact)[both].abs().max()) < 0.02
+    assert float((once - exact)[both].abs().max()) < 0.05
     assert float((once - exact)[both].abs().median()) < 1e-3
 
 
