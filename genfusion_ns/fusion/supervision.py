@@ -35,7 +35,8 @@ def generated_view_losses(
 
     Returns:
         ``generated_rgb`` (L1 and SSIM, weighted per pixel by confidence) and, where the config weighs it,
-        ``generated_depth`` (relative disparity).
+        ``generated_depth`` (relative disparity), ``generated_distortion`` and ``generated_normal`` (`regularizers` of
+        the model, which `weight` does not touch).
     """
     background = torch.zeros(3, device=view.rgb.device) if transparent else model.training_background()
     render = model.render(view.viewmat[None], view.K[None], *view.size, background=background)
@@ -51,4 +52,7 @@ def generated_view_losses(
         covered = (render.alpha[0] > SOLID_ALPHA) & (render.depth[0] > 0)
         depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)
         losses["generated_depth"] = weight * config.depth_weight * depth
+    if config.regularize:
+        terms = model.regularizers(render, view.K[None], view.viewmat[None])
+        losses |= {f"generated_{name}": term for name, term in terms.items()}
     return losses

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.models.views import View
+from genfusion_ns.rendering.contract import RasterSettings
+from genfusion_ns.rendering.distortion import published_distortion
 from genfusion_ns.rendering.filters import smoothed_surfels, smoothing_variance
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 from genfusion_ns.rendering.thread_pool import set_num_threads
@@ -111,8 +114,12 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss, 0..1."""
     distortion_weight: float = 0.0
-    """Weight of the depth distortion of each ray (2DGS eq. 13) in scene lengths, which pulls surfels of one ray
-    together."""
+    """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together; what it weighs
+    depends on distortion-form."""
+    distortion_form: Literal["scene", "published"] = "scene"
+    """scene: differences of depth, in scene lengths. published: squared differences of disparity as the rasterisers of
+    GenFusion and 2DGS have it, 600 to 75000 times less: --lambda_dist 10 of GenFusion is distortion-weight 10 in this
+    form. It takes three more renders per step."""
     normal_weight: float = 0.0
     """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
     regularize_from: float = 5 / 7
@@ -399,7 +406,7 @@ class GenFusionModel(SurfelDoors):
     ) -> SurfelRender:
         """Render the scene from C cameras; see `rasterize_surfels`. Background defaults to black."""
         degree = min(self.step // self.schedule.sh_interval, self.config.sh_degree)
-        return rasterize_surfels(
+        return self._rasterize(
             self.surfels(selected),
             viewmats,
             Ks,
@@ -407,6 +414,28 @@ class GenFusionModel(SurfelDoors):
             height,
             background=background,
             sh_degree=degree if self.config.sh_degree > 0 else None,
+        )
+
+    def _rasterize(
+        self,
+        surfels: Surfels,
+        viewmats: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        *,
+        sh_degree: int | None,
+        background: Tensor | None = None,
+    ) -> SurfelRender:
+        """Any surfels as this model renders its own."""
+        return rasterize_surfels(
+            surfels,
+            viewmats,
+            Ks,
+            width,
+            height,
+            background=background,
+            sh_degree=sh_degree,
             near=self.near,
             depth_at=self.config.depth_at,
             pixel_variance=self.config.mip_kernel if self.config.antialias == "mip" else None,
@@ -505,7 +534,10 @@ class GenFusionModel(SurfelDoors):
         target, weight = self._target(outputs, batch)
         losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
         if self.training:
-            losses |= self._regularizers(outputs)
+            losses |= self.regularizers(outputs["render"], outputs["K"], outputs["viewmat"])
+            if self.config.opacity_weight > 0:
+                opacities = torch.sigmoid(self.gauss_params["opacities"])
+                losses["opacity"] = self.config.opacity_weight * opacities.sum() / max(self.num_points, 1)
             self.camera_optimizer.get_loss_dict(losses)
         return losses
 
@@ -518,23 +550,36 @@ class GenFusionModel(SurfelDoors):
         # The structural term looks beyond the mask's edge, where it must find nothing to change.
         return torch.where(weight > 0, target, outputs["rgb"].detach()), weight
 
-    def _regularizers(self, outputs: dict[str, Any]) -> dict[str, Tensor]:
+    def regularizers(
+        self, render: SurfelRender, K: Float[Tensor, "1 3 3"], viewmat: Float[Tensor, "1 4 4"]
+    ) -> dict[str, Tensor]:
+        """The terms of 2DGS for one training render, ``distortion`` and ``normal``; none before their first step.
+
+        Args:
+            render: of one camera.
+            K, viewmat: that camera.
+        """
         config = self.config
-        losses = {}
-        if config.opacity_weight > 0:
-            opacities = torch.sigmoid(self.gauss_params["opacities"])
-            losses["opacity"] = config.opacity_weight * opacities.sum() / max(self.num_points, 1)
         if self.step < self.schedule.regularize_from:
-            return losses
-        render: SurfelRender = outputs["render"]
+            return {}
+        losses = {}
         if config.distortion_weight > 0:
-            losses["distortion"] = config.distortion_weight / self.length * render.distortion.mean()
+            losses["distortion"] = config.distortion_weight * self._distortion(render, K, viewmat)
         if config.normal_weight > 0:
-            normals = depth_to_normals(render.depth, outputs["K"], outputs["viewmat"])
+            normals = depth_to_normals(render.depth, K, viewmat)
             losses["normal"] = config.normal_weight * normal_consistency_loss(
                 render.normals[0], normals[0], render.alpha[0]
             )
         return losses
+
+    def _distortion(self, render: SurfelRender, K: Tensor, viewmat: Tensor) -> Tensor:
+        """Mean distortion in the form of the settings, without unit."""
+        if self.config.distortion_form == "scene":
+            return render.distortion.mean() / self.length
+        height, width = render.alpha.shape[1:3]
+        settings = RasterSettings(width, height, None, self.near, 1e10, self.config.depth_at)
+        draw = partial(self._rasterize, viewmats=viewmat, Ks=K, width=width, height=height, sh_degree=None)
+        return published_distortion(self.surfels(), viewmat[0], K[0], settings, self.length, draw).mean()
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """PSNR of the view and the number of surfels."""

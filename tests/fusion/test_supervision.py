@@ -51,3 +51,15 @@ def test_detail_of_generated_views_that_leaves_the_means_of_blocks_changes_nothi
 
     assert loss(target, 1) > loss(plain, 1) + 0.05
     assert loss(target, 4) == pytest.approx(loss(plain, 4), abs=1e-3)
+
+
+def test_regularizers_of_generated_views_keep_their_own_weight():
+    model = make_model(background_color="black", distortion_weight=1.0, normal_weight=1.0, num_downscales=0).train()
+    model.step = 80
+    names = {"generated_distortion", "generated_normal"}
+    assert not names & set(losses_of(model, generated_view(), 1.0))
+    light, heavy = (losses_of(model, generated_view(), weight, regularize=True) for weight in (1.0, 2.0))
+    assert names <= set(light)
+    assert all(light[name] == heavy[name] > 0 for name in names)
+    model.step = 0
+    assert not names & set(losses_of(model, generated_view(), 1.0, regularize=True)), "as on photos, from a step on"

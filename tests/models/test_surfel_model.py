@@ -9,6 +9,7 @@ from nerfstudio.cameras.cameras import Cameras
 from tiny_model import make_model
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.rendering.thread_pool import num_threads, set_num_threads
 
 
@@ -122,6 +123,36 @@ def test_the_mean_opacity_counts_from_the_first_step_on(camera):
     assert torch.allclose(gradient, torch.full_like(gradient, 0.5 * 0.75 * 0.25 / model.num_points))
     model.load_state_dict({n: v[:0] if n.startswith("gauss_params") else v for n, v in model.state_dict().items()})
     assert model.get_loss_dict(model.get_outputs(camera), batch)["opacity"] == 0
+
+
+def test_the_published_distortion_is_without_unit_and_far_smaller(camera):
+    batch = {"image": torch.zeros(24, 32, 3)}
+    found = {}
+    for form in ("scene", "published"):
+        model = make_model(distortion_weight=1.0, distortion_form=form, num_downscales=0).train()
+        model.step = 80
+        found[form] = model.get_loss_dict(model.get_outputs(camera), batch)["distortion"]
+        found[form].backward()
+        assert model.gauss_params["means"].grad.abs().max() > 0
+    assert 600 < found["scene"] / found["published"] < 75_000, "of what docs and help say"
+
+
+def test_the_normal_term_pulls_as_that_of_2dgs_does(camera):
+    """2DGS takes one minus the cosine, ours alpha minus it: a constant apart, which pulls at nothing."""
+    gradients = []
+    for published in (False, True):
+        model = make_model(normal_weight=1.0, num_downscales=0).train()
+        model.step = 80
+        outputs = model.get_outputs(camera)
+        if published:
+            render, K, viewmat = outputs["render"], outputs["K"], outputs["viewmat"]
+            normals = depth_to_normals(render.depth, K, viewmat)[0] * render.alpha[0].detach()
+            loss = (1 - (render.normals[0] * normals).sum(-1)).mean()
+        else:
+            loss = model.regularizers(outputs["render"], outputs["K"], outputs["viewmat"])["normal"]
+        loss.backward()
+        gradients.append(model.gauss_params["means"].grad)
+    torch.testing.assert_close(*gradients)
 
 
 def test_a_scene_without_surfels_is_background_and_outlives_training_steps(camera):

@@ -52,6 +52,8 @@ class RoundSettings(SupervisionConfig):
     """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
     better_only: bool = False
     """Trust pixels that photos show only as far as the repair is nearer to the photos there than the render."""
+    regularize: bool = False
+    """The distortion and normal terms of the model, with their own weights, on generated views as well."""
     densify: bool = True
     """Generated views count where surfels are grown; False: the photos alone decide."""
     clearing: float = 0.0
