@@ -14,6 +14,7 @@ def capability_notes(config: RoundSettings, repairer: FoundRepairer) -> list[str
         repairer: that the run will use.
     """
     can, name = repairer.capabilities, repairer.kind
+    config = config.suited_to(can)
     needs_filling = config.seeding.enabled or config.sampler._target.shows_holes
     if not can.repairs:
         left = ", and what they do not show stays empty" if needs_filling else ""
@@ -29,7 +30,7 @@ def capability_notes(config: RoundSettings, repairer: FoundRepairer) -> list[str
             f"Repairer {name} makes no depth of its own: new surfels take the depth that it continues from the render "
             "around them."
         )
-    if config.depth_weight > 0 and not can.makes_depth:
+    if config.depth_weight and not can.makes_depth:
         notes.append(
             f"Repairer {name} makes no depth of its own: --pipeline.fusion.depth-weight {config.depth_weight:g} mostly "
             "holds the scene to the depth that it had in its latest round."

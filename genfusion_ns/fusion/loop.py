@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genfusion_ns.errors import message_of
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
+from genfusion_ns.fusion.cameras.framing import Framing
 from genfusion_ns.fusion.cameras.sparse import views_towards
 from genfusion_ns.fusion.contract import Supervision, SupervisionPanel, TrainingRun
 from genfusion_ns.fusion.panel.panel import attach_panel
@@ -58,7 +59,8 @@ class FusionLoop(Supervision):
         Raises:
             ValueError: the schedule does not fit the length of the run.
         """
-        self.config = config
+        self._can = find_repairer(run.repairer, run.scene.device).capabilities
+        self.config = config = config.suited_to(self._can)
         self.model = run.scene
         self.schedule = config.schedule(run.total_steps, len(run.datamanager.train_names))
         self.maker = RoundMaker(config, run)
@@ -68,7 +70,6 @@ class FusionLoop(Supervision):
         """The newest round, with its clips."""
         self.files = RoundFiles(run.folder)
         self._run = run
-        self._can = find_repairer(run.repairer, run.scene.device).capabilities
         self._view_order = seeded_generator(config.seed)
         self._requests = Requests(partial(self._say, colour="red"))
         self._next_round = 0
@@ -174,13 +175,18 @@ class FusionLoop(Supervision):
         self._completions[index] = (torch.as_tensor(c2w).tolist(), float(fov_y))
         return self._complete(step, index, partial(self.store.replace, pin=True), "Completion from a camera")
 
+    @property
+    def _framing(self) -> Framing:
+        return "fit" if self.config.framing == "auto" else self.config.framing
+
     def _complete(self, step: int, index: int, keep: _Keep, title: str) -> RoundRecord:
         c2w, fov_y = self._completions[index]
 
         def sampled(index: int, _: torch.Generator, __: ClearTest) -> SampledViews:
             repairer, target = self.maker.repairer, torch.tensor(c2w)
             cameras = self.maker.photos.whole
-            return views_towards(cameras, target, fov_y, repairer.clip_length, repairer.resolution)
+            length, resolution = repairer.clip_length, repairer.resolution
+            return views_towards(cameras, target, fov_y, length, resolution, framing=self._framing)
 
         return self._round(step, index, sampled, keep, title=title, completes=True)
 
@@ -266,7 +272,7 @@ class FusionLoop(Supervision):
             weight,
             self.config,
             transparent=self._run.datamanager.transparent,
-            blocks=self.config.blocks or self._can.detail,
+            blocks=self.config.blocks,
         )
         return losses, {"generated_weight": weight, "generated_views": len(self.store)}
 

@@ -48,7 +48,7 @@ def generated_view_losses(
         (shown, target), trust = block_means([shown, target], confidence, blocks)
     colour = photometric_loss(shown, target, config.ssim_weight, trust)
     losses = {"generated_rgb": weight * colour}
-    if config.depth_weight > 0:
+    if config.depth_weight:
         covered = (render.alpha[0] > SOLID_ALPHA) & (render.depth[0] > 0)
         depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)
         losses["generated_depth"] = weight * config.depth_weight * depth

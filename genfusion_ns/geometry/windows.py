@@ -57,3 +57,33 @@ def clip_windows(num_frames: int, length: int = 16, max_windows: int | None = No
         windows.append(Window(start, max(covered - start, 0), length))
         covered = start + length
     return windows
+
+
+def published_windows(num_frames: int, length: int = 16) -> list[Window]:
+    """The windows of GenFusion, num_frames // length + 2 of them; up to two hold nothing new.
+
+    Where its rule would leave the end of a long path out (from about 16 times `length` frames on), and for paths below
+    `length`, those of `clip_windows`.
+
+    Args:
+        num_frames: frames of the path.
+        length: frames per window.
+
+    Raises:
+        ValueError: as `clip_windows`.
+
+    >>> [window.start for window in published_windows(85)]
+    [0, 12, 24, 36, 48, 60, 69]
+    """
+    fewest = clip_windows(num_frames, length)
+    count = num_frames // length + 2
+    overlap = count * length - num_frames
+    step = length - overlap // (count - 1)
+    if num_frames < length or overlap < count:
+        return fewest
+    starts = [index * step for index in range(count - 1)] + [num_frames - length]
+    covered, windows = 0, []
+    for start in starts:
+        windows.append(Window(start, min(max(covered - start, 0), length), length))
+        covered = max(covered, start + length)
+    return windows

@@ -29,6 +29,8 @@ class Capabilities:
     """Its confidence says how sure it is of each pixel; without, confidence is the coverage of the render."""
     needs_cameras: bool = False
     """It works by warping photos into the clip: frames without cameras hardly change."""
+    one_size: bool = False
+    """It was trained at its resolution alone, and is at its best on frames that fill it."""
     detail: int = 1
     """Side in pixels of the smallest blocks whose mean colour it gets right; finer detail of its is not worth teaching
     to a scene that photos have fitted."""

@@ -92,7 +92,8 @@ def test_a_loop_from_parameters_has_the_lens_of_the_photos():
     sampled = sample(observed, round=1, num_frames=32, **values)
     expected = orbit_path(observed.c2w, 32, 0.8, rotation_angle=math.pi / 2, position_z_offset=0.2, distance=0.1)[16:]
     torch.testing.assert_close(sampled.c2w, expected)
-    size, K = clip_intrinsics(observed, RESOLUTION)
+    frame, K = clip_intrinsics(observed, RESOLUTION)
+    size = frame.size
     assert sampled.size == size and torch.equal(sampled.K, K.expand(16, 3, 3))
     assert {name: sampled.log[name] for name in values} == values
     json.dumps(sampled.log)

@@ -16,7 +16,7 @@ from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.windows import Window
 
 
-def repaired_window(transparent: bool, **config) -> tuple[RepairedWindow, Clip]:
+def repaired_window(transparent: bool, sampled: dict | None = None, **config) -> tuple[RepairedWindow, Clip]:
     """The room with a hole in it, repaired rightly, judged by a photo of its first frame; and the clip as rendered."""
     clip, depth = room_clip()
     repaired = repair(depth)
@@ -27,7 +27,9 @@ def repaired_window(transparent: bool, **config) -> tuple[RepairedWindow, Clip]:
     scene = SimpleNamespace(device="cpu", render_clip=lambda viewmats, Ks, size: clip)
     repairer = SimpleNamespace(repair=lambda clip, references, generator: repaired)
     size = (depth.shape[2], depth.shape[1])
-    path = SampledViews(viewmat_to_c2w(clip.viewmats), clip.Ks, size, [Window(0, 0, len(clip))], [[0]], {})
+    path = SampledViews(
+        viewmat_to_c2w(clip.viewmats), clip.Ks, size, [Window(0, 0, len(clip))], [[0]], {}, **(sampled or {})
+    )
     generator = torch.Generator().manual_seed(0)
     return repair_window(scene, photos, repairer, path, 0, config=FusionConfig(**config), generator=generator), clip
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_files import real_capture
 
-from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_intrinsics, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_intrinsics
+from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, look_at
 from genfusion_ns.geometry.clear_paths import move_jumps, pull_to_clear
@@ -336,7 +337,8 @@ def test_clip_intrinsics_are_the_median_of_the_commonest_size():
     Ks = torch.stack([K, 1.1 * K, 0.9 * K, 50 * K])
     Ks[:, 2, 2] = 1
     observed = PhotoCameras(torch.eye(4).repeat(4, 1, 1), Ks, [(96, 64)] * 3 + [(4800, 3200)])
-    size, clip_K = clip_intrinsics(observed, (192, 128))
+    frame, clip_K = clip_intrinsics(observed, (192, 128))
+    size = frame.size
     assert size == (192, 128)
     torch.testing.assert_close(clip_K, torch.tensor([[200.0, 0, 96], [0, 202, 64], [0, 0, 1]]))
 

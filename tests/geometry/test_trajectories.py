@@ -13,7 +13,7 @@ from shared_files import real_capture, recorded
 from genfusion_ns.geometry.cameras import look_at
 from genfusion_ns.geometry.capture_shape import capture_shape, focus_point, mean_up, pose_distances, surrounds_focus
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, orbit_path, spline_path, visiting_order
-from genfusion_ns.geometry.windows import clip_windows
+from genfusion_ns.geometry.windows import clip_windows, published_windows
 
 torch.set_num_threads(1)
 CAPTURES = ("ring", "arc", "three", "fox", "stone_horse")
@@ -346,3 +346,19 @@ def test_no_more_windows_than_the_published_rule():
         ours = clip_windows(int(frames))
         assert len(ours) <= len(starts)
         assert (ours[0].start, ours[-1].start) == (starts[0], starts[-1])
+
+
+def test_the_published_windows_are_those_that_were_recorded():
+    windows = json.loads(recorded("generation/overlap_windows.json").read_text())
+    for frames, (starts, overlaps) in windows.items():
+        ours = published_windows(int(frames))
+        assert [window.start for window in ours] == starts
+        assert [window.new_from for window in ours] == overlaps
+
+
+@given(st.integers(1, 500), st.integers(2, 24))
+def test_published_windows_hold_each_frame_once(num_frames, length):
+    windows = published_windows(num_frames, length)
+    assert [frame for w in windows for frame in w.new_frames(num_frames)] == list(range(num_frames))
+    assert len(windows) >= len(clip_windows(num_frames, length))
+    assert all(w.start >= 0 and w.new_from <= w.length == length for w in windows)

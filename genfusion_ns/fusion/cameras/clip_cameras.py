@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.fusion.cameras.framing import ClipFrame, Framing, frame_of
+from genfusion_ns.geometry.cameras import crop_intrinsics, resize_intrinsics
 from genfusion_ns.geometry.capture_shape import pose_distances
 from genfusion_ns.geometry.images import commonest_size
-from genfusion_ns.geometry.windows import Window, clip_windows
+from genfusion_ns.geometry.windows import Window, clip_windows, published_windows
+from genfusion_ns.stored_config import StoredConfig
+
+
+@dataclass
+class ClipSettings(StoredConfig):
+    """What the settings of all samplers have."""
+
+    num_references: int = 3
+    """Photos that condition each clip at most."""
+    references: Literal["nearest", "random"] = "nearest"
+    """Which ones: those nearest to the clip, or any, as GenFusion has it for masked photos and completion."""
+    windows: Literal["fewest", "published"] = "fewest"
+    """How a path is cut into clips: as few as cover it, or one or two more, as GenFusion has it."""
+
+    def cut(self, num_frames: int, clip_length: int) -> list[Window]:
+        """A path of so many frames as windows of this length."""
+        return (published_windows if self.windows == "published" else clip_windows)(num_frames, clip_length)
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ class SampledViews:
     c2w: Float[Tensor, "M 4 4"]
     """Camera-to-world, OpenGL axes."""
     K: Float[Tensor, "M 3 3"]
-    """Intrinsics in pixels of `size`."""
+    """Intrinsics in pixels of `size`; with `corners` those of the whole frame, at the same scale."""
     size: tuple[int, int]
     """(width, height) at which to render the clip."""
     windows: list[Window]
@@ -46,16 +63,36 @@ class SampledViews:
     """How the path came about, ready for JSON."""
     photo_ids: list[int | None] | None = None
     """For each frame the observed view whose camera it shares but for K; None in paths that share none."""
+    frame: ClipFrame | None = None
+    """How clips lie in the whole frame; None: they are the whole frame."""
+    corners: list[tuple[int, int]] | None = None
+    """For each window the top-left pixel (x, y) of its frames in the whole frame; goes with `frame`."""
+
+    def intrinsics(self, number: int) -> Float[Tensor, "T 3 3"]:
+        """Those of the frames of a window."""
+        K = self.K[self.windows[number].frames(len(self.c2w))]
+        return K if self.corners is None else crop_intrinsics(K, *self.corners[number])
+
+    def supervised(self, number: int) -> tuple[slice, slice] | None:
+        """Rows and columns of a window's frames that are to supervise; None: all."""
+        if self.frame is None or self.corners is None or not self.frame.padded:
+            return None
+        return self.frame.part_of_photo(self.corners[number])
+
+    def goes_on(self, number: int) -> bool:
+        """Whether the first frames of a window are the last ones of the window before, pixel by pixel."""
+        return number > 0 and (self.corners is None or self.corners[number] == self.corners[number - 1])
 
 
 def cut_into_clips(
     cameras: PhotoCameras,
     c2w: Float[Tensor, "M 4 4"],
     K: Float[Tensor, "M 3 3"],
-    size: tuple[int, int],
+    frame: ClipFrame,
     *,
     clip_length: int,
-    num_references: int,
+    settings: ClipSettings,
+    generator: torch.Generator,
     log: dict[str, Any],
     photo_ids: list[int | None] | None = None,
 ) -> SampledViews:
@@ -64,16 +101,26 @@ def cut_into_clips(
     Args:
         cameras: training views, at least one.
         c2w: the path, OpenGL axes.
-        K: intrinsics in pixels of `size`.
-        size: (width, height) of the clips in pixels.
+        K: intrinsics in pixels of the whole frame.
+        frame: how clips lie in it.
         clip_length: frames of a window.
-        num_references: photos that condition a window at most.
+        settings: of the sampler.
+        generator: draws photos and places, where the settings and the frame leave them open.
         log: see `SampledViews`.
         photo_ids: see `SampledViews`.
     """
-    windows = clip_windows(len(c2w), clip_length)
-    references = [choose_references(cameras.c2w, c2w[w.start : w.start + w.length], num_references) for w in windows]
-    return SampledViews(c2w, K, size, windows, references, log, photo_ids)
+    windows = settings.cut(len(c2w), clip_length)
+    if settings.references == "random":
+        count = min(settings.num_references, len(cameras.c2w))
+        references = [torch.randperm(len(cameras.c2w), generator=generator)[:count].tolist() for _ in windows]
+    else:
+        frames = [c2w[w.start : w.start + w.length] for w in windows]
+        references = [choose_references(cameras.c2w, part, settings.num_references) for part in frames]
+    if frame.whole == frame.size:
+        return SampledViews(c2w, K, frame.size, windows, references, log, photo_ids)
+    corners = [frame.corner(generator) for _ in windows]
+    log = {**log, "whole_frame": list(frame.whole), "corners": [list(corner) for corner in corners]}
+    return SampledViews(c2w, K, frame.size, windows, references, log, photo_ids, frame, corners)
 
 
 def choose_references(photos: Float[Tensor, "N 4 4"], frames: Float[Tensor, "T 4 4"], count: int) -> list[int]:
@@ -111,42 +158,20 @@ def _nearest_of_the_rest(distances: Tensor, chosen: list[int]) -> int:
     return int(total.argmin())
 
 
-def clip_size(photo_size: tuple[int, int], resolution: tuple[int, int], multiple: int = 8) -> tuple[int, int]:
-    """Clip size with the shape of the photos and about as many pixels as the repairer was made for.
-
-    Args:
-        photo_size: (width, height) of the photos.
-        resolution: (width, height) of the repairer.
-        multiple: both sides are multiples of this.
-
-    Returns:
-        (width, height) in pixels.
-
-    Raises:
-        ValueError: a side below 1.
-    """
-    if min(*photo_size, *resolution, multiple) < 1:
-        raise ValueError(
-            f"photo size {photo_size}, repairer resolution {resolution} and multiple {multiple} must be >= 1"
-        )
-    aspect, area = photo_size[0] / photo_size[1], resolution[0] * resolution[1]
-    ideal = math.sqrt(area * aspect)
-    around = [max(1, math.floor(ideal / multiple) + step) * multiple for step in (-1, 0, 1, 2)]
-    candidates = [(w, max(1, math.floor(w / aspect / multiple + 0.5)) * multiple) for w in around]
-    return min(candidates, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
-
-
-def clip_intrinsics(cameras: PhotoCameras, resolution: tuple[int, int]) -> tuple[tuple[int, int], Float[Tensor, "3 3"]]:
-    """Size of the clip and the median intrinsics of the observed views at it, over the views of the commonest size.
+def clip_intrinsics(
+    cameras: PhotoCameras, resolution: tuple[int, int], framing: Framing = "fit"
+) -> tuple[ClipFrame, Float[Tensor, "3 3"]]:
+    """Frame of the clips and the median intrinsics of the observed views, over the views of the commonest size.
 
     Args:
         cameras: training views.
         resolution: (width, height) of the repairer.
+        framing: see `frame_of`.
 
     Returns:
-        (width, height) and K in pixels of that size.
+        The frame, and K in pixels of the whole frame.
     """
     common = commonest_size(cameras.sizes)
     chosen = cameras.Ks[[i for i, size in enumerate(cameras.sizes) if size == common]]
-    size = clip_size(common, resolution)
-    return size, resize_intrinsics(chosen.median(dim=0).values, common, size)
+    frame = frame_of(common, resolution, framing)
+    return frame, resize_intrinsics(chosen.median(dim=0).values, common, frame.whole)

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath, read_camera_path
 from genfusion_ns.fusion.cameras.clip_cameras import (
+    ClipSettings,
     PhotoCameras,
     SampledViews,
     clip_intrinsics,
-    clip_size,
     cut_into_clips,
 )
+from genfusion_ns.fusion.cameras.framing import ClipFrame, Framing, frame_of
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene, path_tilt
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.geometry.capture_shape import capture_shape
@@ -27,26 +28,24 @@ from genfusion_ns.geometry.clear_paths import keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import orbit_path
 from genfusion_ns.messages import say
-from genfusion_ns.stored_config import StoredConfig
 
 _TILT = 60.0
 """Degrees between the verticals of path and capture above which the path was probably saved in another orientation."""
 
 
 @dataclass
-class CompletionSamplerConfig(StoredConfig, InstantiateConfig):
+class CompletionSamplerConfig(ClipSettings, InstantiateConfig):
     """Views of what the photos do not show, along a saved camera path or on a loop made from parameters."""
 
     _target: type = field(default_factory=lambda: CompletionSampler)
     camera_path: Path | None = None
-    """Camera path saved by the render panel of ns-viewer (JSON), in the world of this capture; none: a loop."""
+    """Camera path saved by the render panel of ns-viewer (JSON), in the world of this capture; none: a loop. Its angles
+    of view count unless --pipeline.fusion.framing is pixels, which has those of the photos."""
     num_frames: int = 48
     """Frames that the path is resampled to."""
     frames_per_round: int = 16
     """Each round takes the next so many frames of the path, from its start again when it ends; a multiple of the
     repairer's clip length wastes none."""
-    num_references: int = 3
-    """Photos that condition each clip at most."""
     path_scale: float = 0.7
     """Loop: factor on the horizontal distances of the cameras from the point they look at, 0.01..100."""
     rotation_angle: float = 16.0
@@ -60,7 +59,7 @@ class CompletionSamplerConfig(StoredConfig, InstantiateConfig):
 
 @dataclass(frozen=True)
 class _Lens:
-    size: tuple[int, int]
+    frame: ClipFrame
     K: Float[Tensor, "M 3 3"]
 
 
@@ -77,13 +76,19 @@ class CompletionSampler(ViewSampler):
     shows_holes = True
     config: CompletionSamplerConfig
 
-    def __init__(self, config: CompletionSamplerConfig, clip_length: int, resolution: tuple[int, int]) -> None:
-        """`clip_length` and `resolution` (width, height) are those of the repairer.
+    def __init__(
+        self,
+        config: CompletionSamplerConfig,
+        clip_length: int,
+        resolution: tuple[int, int],
+        framing: Framing = "fit",
+    ) -> None:
+        """Arguments as those of `ViewSampler`.
 
         Raises:
             ValueError: a setting out of range, or a camera path that cannot be used (`CameraPathError`).
         """
-        super().__init__(config, clip_length, resolution)
+        super().__init__(config, clip_length, resolution, framing)
         self._path = None if config.camera_path is None else read_camera_path(config.camera_path)
 
     def sample(
@@ -93,7 +98,7 @@ class CompletionSampler(ViewSampler):
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
     ) -> SampledViews:
-        """See `ViewSampler.sample`; nothing is drawn at random.
+        """See `ViewSampler.sample`; the path is the same in every run.
 
         A loop made from parameters is kept in free space. A path of the user is followed as it is, and how many of its
         cameras stand in walls is noted in the log.
@@ -109,9 +114,15 @@ class CompletionSampler(ViewSampler):
         part = slice(first, first + self.config.frames_per_round)
         c2w = path[part]
         log = {"round": round, "path_frames": [first, first + len(c2w)], **log}
-        count = self.config.num_references
         return cut_into_clips(
-            cameras, c2w, lens.K[part], lens.size, clip_length=self.clip_length, num_references=count, log=log
+            cameras,
+            c2w,
+            lens.K[part],
+            lens.frame,
+            clip_length=self.clip_length,
+            settings=self.config,
+            generator=generator,
+            log=log,
         )
 
     def _from_file(
@@ -132,7 +143,9 @@ class CompletionSampler(ViewSampler):
         log: dict[str, Any] = {"kind": "camera_path", "file": str(self.config.camera_path), "tilt_degrees": tilt}
         if is_clear is not None:
             log["frames_in_walls"] = int((~is_clear(c2w)).sum())
-        return c2w, _lens_of(path, self.resolution, cameras.Ks), log
+        if self.framing == "pixels":  # no photo of the size that the path has says what a pixel is
+            return c2w, self._lens_of_photos(cameras, len(c2w)), log
+        return c2w, _lens_of(path, self.resolution, self.framing, cameras.Ks), log
 
     def _from_parameters(
         self, cameras: PhotoCameras, is_clear: ClearTest | None
@@ -154,20 +167,24 @@ class CompletionSampler(ViewSampler):
             # Only positions give way: to look where the photos do not is what the path is for.
             cleared = keep_clear(path, cameras.c2w, borders, is_clear, turn=False)
             path, log["pulled_frames"] = cleared.c2w, cleared.pulled_frames
-        size, K = clip_intrinsics(cameras, self.resolution)
-        return path, _Lens(size, K.expand(len(path), 3, 3).clone()), log
+        return path, self._lens_of_photos(cameras, len(path)), log
+
+    def _lens_of_photos(self, cameras: PhotoCameras, count: int) -> _Lens:
+        frame, K = clip_intrinsics(cameras, self.resolution, self.framing)
+        return _Lens(frame, K.expand(count, 3, 3).clone())
 
 
-def _lens_of(path: CameraPath, resolution: tuple[int, int], like: Tensor) -> _Lens:
+def _lens_of(path: CameraPath, resolution: tuple[int, int], framing: Framing, like: Tensor) -> _Lens:
     """The clip size for the shape of the path, and intrinsics with exactly its angles of view in each frame."""
     shape = (round(1e4 * float(path.aspect.median())), 10_000)
-    width, height = clip_size(shape, resolution)
+    frame = frame_of(shape, resolution, framing)
+    width, height = frame.whole
     half_height = torch.tan(path.fov_y / 2)
     K = torch.eye(3, dtype=torch.float64).repeat(len(path), 1, 1)
     K[:, 0, 0] = width / 2 / (path.aspect * half_height)
     K[:, 1, 1] = height / 2 / half_height
     K[:, 0, 2], K[:, 1, 2] = width / 2, height / 2
-    return _Lens((width, height), K.to(like))
+    return _Lens(frame, K.to(like))
 
 
 def _explain_miss(file: Path | None, problem: str) -> str:

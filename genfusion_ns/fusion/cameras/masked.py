@@ -9,26 +9,24 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews, clip_size, cut_into_clips
+from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings, PhotoCameras, SampledViews, cut_into_clips
+from genfusion_ns.fusion.cameras.framing import frame_of
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.geometry.cameras import resize_intrinsics
 from genfusion_ns.geometry.capture_shape import pose_distances
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.trajectories import interpolate_poses, visiting_order
-from genfusion_ns.stored_config import StoredConfig
 
 _DETOUR = 1.5
 """Name order is kept while it is at most so many times longer than a short walk along all cameras."""
 
 
 @dataclass
-class MaskedSamplerConfig(StoredConfig, InstantiateConfig):
+class MaskedSamplerConfig(ClipSettings, InstantiateConfig):
     """Whole frames at the train cameras, whose photos show only a part."""
 
     _target: type = field(default_factory=lambda: MaskedSampler)
-    num_references: int = 3
-    """Photos that condition each clip at most."""
 
 
 class MaskedSampler(ViewSampler):
@@ -48,7 +46,7 @@ class MaskedSampler(ViewSampler):
         generator: torch.Generator,
         is_clear: ClearTest | None = None,
     ) -> SampledViews:
-        """See `ViewSampler.sample`; nothing is drawn at random."""
+        """See `ViewSampler.sample`; the path is the same in every round."""
         order, kind = _walk(cameras.c2w)
         gaps = max(len(order) - 1, 1)
         steps = max(1, -(-(self.clip_length - 1) // gaps))
@@ -56,16 +54,17 @@ class MaskedSampler(ViewSampler):
         photo_ids: list[int | None] = [None] * len(path)
         photo_ids[::steps] = order
         nearest = [order[(frame + steps // 2) // steps] for frame in range(len(path))]
-        size = clip_size(commonest_size(cameras.sizes), self.resolution)
-        Ks = torch.stack([resize_intrinsics(cameras.Ks[i], cameras.sizes[i], size) for i in nearest])
+        frame = frame_of(commonest_size(cameras.sizes), self.resolution, self.framing)
+        Ks = torch.stack([resize_intrinsics(cameras.Ks[i], cameras.sizes[i], frame.whole) for i in nearest])
         log = {"kind": "train cameras", "round": round, "order": kind, "frames_between": steps - 1}
         return cut_into_clips(
             cameras,
             path,
             Ks,
-            size,
+            frame,
             clip_length=self.clip_length,
-            num_references=self.config.num_references,
+            settings=self.config,
+            generator=generator,
             log=log,
             photo_ids=photo_ids,
         )

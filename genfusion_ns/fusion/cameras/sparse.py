@@ -15,14 +15,20 @@ from jaxtyping import Float
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
-from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews, clip_intrinsics, cut_into_clips
+from genfusion_ns.fusion.cameras.clip_cameras import (
+    ClipSettings,
+    PhotoCameras,
+    SampledViews,
+    clip_intrinsics,
+    cut_into_clips,
+)
+from genfusion_ns.fusion.cameras.framing import ClipFrame, Framing
 from genfusion_ns.geometry.arcs import arc_path
+from genfusion_ns.geometry.cameras import crop_intrinsics
 from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape, pose_distances
 from genfusion_ns.geometry.clear_paths import ClearPath, keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
-from genfusion_ns.geometry.windows import clip_windows
-from genfusion_ns.stored_config import StoredConfig
 
 _Path = tuple[Tensor, list[int], dict[str, Any]]
 """Frames, at which of them a piece begins that does not go on from the one before, and how it came about."""
@@ -40,8 +46,8 @@ class ViewSampler(ABC):
     shows_holes: ClassVar[bool] = False
     """Its clips are meant to show what no photo shows; only a repairer that fills holes makes something of them."""
 
-    def __init__(self, config: Any, clip_length: int, resolution: tuple[int, int]) -> None:
-        """`clip_length` and `resolution` (width, height) are those of the repairer.
+    def __init__(self, config: Any, clip_length: int, resolution: tuple[int, int], framing: Framing = "fit") -> None:
+        """`clip_length` and `resolution` (width, height) are those of the repairer, which clips fill by `framing`.
 
         Raises:
             ValueError: a setting out of range.
@@ -55,6 +61,7 @@ class ViewSampler(ABC):
         self.config = config
         self.clip_length = clip_length
         self.resolution = resolution
+        self.framing: Framing = framing
 
     @abstractmethod
     def sample(
@@ -79,7 +86,7 @@ def _flag(name: str) -> str:
 
 
 @dataclass
-class SparseSamplerConfig(StoredConfig, InstantiateConfig):
+class SparseSamplerConfig(ClipSettings, InstantiateConfig):
     """Views between and around a few observed ones."""
 
     _target: type = field(default_factory=lambda: SparseSampler)
@@ -88,8 +95,6 @@ class SparseSamplerConfig(StoredConfig, InstantiateConfig):
     cameras (follow), or arc where the cameras surround a subject, else follow (auto)."""
     num_frames: int = 48
     """Frames per round; a multiple of the repairer's clip length wastes none."""
-    num_references: int = 3
-    """Photos that condition each window at most."""
     beyond: float = 10.0
     """Arc: degrees by which the path goes on after the last photo of an arc in round 0, 0..180."""
     beyond_step: float = 5.0
@@ -147,8 +152,8 @@ class SparseSampler(ViewSampler):
         kind = self.config.kind
         if kind == "auto":
             kind = "arc" if shape.surrounds_focus else "follow"
-        size, K = clip_intrinsics(cameras, self.resolution)
-        view_angle = 2 * math.degrees(math.atan(size[1] / 2 / float(K[1, 1])))
+        frame, K = clip_intrinsics(cameras, self.resolution, self.framing)
+        view_angle = 2 * math.degrees(math.atan(frame.whole[1] / 2 / float(K[1, 1])))
         paths = {"arc": self._arc, "ellipse": self._ellipse, "follow": self._follow}
         path, starts, log = paths[kind](cameras.c2w, round, view_angle * _TURN_SHARE, generator)
         log = {"kind": kind, "round": round, **_shape_log(shape), **log}
@@ -162,11 +167,19 @@ class SparseSampler(ViewSampler):
                 "jumps": sum(piece.jumps for piece in cleared),
             }
         Ks = K.expand(len(path), 3, 3).clone()
-        count = self.config.num_references
-        return cut_into_clips(cameras, path, Ks, size, clip_length=self.clip_length, num_references=count, log=log)
+        return cut_into_clips(
+            cameras,
+            path,
+            Ks,
+            frame,
+            clip_length=self.clip_length,
+            settings=self.config,
+            generator=generator,
+            log=log,
+        )
 
     def _cleared(self, path: Tensor, observed: Tensor, is_clear: ClearTest) -> ClearPath:
-        borders = [window.start + window.new_from for window in clip_windows(len(path), self.clip_length)]
+        borders = [window.start + window.new_from for window in self.config.cut(len(path), self.clip_length)]
         return keep_clear(path, observed, borders, is_clear)
 
     def _departures(self, round: int, most: float, generator: torch.Generator) -> tuple[float, float, float]:
@@ -233,6 +246,7 @@ def views_towards(
     resolution: tuple[int, int],
     *,
     num_references: int = 3,
+    framing: Framing = "fit",
 ) -> SampledViews:
     """One window from the nearest observed view to a camera.
 
@@ -241,8 +255,9 @@ def views_towards(
         c2w: the camera, OpenGL axes; 3 or 4 rows.
         fov_y: its vertical angle of view, radians.
         clip_length: frames of the window.
-        resolution: (width, height) of the repairer; the clip has the shape of the photos.
+        resolution: (width, height) of the repairer.
         num_references: photos that condition the window at most.
+        framing: how the clip fills the resolution; cropped, it is the middle of the frame.
 
     Raises:
         ValueError: a pose that is not rigid or not finite, or an angle out of range.
@@ -256,14 +271,23 @@ def views_towards(
         raise ValueError(f"the vertical angle of view is {math.degrees(fov_y)} degrees; it must lie between 0 and 180")
     nearest = int(pose_distances(cameras.c2w, target[None])[:, 0].argmin())
     path = spline_path(torch.stack([cameras.c2w[nearest], target]), clip_length)
-    size, K = clip_intrinsics(cameras, resolution)
+    frame, whole = clip_intrinsics(cameras, resolution, framing)
+    size, K = frame.size, crop_intrinsics(whole, *frame.middle())
     asked = K.clone()
     asked[0, 0] = asked[1, 1] = size[1] / 2 / math.tan(fov_y / 2)
     asked[0, 2], asked[1, 2] = size[0] / 2, size[1] / 2
     share = torch.linspace(0, 1, clip_length, dtype=K.dtype)[:, None, None]
     log = {"kind": "towards a camera", "from_view": nearest, "fov_y_degrees": math.degrees(fov_y)}
-    Ks = K + share * (asked - K)
-    return cut_into_clips(cameras, path, Ks, size, clip_length=clip_length, num_references=num_references, log=log)
+    return cut_into_clips(
+        cameras,
+        path,
+        K + share * (asked - K),
+        ClipFrame(size, size),
+        clip_length=clip_length,
+        settings=ClipSettings(num_references=num_references),
+        generator=torch.Generator(),  # nothing is left open
+        log=log,
+    )
 
 
 def _shape_log(shape: CaptureShape) -> dict[str, Any]:

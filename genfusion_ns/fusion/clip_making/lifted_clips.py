@@ -13,7 +13,8 @@ from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmat
 from genfusion_ns.data.captures.capture import Capture
 from genfusion_ns.data.captures.image_files import load_pixels
 from genfusion_ns.data.clips.pairs import Provenance
-from genfusion_ns.fusion.cameras.clip_cameras import choose_references, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import choose_references
+from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.clip_making.lifting import Flaws, lift, render_lifted
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.fusion.clip_making.writers import MadeClip

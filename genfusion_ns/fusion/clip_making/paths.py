@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references
+from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSampler, SparseSamplerConfig
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.fusion.photos import PosedPhotos

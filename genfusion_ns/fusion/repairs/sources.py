@@ -14,7 +14,8 @@ from torch import Tensor
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.data.media.frame_sequences import DepthFolder, FrameSequence, read_photo
-from genfusion_ns.fusion.cameras.clip_cameras import choose_references, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import choose_references
+from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.cameras.path_check import path_misses_scene
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline

@@ -12,7 +12,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from genfusion_ns.data.camera_conversion import camera_sizes
-from genfusion_ns.fusion.cameras.clip_cameras import SampledViews, clip_size
+from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
+from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.cameras.sparse import ViewSampler
 from genfusion_ns.fusion.contract import TrainingRun
 from genfusion_ns.fusion.photos import PosedPhotos
@@ -78,7 +79,9 @@ class RoundMaker:
         if self._sampler is None:
             repairer = self.repairer
             self._sampler = self._settings.sampler.setup(
-                clip_length=repairer.clip_length, resolution=repairer.resolution
+                clip_length=repairer.clip_length,
+                resolution=repairer.resolution,
+                framing=self._settings.framing,
             )
         return self._sampler  # type: ignore[return-value]
 

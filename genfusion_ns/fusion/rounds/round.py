@@ -124,13 +124,14 @@ def repair_window(
     """
     window = sampled.windows[number]
     frames = window.frames(len(sampled.c2w))
-    clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.K[frames], sampled.size)
+    clip = model.render_clip(c2w_to_viewmat(sampled.c2w[frames]), sampled.intrinsics(number), sampled.size)
     references = photos.references(sampled.reference_ids[number])
     shown = None
-    if sampled.photo_ids is not None:
+    if sampled.photo_ids is not None and config.keep_photos:
         shown = photos.shown_from([sampled.photo_ids[f] for f in frames], clip.Ks, sampled.size)
     given = photos.as_given(clip, shown)
-    last = before.repaired if before is not None and before.rejected is None else None
+    follows = config.linked and sampled.goes_on(number)
+    last = before.repaired if follows and before is not None and before.rejected is None else None
     repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator)
     repaired = repaired.to(model.device)
     agreement = photo_agreement(clip, repaired, references, better_only=config.better_only)
@@ -139,6 +140,10 @@ def repair_window(
         confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
     if config.unseen_only:
         confidence = confidence * ~agreement.shown
+    if (part := sampled.supervised(number)) is not None:
+        inside = torch.zeros_like(confidence)
+        inside[:, part[0], part[1]] = 1.0
+        confidence = confidence * inside
     if photos.transparent:  # the backdrop is no surface that a view may ask for
         confidence = confidence * clip.alpha
     trusted = replace(repaired, confidence=confidence)

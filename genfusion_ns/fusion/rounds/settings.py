@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from nerfstudio.configs.base_config import InstantiateConfig
 
+from genfusion_ns.fusion.cameras.framing import Framing
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.fusion.contract import SupervisionConfig
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.seeding import SeedingConfig
+from genfusion_ns.priors.base import Capabilities
+
+_FULL_WEIGHT_PHOTOS = 6
 
 
 @dataclass
@@ -30,14 +34,15 @@ class RoundSettings(SupervisionConfig):
     """No round and no generated view from this step on."""
     weight: float = 0.5
     """Peak weight of the generated-view loss, reached midway between start and until."""
-    full_weight_photos: int = 6
+    full_weight_photos: int | None = None
     """Train photos up to which the weight counts in full; with more it falls with the square of their number, as what
-    lies unseen between neighbours does. 0: always in full, for photos that show only a part."""
+    lies unseen between neighbours does. 0: always in full, for photos that show only a part. By default 6, and 0 for
+    repairers that get every pixel right (dynamicrafter)."""
     final_weight: float = 1.0
     """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
-    depth_weight: float = 0.0
-    """Weight of the disparity term within the generated-view loss; for repairers that make depth, as dynamicrafter does
-    and compact does not."""
+    depth_weight: float | None = None
+    """Weight of the disparity term within the generated-view loss. By default 1 for repairers that make depth, as
+    dynamicrafter does, and 0 for others, as compact."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
     blocks: int = 1
@@ -50,6 +55,17 @@ class RoundSettings(SupervisionConfig):
     """Views of this many newest rounds are supervised."""
     use_confidence: bool = True
     """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
+    framing: Literal["auto", "fit", "crop", "pixels", "pad"] = "auto"
+    """How clips fill the size of the repairer. fit: in the shape of the photos, with as many pixels; crop: the frame of
+    a photo is scaled until it covers the size, and each clip shows another part of it; pixels: the same at the pixels
+    of the photos, as GenFusion; pad: the whole frame within the size, which shows what lies around it too, and only
+    the frame supervises. auto: crop for repairers that were trained at one size (dynamicrafter), else fit."""
+    linked: bool = True
+    """A clip goes on from the last frames of the one before where the repairer can do that; False: each by itself, as
+    GenFusion."""
+    keep_photos: bool = True
+    """Frames at the place of a photo have its pixels, which the repairer gets and which it cannot change; False: they
+    are rendered and repaired like all others, as GenFusion."""
     better_only: bool = False
     """Trust pixels that photos show only as far as the repair is nearer to the photos there than the render."""
     regularize: bool = False
@@ -94,15 +110,29 @@ class RoundSettings(SupervisionConfig):
         if self.blocks < 0:
             raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 0")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Runs from before there was a choice go on with clips in the shape of their photos."""
+        super().__setstate__({"framing": "fit"} | state)
+
+    def suited_to(self, can: Capabilities) -> RoundSettings:
+        """The same with what is left to the repairer decided by what it can."""
+        framing: Framing = self.framing if self.framing != "auto" else "crop" if can.one_size else "fit"
+        depth_weight, photos = self.depth_weight, self.full_weight_photos
+        if depth_weight is None:
+            depth_weight = 1.0 if can.makes_depth else 0.0
+        if photos is None:
+            photos = 0 if can.repairs and can.detail == 1 else _FULL_WEIGHT_PHOTOS
+        blocks = self.blocks or can.detail
+        return replace(self, framing=framing, depth_weight=depth_weight, full_weight_photos=photos, blocks=blocks)
+
     def into_the_unseen(self) -> RoundSettings:
         """The same for clips that are asked to show what no photo does: that none speaks for them is no fault."""
         return replace(self, least_shown=0.0, full_trust_shown=0.0, unshown_weight=1.0)
 
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""
-        if self.full_weight_photos <= 0 or photos <= self.full_weight_photos:
-            return self.weight
-        return self.weight * (self.full_weight_photos / photos) ** 2
+        full = _FULL_WEIGHT_PHOTOS if self.full_weight_photos is None else self.full_weight_photos
+        return self.weight if full <= 0 or photos <= full else self.weight * (full / photos) ** 2
 
     def schedule(self, total_steps: int, photos: int) -> FusionSchedule:
         """The schedule in a run of so many steps on so many train photos.

@@ -2,4 +2,4 @@
 
 from genfusion_ns.priors.base import Capabilities
 
-CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_depth=True, makes_confidence=True)
+CAPABILITIES = Capabilities(repairs=True, fills_holes=True, makes_depth=True, makes_confidence=True, one_size=True)
