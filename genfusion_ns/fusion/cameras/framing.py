@@ -28,7 +28,7 @@ class ClipFrame:
     """Clips show more than the photo's frame, and only what lies in it is to supervise."""
 
     def middle(self) -> Size:
-        """Top-left pixel (x, y) of a clip in the middle of the whole frame; below 0 where the clip is larger than it."""
+        """Top-left pixel (x, y) of a clip in the middle of the whole frame; below 0 where the clip is larger."""
         return (self.whole[0] - self.size[0]) // 2, (self.whole[1] - self.size[1]) // 2
 
     def corner(self, generator: torch.Generator) -> Size:
