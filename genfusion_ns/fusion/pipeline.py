@@ -22,6 +22,7 @@ from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.finite_settings import require_finite
+from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
 from genfusion_ns.priors.config import RepairerConfig
@@ -48,6 +49,8 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """What supervises the scene beyond its photos: when and where views are generated, and how much they weigh."""
     repairer: RepairerConfig = field(default_factory=RepairerConfig)
     """The video diffusion model that repairs rendered clips."""
+    mono_depth: MonoDepthConfig = field(default_factory=MonoDepthConfig)
+    """Depth of the photos from a model, as a loss on them."""
 
 
 class GenFusionPipeline(VanillaPipeline):
@@ -75,14 +78,16 @@ class GenFusionPipeline(VanillaPipeline):
                 "set it to 1 and start one run per device instead"
             )
         if test_mode == "val":  # training: what it could not use is refused before photos are read
-            for part in ("model", "fusion", "repairer", "datamanager"):
-                require_finite(getattr(config, part), f"--pipeline.{part}")
+            for part in ("model", "fusion", "repairer", "datamanager", "mono_depth"):
+                require_finite(getattr(config, part), f"--pipeline.{part.replace('_', '-')}")
             config.fusion.check(config.repairer, device)
+            config.mono_depth.check(config.repairer, device)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
             ensure_ffmpeg()
         self._supervision: Supervision | None = None
         self._loaded_state: dict[str, Any] | None = None
+        self._photo_depths: PhotoDepths | None = None
 
     @property
     def scene(self) -> GenFusionModel:
@@ -117,6 +122,8 @@ class GenFusionPipeline(VanillaPipeline):
         write_atomically(folder / "protocol.json", protocol.encode(), "the protocol of the run")
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
+        if self.config.mono_depth.active:
+            self._photo_depths = self._estimate_photo_depths(folder, trainer.config)
         callbacks = super().get_training_callbacks(training_callback_attributes)
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], supervision.before_step))
         panel = supervision.attach_panel(trainer)
@@ -132,7 +139,12 @@ class GenFusionPipeline(VanillaPipeline):
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Losses of one photo, and those of the supervision."""
-        outputs, losses, metrics = super().get_train_loss_dict(step)
+        camera, photo = self.datamanager.next_train(step)
+        outputs = self._model(camera)
+        metrics = self.model.get_metrics_dict(outputs, photo)
+        losses = self.model.get_loss_dict(outputs, photo, metrics)
+        if self._photo_depths is not None and camera.metadata is not None:
+            losses |= self._photo_depths.losses(outputs["render"], camera.metadata["cam_idx"])
         self.scene.observe_render(outputs["render"])
         if self._supervision is not None:
             more_losses, more_metrics = self._supervision.losses(step)
@@ -164,6 +176,7 @@ class GenFusionPipeline(VanillaPipeline):
             **cuda,
             "views": json.dumps(self.datamanager.sampler_state()),
             "supervision": self._supervision.state(),
+            **({} if self._photo_depths is None else {"mono_depth": self._photo_depths.digest}),
         }
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
@@ -196,15 +209,30 @@ class GenFusionPipeline(VanillaPipeline):
         if missing:
             raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
 
+    def _estimate_photo_depths(self, folder: Path, trainer_config: Any) -> PhotoDepths:
+        """The depth of the train photos; that of the run that is resumed, where it has some."""
+        earlier, digest = None, (self._loaded_state or {}).get("mono_depth")
+        if isinstance(digest, str):
+            earlier = (_folder_of_checkpoints(trainer_config).parent / _FOLDER, digest)
+        return photo_depths(
+            self.config.mono_depth,
+            self.config.repairer,
+            self.datamanager.cached_train,
+            self.datamanager.train_names,
+            torch.device(self.device),
+            folder,
+            earlier,
+        )
+
     def _restore(self, state: dict[str, Any], trainer_config: Any) -> None:
-        checkpoints = trainer_config.load_dir or trainer_config.load_checkpoint.parent
+        checkpoints = _folder_of_checkpoints(trainer_config)
         try:
             self.scene.strategy_state |= self._densification(state["strategy"])
             torch.set_rng_state(state["rng"].cpu())
             if "cuda_rng" in state and torch.device(self.device).type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
             views = json.loads(state["views"])
-            self.supervision.restore(state["supervision"], Path(checkpoints).parent / _FOLDER)
+            self.supervision.restore(state["supervision"], checkpoints.parent / _FOLDER)
         except _DAMAGE as error:
             raise CheckpointError(
                 f"the checkpoint in {checkpoints} cannot be resumed: the state of its training is damaged "
@@ -221,3 +249,8 @@ class GenFusionPipeline(VanillaPipeline):
             if value.dim() and len(value) != self.scene.num_points:
                 raise ValueError(f"{name} is of {len(value)} surfels, the scene has {self.scene.num_points}")
         return {name: value.to(self.device) for name, value in state.items()}
+
+
+def _folder_of_checkpoints(trainer_config: Any) -> Path:
+    """Of the checkpoint that a run goes on from."""
+    return Path(trainer_config.load_dir or trainer_config.load_checkpoint.parent)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
+from genfusion_ns.priors.hub import is_hub_name
 from genfusion_ns.priors.mono_depth import MonoDisparity, check_images
 
 _FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -59,6 +60,19 @@ class TransformersMonoDepth:
         if self._gives_depth:
             found = 1 / found.clamp(min=_LEAST_DEPTH)
         return found[0].permute(1, 2, 0)
+
+
+def check_depth_model(model: str) -> None:
+    """Refuse what cannot be a depth model, without loading it.
+
+    Raises:
+        FileNotFoundError: a folder that lacks files, or neither a folder nor a name on the Hugging Face hub.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+    elif not is_hub_name(model):
+        raise FileNotFoundError(f"the depth model {model!r} is no folder here. {_way_out(_SUGGESTED)}")
 
 
 def _load(model: str) -> tuple[Any, Any, bool]:
