@@ -6,6 +6,8 @@ builds configuration objects: no rasteriser is compiled, no diffusion library im
 
 from __future__ import annotations
 
+from typing import Any
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
@@ -14,7 +16,9 @@ from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.data.masking import MaskingConfig
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
+from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.photo_depth import MonoDepthConfig
 from genfusion_ns.fusion.pipeline import GenFusionPipelineConfig
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
@@ -22,17 +26,25 @@ from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
+from genfusion_ns.priors.hub import PUBLISHED
 
 _NEVER = 10**6
 """Refinements between opacity resets in tasks that do without them: more than any run has."""
 
 
-def _optimizers() -> dict[str, dict]:
+_ANY_DECIBELS = 1000.0
+"""A margin within which every clip and every round stays."""
+
+
+def _optimizers(horizon: int = -1) -> dict[str, dict]:
+    """Adam and learning rates of GenFusion; `horizon` steps until positions move least, -1: the run."""
+
     def adam(lr: float) -> dict:
         return {"optimizer": FusedAdamConfig(lr=lr), "scheduler": None}
 
+    decay = LogLinearDecayConfig(lr_final=1.6e-6, max_steps=horizon)
     return {
-        "means": {"optimizer": FusedAdamConfig(lr=1.6e-4), "scheduler": LogLinearDecayConfig(lr_final=1.6e-6)},
+        "means": {"optimizer": FusedAdamConfig(lr=1.6e-4), "scheduler": decay},
         "features_dc": adam(2.5e-3),
         "features_rest": adam(2.5e-3 / 20),
         "opacities": adam(0.05),
@@ -42,7 +54,9 @@ def _optimizers() -> dict[str, dict]:
     }
 
 
-def _trainer(method_name: str, steps: int, pipeline: GenFusionPipelineConfig) -> GenFusionTrainerConfig:
+def _trainer(
+    method_name: str, steps: int, pipeline: GenFusionPipelineConfig, horizon: int = -1
+) -> GenFusionTrainerConfig:
     return GenFusionTrainerConfig(
         method_name=method_name,
         max_num_iterations=steps,
@@ -51,7 +65,7 @@ def _trainer(method_name: str, steps: int, pipeline: GenFusionPipelineConfig) ->
         steps_per_eval_image=1000,
         steps_per_eval_all_images=0,
         pipeline=pipeline,
-        optimizers=_optimizers(),
+        optimizers=_optimizers(horizon),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer+tensorboard",
     )
@@ -115,4 +129,155 @@ genfusion_completion = MethodSpecification(
         ),
     ),
     description="A scene continued beyond its photos, along a camera path or around it (GenFusion, completion task).",
+)
+
+
+# As published: every value of the official README and scripts; docs/published.md has them side by side.
+
+
+def _published_model(run: int, **task: Any) -> GenFusionModelConfig:
+    """The surfels of all three tasks in a run of so many steps; `task`: what differs between them."""
+    return GenFusionModelConfig(
+        background_color="black",
+        num_downscales=0,
+        sh_degree_interval=1000 / run,
+        cull_scale_thresh=0.1,
+        distortion_form="published",
+        lpips_net="vgg",
+        **task,
+    )
+
+
+def _published_fusion(**task: Any) -> FusionConfig:
+    """The loop of all three tasks: every clip is believed, and supervises in full."""
+    return FusionConfig(
+        final_weight=0.0,
+        full_weight_photos=0,
+        depth_weight=1.0,
+        blocks=1,
+        framing="pixels",
+        linked=False,
+        keep_photos=False,
+        use_confidence=False,
+        better_only=False,
+        densify=False,
+        least_shown=0.0,
+        full_trust_shown=0.0,
+        unshown_weight=1.0,
+        reject_margin=_ANY_DECIBELS,
+        withdraw_margin=_ANY_DECIBELS,
+        **task,
+    )
+
+
+def _published_repairer(guidance_scale: float) -> RepairerConfig:
+    return RepairerConfig(
+        model=PUBLISHED,
+        steps=25,
+        resolution=(960, 512),
+        dynamicrafter=DynamiCrafterOptions(task_guidance_scale=guidance_scale),
+    )
+
+
+_HORIZON = 30000
+"""Steps over which GenFusion lets the learning rate of positions fall, whatever the run's length."""
+
+genfusion_published = MethodSpecification(
+    config=_trainer(
+        "genfusion-published",
+        7000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser(), backdrop_points=False),
+            repairer=_published_repairer(3.2),
+            mono_depth=MonoDepthConfig(model="repairer"),
+            model=_published_model(
+                7000,
+                warmup_length=100 / 7000,
+                refine_every=500,
+                stop_split_at=5000 / 7000,
+                reset_alpha_every=6,
+                ssim_lambda=0.5,
+                distortion_weight=10.0,
+                regularize_from=5000 / 7000,
+            ),
+            fusion=_published_fusion(
+                start=1000 / 7000,
+                every=1000 / 7000,
+                weight=1.0,
+                ssim_weight=0.5,
+                regularize=True,
+                sampler=SparseSamplerConfig(
+                    kind="ellipse", num_frames=85, num_references=1, windows="published", ellipse_scale=1.2
+                ),
+            ),
+        ),
+        _HORIZON,
+    ),
+    description="Few photos with every setting that GenFusion published for them; needs its generator and a GPU.",
+)
+
+genfusion_masked_published = MethodSpecification(
+    config=_trainer(
+        "genfusion-masked-published",
+        7000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(
+                dataparser=_dataparser(), backdrop_points=False, train_every=2, masking=MaskingConfig(source="windows")
+            ),
+            repairer=_published_repairer(3.2),
+            model=_published_model(
+                7000,
+                warmup_length=1000 / 7000,
+                stop_split_at=1.0,
+                reset_alpha_every=_NEVER,
+                sparsity_aware=True,
+                ssim_lambda=0.8,
+            ),
+            fusion=_published_fusion(
+                start=3000 / 7000,
+                every=1000 / 7000,
+                weight=0.5,
+                ssim_weight=0.8,
+                sampler=MaskedSamplerConfig(num_references=1, references="random", windows="published"),
+            ),
+        ),
+        _HORIZON,
+    ),
+    description="Photos seen in part with every setting that GenFusion published; needs its generator and a GPU.",
+)
+
+genfusion_completion_published = MethodSpecification(
+    config=_trainer(
+        "genfusion-completion-published",
+        26000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser(), backdrop_points=False),
+            repairer=_published_repairer(2.2),
+            model=_published_model(
+                26000,
+                warmup_length=500 / 26000,
+                stop_split_at=12000 / 26000,
+                reset_alpha_every=_NEVER,
+                ssim_lambda=0.2,
+            ),
+            fusion=_published_fusion(
+                start=5000 / 26000,
+                every=4000 / 26000,
+                until=30000,
+                weight=1.0,
+                ssim_weight=0.2,
+                sampler=CompletionSamplerConfig(
+                    num_references=1,
+                    references="random",
+                    path_scale=1.0,
+                    rotation_angle=90.0,
+                    position_z_offset=0.5,
+                    distance=-0.2,
+                ),
+                seeding=SeedingConfig(enabled=True),
+            ),
+        ),
+        _HORIZON,
+    ),
+    description="A scene continued with every setting that GenFusion published; needs its generator and a GPU.",
 )
