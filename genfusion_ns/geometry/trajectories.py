@@ -97,8 +97,9 @@ def orbit_path(
     """A level loop around the focus of a capture that may look past it (GenFusion, scene completion).
 
     The loop of `ellipse_path` at the middle height of the cameras, then moved and turned. Lengths are given in units
-    of the median distance between a camera and the focus. GenFusion scales its world such that this is about 1, so its
-    values carry over, and here they mean the same in a world of any scale.
+    of the median distance between a camera and the focus. GenFusion scales its world such that cameras are about 1 from
+    its origin: its values carry over where that is the focus (0.97 and 0.98 of its unit in two captures that surround
+    their subject), not in rooms (0.39 in one). Here they mean the same in a world of any scale.
 
     Other than there: the loop is scaled about the focus, not about the mean camera position; the vertical is that of
     the cameras (`mean_up`), not a principal axis of their positions with an arbitrary sign; and the cameras turn about

@@ -33,7 +33,8 @@ COMMANDS = {
 def flags_of(text: str) -> list[str]:
     """Option names in alphabetical order; nested groups carry their dotted path."""
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
-    own = ("--pipeline.fusion", "--pipeline.repairer", "--pipeline.datamanager.", "--pipeline.model.")
+    parts = ("fusion", "repairer", "mono-depth", "datamanager.", "model.")
+    own = tuple(f"--pipeline.{part}" for part in parts)
     if "--pipeline.fusion.start" in flags:
         flags = {flag for flag in flags if flag.startswith(own)}
     return sorted(flags - {"--help"})
@@ -65,10 +66,12 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.clips.pair_samples import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
     from genfusion_ns.data.masking import MaskingConfig
+    from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
+    from genfusion_ns.fusion.photo_depth import MonoDepthConfig
     from genfusion_ns.fusion.rounds.settings import RoundSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
@@ -81,6 +84,8 @@ def test_every_config_field_of_ours_has_help():
 
     for config in (
         RoundSettings,
+        ClipSettings,
+        MonoDepthConfig,
         RepairerConfig,
         *KINDS.values(),
         SparseSamplerConfig,
