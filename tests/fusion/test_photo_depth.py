@@ -16,6 +16,7 @@ from torch import Tensor
 from genfusion_ns import methods
 from genfusion_ns.fusion.photo_depth import FILE, MonoDepthConfig, PhotoDepth, PhotoDepths, photo_depths
 from genfusion_ns.fusion.trainer import GenFusionTrainer
+from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.config import RepairerConfig
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -76,12 +77,17 @@ def test_what_an_earlier_part_of_the_run_has_estimated_is_taken_over_unless_it_i
     assert anew.digest == made.digest, "by the same numbers"
 
 
-def test_the_loss_knows_no_scale_and_shift_and_nothing_of_what_is_not_trusted() -> None:
+def opaque_scene() -> GenFusionModel:
+    """A scene that covers its view."""
     scene = make_model(background_color="black").train()
     with torch.no_grad():
         scene.gauss_params["opacities"].fill_(4.0)
         scene.gauss_params["scales"].add_(1.0)
-    view = generated_view()
+    return scene
+
+
+def test_the_loss_knows_no_scale_and_shift_and_nothing_of_what_is_not_trusted() -> None:
+    scene, view = opaque_scene(), generated_view()
     render = scene.render(view.viewmat[None], view.K[None], *view.size)
 
     def loss(disparity: Tensor, confidence: Tensor, weight: float = 1.0) -> float:
@@ -100,8 +106,7 @@ def test_the_loss_knows_no_scale_and_shift_and_nothing_of_what_is_not_trusted() 
 
 
 def test_depth_of_another_size_is_brought_to_that_of_the_render() -> None:
-    scene = make_model(background_color="black").train()
-    view = generated_view()
+    scene, view = opaque_scene(), generated_view()
     photo = PhotoDepth(torch.rand(48, 64, 1).half(), torch.ones(48, 64, 1).half())
     loss = PhotoDepths([photo], 1.0, "").losses(scene.render(view.viewmat[None], view.K[None], *view.size), 0)
     loss["mono_depth"].backward()
@@ -140,10 +145,9 @@ def trainer_of(capture: Path, output: Path, model: Path, **options: Any) -> GenF
 
 def test_a_run_learns_from_it_and_goes_on_with_the_same(capture_folder: Path, model: Path, tmp_path: Path) -> None:
     trainer = trainer_of(capture_folder, tmp_path / "a", model)
-    trainer.pipeline.train()
-    losses = trainer.pipeline.get_train_loss_dict(0)[1]
-    assert losses["mono_depth"].item() > 0 and torch.isfinite(losses["mono_depth"])
     trainer.train()
+    losses = trainer.pipeline.get_train_loss_dict(5)[1]
+    assert torch.isfinite(losses["mono_depth"])
     written = trainer.base_dir / "genfusion" / FILE
     resumed = trainer_of(capture_folder, tmp_path / "b", model, load_dir=trainer.checkpoint_dir)
     assert (resumed.base_dir / "genfusion" / FILE).read_bytes() == written.read_bytes()
@@ -151,6 +155,6 @@ def test_a_run_learns_from_it_and_goes_on_with_the_same(capture_folder: Path, mo
 
 
 def test_without_a_model_nothing_changes(capture_folder: Path, tmp_path: Path) -> None:
-    trainer = make_trainer(capture_folder, tmp_path, "none", steps=4)
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
     assert "mono_depth" not in trainer.pipeline.get_train_loss_dict(0)[1]
     assert "mono_depth" not in trainer.pipeline.get_extra_state()
