@@ -41,7 +41,7 @@ def test_a_few_steps_of_each_task(name: str, capture_folder: Path, generator: Pa
     views = load_views(folder / "round_00" / "views.safetensors")
     assert views and all(view.size == (64, 64) for view in views)
     assert all(view.confidence.min() == 1 for view in views), "all pixels alike"
-    assert all(len(ids) == 1 for ids in record["reference_ids"])
+    assert all(len(window["references"]) == 1 for window in record["windows"])
     assert (folder / FILE).is_file() == (name == "genfusion_published")
     trainer.pipeline.scene.step = 6
     losses = trainer.pipeline.get_train_loss_dict(6)[1]
