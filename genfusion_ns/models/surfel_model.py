@@ -126,6 +126,10 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     """First step with the distortion and normal terms."""
     opacity_weight: float = 0.0
     """Weight of the mean opacity of all surfels in the loss (3DGS-MCMC eq. 9), so that those go that no photo needs."""
+    few_photos: int = 0
+    """Train photos up to which the normal and opacity terms count in full. With more the normal term falls with their
+    number and the opacity term is left out: photos say more about the surface, and both cost detail. 0: always in
+    full."""
     random_scale: float = 10.0
     """Side of the cube that --random-init fills, in scene lengths."""
     lpips_net: Literal["alex", "vgg"] = "alex"
@@ -535,11 +539,16 @@ class GenFusionModel(SurfelDoors):
         losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
         if self.training:
             losses |= self.regularizers(outputs["render"], outputs["K"], outputs["viewmat"])
-            if self.config.opacity_weight > 0:
+            if self.config.opacity_weight > 0 and self._need() == 1:
                 opacities = torch.sigmoid(self.gauss_params["opacities"])
                 losses["opacity"] = self.config.opacity_weight * opacities.sum() / max(self.num_points, 1)
             self.camera_optimizer.get_loss_dict(losses)
         return losses
+
+    def _need(self) -> float:
+        """How far so few photos need the regularisers of sparse captures, 0..1."""
+        few = self.config.few_photos
+        return 1.0 if few <= 0 else min(1.0, few / max(self.num_train_data, 1))
 
     def _target(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The photo at the size of the render, and 1 where it may be seen; what a mask hides is the render itself."""
@@ -567,8 +576,10 @@ class GenFusionModel(SurfelDoors):
             losses["distortion"] = config.distortion_weight * self._distortion(render, K, viewmat)
         if config.normal_weight > 0:
             normals = depth_to_normals(render.depth, K, viewmat)
-            losses["normal"] = config.normal_weight * normal_consistency_loss(
-                render.normals[0], normals[0], render.alpha[0]
+            losses["normal"] = (
+                config.normal_weight
+                * self._need()
+                * normal_consistency_loss(render.normals[0], normals[0], render.alpha[0])
             )
         return losses
 

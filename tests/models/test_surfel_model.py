@@ -155,6 +155,19 @@ def test_the_normal_term_pulls_as_that_of_2dgs_does(camera):
     torch.testing.assert_close(*gradients)
 
 
+def test_regularisers_of_few_photos_fall_with_their_number(camera):
+    batch = {"image": torch.zeros(24, 32, 3)}
+    found = {}
+    for few in (0, 1, 1000):
+        model = make_model(normal_weight=1.0, opacity_weight=1.0, few_photos=few, num_downscales=0).train()
+        model.step = 80
+        found[few] = model.get_loss_dict(model.get_outputs(camera), batch)
+    photos = model.num_train_data
+    assert photos > 1 and "opacity" not in found[1] and {"opacity"} <= set(found[0]) & set(found[1000])
+    assert found[1]["normal"].item() == pytest.approx(found[0]["normal"].item() / photos, rel=1e-4)
+    assert found[1000]["normal"].item() == pytest.approx(found[0]["normal"].item(), rel=1e-4)
+
+
 def test_a_scene_without_surfels_is_background_and_outlives_training_steps(camera):
     model = make_model(num_downscales=0, refine_every=10, reset_alpha_every=2, background_color="white").train()
     model.load_state_dict({n: v[:0] if n.startswith("gauss_params") else v for n, v in model.state_dict().items()})
