@@ -29,7 +29,7 @@ class Gaussians(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """One ray: colour [..., 3], accumulated opacity [..., 1], depth [..., 1] and the weight of each interval [..., S]."""
+    """Rays: colours [..., 3], accumulated opacity [..., 1], depth [..., 1] and the weight of each interval [..., S]."""
 
     rgb: Tensor
     accumulation: Tensor
