@@ -91,7 +91,7 @@ def open_source(folder: Path, downscale: int = 1) -> Source:
     Raises:
         CaptureError: the capture cannot be used.
     """
-    if (folder / "transforms_train.json").is_file() and not (folder / "transforms.json").is_file():
+    if (folder / "transforms_train.json").is_file():
         return BlenderSource(folder, downscale)
     return PhotoSource(folder, downscale)
 
