@@ -47,10 +47,16 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def sizes_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """Width, depth and view width of the network that these tensors seem to be of; the usual ones where unclear."""
+    """Sizes of the network that these tensors seem to be of; the usual ones where unclear."""
     hidden, view = shapes.get("extra_layer.weight", (256,)), shapes.get("color_layer.weight", (3, 128))
     depth = sum(name.startswith("layers.") and name.endswith(".weight") for name in shapes)
-    return {"width": hidden[0], "depth": max(depth, 1), "view_width": view[-1]}
+    first = shapes.get("layers.0.0.weight", (256, 96))
+    return {
+        "width": hidden[0],
+        "depth": max(depth, 1),
+        "view_width": view[-1],
+        "degrees": max(first[-1] // 6, 1),
+    }
 
 
 def check_layout(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -17,7 +17,7 @@ from genfusion_ns.models.mipnerf.model import PAPER
 PAPER_STEPS = 1_000_000
 PAPER_RATES = (5e-4, 5e-6)
 """Learning rates at the start and at the end."""
-SMALL = {"width": 64, "depth": 4, "view_width": 32, "num_samples": 32}
+SMALL = {"width": 64, "depth": 4, "view_width": 32, "degrees": 10, "num_samples": 24}
 """Sizes of the network and samples without a GPU."""
 SMALL_RAYS, SMALL_STEPS, SMALL_RATES = 1024, 3000, (4e-3, 2e-4)
 

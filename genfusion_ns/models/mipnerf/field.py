@@ -12,17 +12,25 @@ from genfusion_ns.models.mipnerf.encoding import DIRECTION_DEGREES, POSITION_DEG
 class MipNerfMLP(nn.Module):
     """Raw colour and density of encoded Gaussians; parameters are named as in the published checkpoints."""
 
-    def __init__(self, width: int = 256, depth: int = 8, view_width: int = 128, skip: int = 4) -> None:
+    def __init__(
+        self,
+        width: int = 256,
+        depth: int = 8,
+        view_width: int = 128,
+        degrees: int = POSITION_DEGREES[1],
+        skip: int = 4,
+    ) -> None:
         """
         Args:
             width: of the hidden layers.
             depth: how many of them.
             view_width: of the layer that sees the viewing direction.
+            degrees: of the encoded positions.
             skip: the layer after this one, counted from 0, sees the encoded position again, and so after each multiple
                 of it but for the last layer.
         """
         super().__init__()
-        position = 6 * (POSITION_DEGREES[1] - POSITION_DEGREES[0])
+        position = 6 * degrees
         direction = 3 + 6 * (DIRECTION_DEGREES[1] - DIRECTION_DEGREES[0])
         self._skips = {i for i in range(depth) if i > 0 and i % skip == 0 and i < depth - 1}
         widths = [position, *(width + (position if i in self._skips else 0) for i in range(depth - 1))]

@@ -37,7 +37,7 @@ from genfusion_ns.perceptual import LpipsNet
 from genfusion_ns.seeds import seed_of
 from genfusion_ns.stored_config import StoredConfig
 
-PAPER = {"width": 256, "depth": 8, "view_width": 128, "num_samples": 128}
+PAPER = {"width": 256, "depth": 8, "view_width": 128, "degrees": 16, "num_samples": 128}
 """Sizes of the paper, which 0 in the settings means."""
 _BEYOND = 1000.0
 """Far plane of a scene without end, in radii of what is shown well."""
@@ -54,6 +54,8 @@ class MipNerfModelConfig(StoredConfig, ModelConfig):
     """Number of hidden layers; the paper has 8."""
     view_width: int = 0
     """Width of the layer that sees the viewing direction; the paper has 128."""
+    degrees: int = 0
+    """Frequencies of the encoded positions; the paper has 16. Of small images the highest are never seen."""
     num_samples: int = 0
     """Intervals of a ray in each of the two passes; the paper has 128."""
     resample_padding: float = 0.01
@@ -114,6 +116,7 @@ class MipNerfModel(Model):
                 raise ValueError(f"--pipeline.model.{name.replace('_', '-')} is {value}; allowed are 1..4096")
         self.num_samples = sizes.pop("num_samples")
         self.field = MipNerfMLP(**sizes)
+        self._degrees = (0, sizes["degrees"])
         for name, value in self._measures().items():
             self.register_buffer(name, value)
         self.image_metrics = ImageMetrics(self.config.lpips_net)
@@ -196,7 +199,7 @@ class MipNerfModel(Model):
         gaussians = frustum_gaussians(t, rays.origins, rays.directions, rays.radii, diagonal=not unbounded)
         if unbounded:
             gaussians = contracted(gaussians, self.centre, self.radius)
-        positions, views = integrated_encoding(*gaussians), plain_encoding(rays.unit)
+        positions, views = integrated_encoding(*gaussians, self._degrees), plain_encoding(rays.unit)
         half = self.config.half_precision
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             rgb, density = self.field(positions, views)
