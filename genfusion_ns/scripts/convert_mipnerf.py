@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -41,14 +41,14 @@ class ConvertMipNerf:
         if not self.data.exists():
             raise FileNotFoundError(f"--data {self.data} does not exist")
         state = read_published(self.checkpoint)
-        config = deepcopy(mipnerf_multiscale.config)
+        config: Any = deepcopy(mipnerf_multiscale.config)
         if self.kind == "blender":
             config.pipeline.datamanager.dataparser = BlenderDataParserConfig()
         config.data = config.pipeline.datamanager.data = self.data
         config.output_dir, config.timestamp = self.output_dir, self.timestamp
         config.experiment_name, config.vis = self.data.name, "tensorboard"
         config.pipeline.model.num_samples = self.num_samples
-        path = write_run(state, config)  # type: ignore[arg-type]
+        path = write_run(state, config)
         count = sum(value.numel() for value in state.values())
         print(f"{count:,} parameters in {len(state)} tensors. Judge them with: ns-eval --load-config {path}")
 

@@ -119,13 +119,13 @@ def _image(
         pix2cam.refuse(
             "inverse intrinsics with the y axis turned round: [[1/f, 0, -cx/f], [0, -1/f, cy/f], [0, 0, -1]]"
         )
-    fx, fy = 1 / inverse[0, 0], -1 / inverse[1, 1]
+    fx, fy = float(1 / inverse[0, 0]), float(-1 / inverse[1, 1])
     closest = near.number("a depth of 0 or more", lambda value: value >= 0)
     return StoredImage(
         file_path=name.text(),
         cam2world=tuple(tuple(row) for row in pose),
         size=(width.whole("1 or more pixels", 1), height.whole("1 or more pixels", 1)),
-        intrinsics=(fx, fy, -inverse[0, 2] * fx, inverse[1, 2] * fy),
+        intrinsics=(fx, fy, float(-inverse[0, 2] * fx), float(inverse[1, 2] * fy)),
         near=closest,
         far=far.number("a depth beyond near", lambda value: value > closest),
         level=label.whole("a level of 0..15", 0, 15),

@@ -83,10 +83,10 @@ class MultiscaleBlender(DataParser):
 
 
 def _cameras(images: list[StoredImage]) -> Cameras:
-    fx, fy, cx, cy = torch.tensor([image.intrinsics for image in images])[..., None].unbind(1)
+    fx, fy, cx, cy = torch.tensor([image.intrinsics for image in images], dtype=torch.float32)[..., None].unbind(1)
     width, height = torch.tensor([image.size for image in images])[..., None].unbind(1)
     return Cameras(
-        camera_to_worlds=torch.tensor([image.cam2world for image in images])[:, :3],
+        camera_to_worlds=torch.tensor([image.cam2world for image in images], dtype=torch.float32)[:, :3],
         fx=fx,
         fy=fy,
         cx=cx,

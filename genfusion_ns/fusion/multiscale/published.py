@@ -96,6 +96,7 @@ def write_run(state: dict[str, Tensor], config: MipNerfTrainerConfig) -> Path:
     config.save_config()
     trainer: MipNerfTrainer = config.setup()
     trainer.setup()
-    trainer.pipeline.model.field.load_state_dict(state)
+    network: Any = trainer.pipeline.model.field
+    network.load_state_dict(state)
     trainer.save_checkpoint(0)
     return config.get_base_dir() / "config.yml"
