@@ -106,7 +106,7 @@ def test_renders_have_the_usual_outputs(workspace, trained):
 def test_a_video_of_each_scale(workspace, trained):
     said = run_here(
         *("gf-render-scales", "--load-config", trained / "config.yml", "--output-path", "scales"),
-        *("--scale", 2, "--num-views", 3, "--images", "True"),
+        *("--scale", 2, "--num-views", 3, "--images"),
         cwd=workspace,
     )
     assert "scale_1.mp4" in said and (workspace / "scales" / "scale_2.mp4").stat().st_size > 500

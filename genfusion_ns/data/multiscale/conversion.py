@@ -80,7 +80,7 @@ def is_done(job: Job, levels: int) -> bool:
     found = 1 + max((image.level for image in images), default=-1)
     if found != levels:
         raise CaptureError(
-            f"{job.output} is done with {found} levels, and --n-down is {levels}; give --overwrite True to make it anew"
+            f"{job.output} is done with {found} levels, and --n-down is {levels}; give --overwrite to make it anew"
         )
     return True
 

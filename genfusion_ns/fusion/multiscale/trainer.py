@@ -19,7 +19,7 @@ PAPER_RATES = (5e-4, 5e-6)
 """Learning rates at the start and at the end."""
 SMALL = {"width": 64, "depth": 4, "view_width": 32, "degrees": 10, "num_samples": 24}
 """Sizes of the network and samples without a GPU."""
-SMALL_RAYS, SMALL_STEPS, SMALL_RATES = 1024, 3000, (4e-3, 2e-4)
+SMALL_RAYS, SMALL_STEPS, SMALL_RATES = 512, 3000, (5e-3, 5e-4)
 
 
 @dataclass
@@ -51,6 +51,10 @@ class MipNerfTrainerConfig(GenFusionTrainerConfig):
             if getattr(owner, name) == 0:
                 setattr(owner, name, value)
                 chosen[name] = value
+        if pipeline.model.precision == "auto":
+            chosen["precision"] = pipeline.model.precision = (
+                "float32" if cuda or not _multiplies_bfloat16() else "bfloat16"
+            )
         if chosen and not cuda:
             say(
                 "Without a GPU mipnerf-multiscale is smaller than in the paper: "
@@ -90,3 +94,9 @@ class MipNerfTrainer(GenFusionTrainer):
     def trained_values(self) -> dict[str, Tensor]:
         """The network."""
         return dict(self.pipeline.model.named_parameters())
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has units for matrices of bfloat16; torch says so under a name of its own."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(asked()) if asked is not None else False

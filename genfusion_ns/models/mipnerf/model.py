@@ -73,8 +73,9 @@ class MipNerfModelConfig(StoredConfig, ModelConfig):
     """Depth at which rays end, scene units; 0: what the data say."""
     background: Literal["auto", "white", "black"] = "auto"
     """What lies behind; auto: the colour that the dataparser puts behind transparent pixels, black without such."""
-    half_precision: bool = False
-    """Run the network in bfloat16; fast where the processor multiplies such matrices, a little coarser."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers of the network; auto: float32, but bfloat16, which is a little coarser, on processors that multiply such
+    matrices several times faster (AMX) where there is no GPU."""
     samples_seed: int = 0
     """Seed of the jitter of samples."""
     lpips_net: LpipsNet = "alex"
@@ -200,7 +201,7 @@ class MipNerfModel(Model):
         if unbounded:
             gaussians = contracted(gaussians, self.centre, self.radius)
         positions, views = integrated_encoding(*gaussians, self._degrees), plain_encoding(rays.unit)
-        half = self.config.half_precision
+        half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             rgb, density = self.field(positions, views)
         colour, density = activated(rgb.float(), density.float())

@@ -179,7 +179,9 @@ def test_settings_out_of_range_are_refused(settings, says):
 
 def test_lower_precision_is_nearly_the_same():
     torch.manual_seed(1)
-    exact, coarse = (toy_model(half_precision=half).get_outputs_for_camera(camera())["rgb"] for half in (False, True))
+    exact, coarse = (
+        toy_model(precision=kind).get_outputs_for_camera(camera())["rgb"] for kind in ("float32", "bfloat16")
+    )
     assert 0 < float((exact - coarse).abs().max()) < 0.02
 
 
