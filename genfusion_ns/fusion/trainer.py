@@ -144,10 +144,10 @@ class GenFusionTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """Optimisers of all parameters; surfels move in scene lengths."""
         pipeline: Any = self.pipeline
-        self._settle_length(len(pipeline.datamanager.train_names))
+        self.settle_length(len(pipeline.datamanager.train_names))
         return Optimizers(in_scene_units(self.config.optimizers, pipeline.model.length), pipeline.get_param_groups())
 
-    def _settle_length(self, photos: int) -> None:
+    def settle_length(self, photos: int) -> None:
         """Fix the length of the run, and what follows from it, before anything is built that depends on it."""
         config = self.config
         if config.max_num_iterations == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
@@ -39,7 +40,7 @@ class MipNerfTrainerConfig(GenFusionTrainerConfig):
         """Replace all settings of 0 and say what is chosen; again and again it changes nothing more."""
         cuda = self.machine.device_type == "cuda" and torch.cuda.is_available()
         chosen: dict[str, object] = {}
-        pipeline = self.pipeline
+        pipeline: Any = self.pipeline
         assigned = [(pipeline.model, name, PAPER[name] if cuda else SMALL[name]) for name in PAPER]
         rays = USUAL_RAYS if cuda else SMALL_RAYS
         assigned += [(pipeline.datamanager, "train_num_rays_per_batch", rays)]
@@ -80,6 +81,7 @@ class MipNerfTrainer(GenFusionTrainer):
 
     def setup_optimizers(self) -> Optimizers:
         """Optimisers as they are set; rates have no length."""
+        self.settle_length(len(self.pipeline.datamanager.train_names))
         return Optimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     @property
