@@ -40,10 +40,10 @@ class MipNerfTrainerConfig(GenFusionTrainerConfig):
         """Replace all settings of 0 and say what is chosen; again and again it changes nothing more."""
         cuda = self.machine.device_type == "cuda" and torch.cuda.is_available()
         chosen: dict[str, object] = {}
-        pipeline: Any = self.pipeline
-        assigned = [(pipeline.model, name, PAPER[name] if cuda else SMALL[name]) for name in PAPER]
+        held: Any = self.pipeline
+        assigned = [(held.model, name, PAPER[name] if cuda else SMALL[name]) for name in PAPER]
         rays = USUAL_RAYS if cuda else SMALL_RAYS
-        assigned += [(pipeline.datamanager, "train_num_rays_per_batch", rays)]
+        assigned += [(held.datamanager, "train_num_rays_per_batch", rays)]
         assigned += [(self, "max_num_iterations", PAPER_STEPS if cuda else SMALL_STEPS)]
         group = self.optimizers["fields"]
         first, last = PAPER_RATES if cuda else SMALL_RATES
@@ -52,8 +52,8 @@ class MipNerfTrainerConfig(GenFusionTrainerConfig):
             if getattr(owner, name) == 0:
                 setattr(owner, name, value)
                 chosen[name] = value
-        if pipeline.model.precision == "auto":
-            chosen["precision"] = pipeline.model.precision = (
+        if held.model.precision == "auto":
+            chosen["precision"] = held.model.precision = (
                 "float32" if cuda or not _multiplies_bfloat16() else "bfloat16"
             )
         if chosen and not cuda:
