@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -160,6 +160,18 @@ class RayDataManager(GenFusionDataManager):
     def get_train_rays_per_batch(self) -> int:
         """Rays of a step."""
         return self.config.train_num_rays_per_batch or USUAL_RAYS
+
+    @cached_property
+    def train_pixel_sampler(self) -> NoReturn:  # type: ignore[override]
+        """What `ns-export pointcloud` and `poisson` draw their rays from.
+
+        Raises:
+            ValueError: always; they ask for normals as well, which mip-NeRF has not.
+        """
+        raise ValueError(
+            "ns-export makes points and meshes of models with normals, which mip-NeRF has not; ns-render dataset "
+            "--rendered-output-names raw-depth gives its depth maps"
+        )
 
     def sampler_state(self) -> dict[str, Any]:
         """Nothing has to be kept: steps draw by their number."""

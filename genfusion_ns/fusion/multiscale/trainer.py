@@ -53,9 +53,7 @@ class MipNerfTrainerConfig(GenFusionTrainerConfig):
                 setattr(owner, name, value)
                 chosen[name] = value
         if held.model.precision == "auto":
-            chosen["precision"] = held.model.precision = (
-                "float32" if cuda or not _multiplies_bfloat16() else "bfloat16"
-            )
+            chosen["precision"] = held.model.precision = "float32" if cuda or not _multiplies_bfloat16() else "bfloat16"
         if chosen and not cuda:
             say(
                 "Without a GPU mipnerf-multiscale is smaller than in the paper: "
