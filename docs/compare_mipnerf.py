@@ -3,7 +3,7 @@
 nerfstudio fixes the width of its network and fetches LPIPS when it is built; both are replaced here, and the optimiser
 is that of mipnerf-multiscale. The rest is nerfstudio's: datamanager, samplers, encoding, loss.
 
-    python docs/compare_mipnerf.py --data multiscale/lego --steps 1000
+    python docs/compare_mipnerf.py --data multiscale/lego --steps 3000
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Compare:
 
     data: Path
     """Written by gf-make-multiscale."""
-    steps: int = 1000
-    rays: int = 1024
+    steps: int = 3000
+    rays: int = 512
     samples: int = 24
     width: int = 64
     depth: int = 4
