@@ -57,12 +57,14 @@ class Compare:
 
     def _pipeline(self) -> Any:
         from nerfstudio.configs.method_configs import method_configs
+        from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
         from nerfstudio.models import mipnerf
 
         from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
 
         config = method_configs["mipnerf"].pipeline
-        config.datamanager.dataparser = MultiscaleBlenderDataParserConfig(data=self.data)
+        # Its own datamanager is of this kind with a process of its own, which takes half of a machine of two cores.
+        config.datamanager = VanillaDataManagerConfig(dataparser=MultiscaleBlenderDataParserConfig(data=self.data))
         config.datamanager.train_num_rays_per_batch = config.datamanager.eval_num_rays_per_batch = self.rays
         config.model.num_coarse_samples = config.model.num_importance_samples = self.samples
         config.model.eval_num_rays_per_chunk = 4096
