@@ -13,11 +13,8 @@ from genfusion_ns.data.captures.checks.transforms import check_blender
 from genfusion_ns.data.captures.file_lookup import FileLookup
 from genfusion_ns.data.captures.image_files import CaptureError, load_pixels
 from genfusion_ns.data.captures.image_sizes import shrink
-from genfusion_ns.data.multiscale.metadata import SPLITS, StoredImage
+from genfusion_ns.data.multiscale.metadata import BLENDER_DEPTHS, SPLITS, StoredImage
 from genfusion_ns.data.multiscale.pyramid import cut_evenly, published_levels
-
-NEAR, FAR = 2.0, 6.0
-"""Depths between which Blender's objects lie."""
 
 
 class BlenderSource:
@@ -63,7 +60,7 @@ class BlenderSource:
             intrinsics = (focal, focal, width / 2, height / 2)
             pose = (*frame["transform_matrix"][:3], [0.0, 0.0, 0.0, 1.0])
             stored = StoredImage(
-                "", tuple(tuple(map(float, row)) for row in pose), (width, height), intrinsics, NEAR, FAR, 0
+                "", tuple(tuple(map(float, row)) for row in pose), (width, height), intrinsics, *BLENDER_DEPTHS, 0
             )
             yield stored, published_levels(pixels, levels)
 

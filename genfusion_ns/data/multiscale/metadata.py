@@ -20,6 +20,8 @@ from genfusion_ns.json_files import JsonValue, read_json
 
 FILE = "metadata.json"
 SPLITS = ("train", "val", "test")
+BLENDER_DEPTHS = (2.0, 6.0)
+"""Near and far: depths between which Blender's objects lie."""
 _WAY_OUT = "Make the data set again with gf-make-multiscale."
 
 

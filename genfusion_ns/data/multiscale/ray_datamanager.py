@@ -16,8 +16,8 @@ from torch import Tensor
 from tyro.conf import Suppress
 
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
-from genfusion_ns.data.multiscale.blender import FAR, NEAR
 from genfusion_ns.data.multiscale.depth_range import DepthRange, depth_range
+from genfusion_ns.data.multiscale.metadata import BLENDER_DEPTHS
 from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
 from genfusion_ns.geometry.cone_rays import cone_rays
 from genfusion_ns.geometry.images import WHOLLY_SEEN
@@ -82,7 +82,7 @@ class RayDataManager(GenFusionDataManager):
         cameras, parser = self.train_dataparser_outputs.cameras, self._named_parser
         given = cameras.metadata or {}
         if isinstance(parser, BlenderDataParserConfig):
-            depths = DepthRange(NEAR * parser.scale_factor, FAR * parser.scale_factor)
+            depths = DepthRange(*(depth * parser.scale_factor for depth in BLENDER_DEPTHS))
         elif "near" in given and "far" in given:
             depths = DepthRange(float(given["near"].min()), float(given["far"].max()))
         else:
