@@ -17,6 +17,10 @@ class WriteError(OSError):
     """A file that could not be written; the message names it, the reason and the way out."""
 
 
+_AS_THEY_ARE = (WriteError, ValueError)
+"""Errors with a message of their own, such as of a file that is read meanwhile."""
+
+
 def write_error(path: Path, error: BaseException, what: str = "", way_out: str = "") -> WriteError:
     """What to raise where a write failed.
 
@@ -75,7 +79,7 @@ def replacing(path: Path, what: str = "", way_out: str = "", staging: Path | Non
             unfinished.unlink(missing_ok=True)
         _to_disk_names(path.parent)
     except Exception as error:
-        if isinstance(error, WriteError) or system_error(error) is None:
+        if isinstance(error, _AS_THEY_ARE) or system_error(error) is None:
             raise
         raise write_error(path, error, what, way_out) from error
 
@@ -110,7 +114,7 @@ def replacing_files(folder: Path, what: str = "", way_out: str = "") -> Iterator
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
     except Exception as error:
-        if isinstance(error, WriteError) or system_error(error) is None:
+        if isinstance(error, _AS_THEY_ARE) or system_error(error) is None:
             raise
         raise write_error(folder, error, what, way_out) from error
     finally:

@@ -18,11 +18,13 @@ from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.multiscale.pipeline import MipNerfPipelineConfig
+from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig
 from genfusion_ns.fusion.pipeline import GenFusionPipelineConfig
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
-from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig
+from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig, WarmedDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
@@ -281,4 +283,24 @@ genfusion_completion_published = MethodSpecification(
         _HORIZON,
     ),
     description="A scene continued with every setting that GenFusion published; needs its generator and a GPU.",
+)
+
+mipnerf_multiscale = MethodSpecification(
+    config=MipNerfTrainerConfig(
+        method_name="mipnerf-multiscale",
+        steps_per_save=1000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=1000,
+        steps_per_eval_all_images=0,
+        pipeline=MipNerfPipelineConfig(),
+        optimizers={
+            "fields": {
+                "optimizer": FusedAdamConfig(lr=0.0, eps=1e-8),
+                "scheduler": WarmedDecayConfig(lr_final=0.0),
+            }
+        },
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 12),
+        vis="viewer+tensorboard",
+    ),
+    description="mip-NeRF: one radiance field for images of every scale, by integrated positional encoding.",
 )

@@ -80,7 +80,7 @@ def test_what_all_layers_share_imports_none_of_them(name):
 
 
 def test_every_module_beside_the_layers_is_known():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {*NEUTRAL, "__init__", "methods"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*NEUTRAL, "__init__", "methods", "dataparsers"}
 
 
 def test_the_check_sees_imports_inside_functions(tmp_path):

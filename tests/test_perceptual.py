@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.perceptual import LpipsNet, fits, lpips_from_disk, read_arrays, weights_file
 
-PLAIN = {"psnr", "ssim", "sharpness", "gradient_energy"}
+PLAIN = {"psnr", "ssim", "sharpness", "gradient_energy", "ssim_valid"}
 """Metrics that need no weights."""
 NETS: tuple[LpipsNet, ...] = ("alex", "vgg")
 needs_package = pytest.mark.skipif(

@@ -22,6 +22,7 @@ from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.finite_settings import require_finite
+from genfusion_ns.fusion.multiscale.evaluation import ScaledEvaluation
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
@@ -53,7 +54,7 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """Depth of the photos from a model, as a loss on them."""
 
 
-class GenFusionPipeline(VanillaPipeline):
+class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
     """One photo per step, and what its supervision adds to that; see `genfusion_ns.fusion.contract`.
 
     Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that builds no supervision.
@@ -155,7 +156,7 @@ class GenFusionPipeline(VanillaPipeline):
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
     ) -> dict[str, Any]:
-        """Mean metrics over the held-out views; in ns-eval also the split and the seed points they belong to."""
+        """Mean metrics over the held-out views, by scale where there are several; in ns-eval also their origin."""
         metrics = super().get_average_eval_image_metrics(step, output_path, get_std)
         if len(self.datamanager.test_names) == 1:  # one view has no spread; NaN, which nerfstudio has, is no JSON
             metrics = {name: value for name, value in metrics.items() if not name.endswith("_std")}

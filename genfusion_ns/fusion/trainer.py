@@ -18,6 +18,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from rich.errors import MarkupError
 from rich.text import Text
+from torch import Tensor
 
 from genfusion_ns.data.captures.location import absolute_if_there, config_file
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
@@ -28,7 +29,7 @@ from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.time_left import StepClock, put_time_left
 from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.messages import say
-from genfusion_ns.models.optim import LogLinearDecayConfig, in_scene_units
+from genfusion_ns.models.optim import LogLinearDecayConfig, WarmedDecayConfig, in_scene_units
 from genfusion_ns.models.run_length import usual_steps
 from genfusion_ns.stored_config import StoredConfig
 
@@ -92,10 +93,12 @@ class GenFusionTrainer(Trainer):
 
     config: GenFusionTrainerConfig
     pipeline: GenFusionPipeline
+    rate_flag = "--optimizers.means.optimizer.lr"
+    """The learning rate to lower where a training diverges."""
 
     def __init__(self, config: GenFusionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         show_errors_plainly()
-        _refuse_scaled_gradients(config)
+        self.check(config)
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             say("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
             config.machine.device_type = "cpu"
@@ -115,6 +118,14 @@ class GenFusionTrainer(Trainer):
             self._stop_soon,
         )
 
+    def check(self, config: GenFusionTrainerConfig) -> None:
+        """Refuse settings that cannot train, before anything is read.
+
+        Raises:
+            ValueError: mixed precision.
+        """
+        _refuse_scaled_gradients(config)
+
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """nerfstudio's setup; Ctrl-C ends it without a checkpoint, as nothing is trained yet."""
         try:
@@ -133,10 +144,10 @@ class GenFusionTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """Optimisers of all parameters; surfels move in scene lengths."""
         pipeline: Any = self.pipeline
-        self._settle_length(len(pipeline.datamanager.train_names))
+        self.settle_length(len(pipeline.datamanager.train_names))
         return Optimizers(in_scene_units(self.config.optimizers, pipeline.model.length), pipeline.get_param_groups())
 
-    def _settle_length(self, photos: int) -> None:
+    def settle_length(self, photos: int) -> None:
         """Fix the length of the run, and what follows from it, before anything is built that depends on it."""
         config = self.config
         if config.max_num_iterations == 0:
@@ -144,7 +155,7 @@ class GenFusionTrainer(Trainer):
             say(f"{config.max_num_iterations} steps, which suit {photos} photos (--max-num-iterations chooses others).")
         for group in config.optimizers.values():
             schedule = group["scheduler"]
-            if isinstance(schedule, LogLinearDecayConfig) and schedule.max_steps < 0:
+            if isinstance(schedule, (LogLinearDecayConfig, WarmedDecayConfig)) and schedule.max_steps < 0:
                 schedule.max_steps = config.max_num_iterations
         if config.save_only_latest_checkpoint:
             config.steps_per_save = min(config.steps_per_save, max(config.max_num_iterations // _SAVES, 1))
@@ -170,14 +181,27 @@ class GenFusionTrainer(Trainer):
         finally:
             self.config.max_num_iterations = total
 
+    @property
+    def results(self) -> int:
+        """How much has been made beside the training that deserves a checkpoint of its own."""
+        return self.pipeline.supervision.results
+
+    def seconds_to_come(self, step: int) -> float:
+        """Time that the rest of the run takes beside its steps."""
+        return self.pipeline.supervision.seconds_to_come(step)
+
+    def trained_values(self) -> dict[str, Tensor]:
+        """What must be finite for a checkpoint to be worth writing."""
+        return dict(self.pipeline.scene.gauss_params)
+
     def _stop_soon(self) -> None:
         """Somebody asks to stop; called between any two instructions of the training."""
         self.stop_training = True
 
     def _save_results(self, step: int) -> None:
         """What supervises costs most; a checkpoint of the step before which it was made keeps it."""
-        if self.pipeline.supervision.results != self._saved_results:
-            self._saved_results = self.pipeline.supervision.results
+        if self.results != self._saved_results:
+            self._saved_results = self.results
             if self._saved_step != step - 1:
                 self.save_checkpoint(step - 1)
 
@@ -189,7 +213,7 @@ class GenFusionTrainer(Trainer):
     def _update_viewer_state(self, step: int) -> None:
         # The first that nerfstudio calls once it has timed a step and said how long the others will take.
         left = self._start_step + self.config.max_num_iterations - 1 - step
-        put_time_left(left * self._clock.seconds() + self.pipeline.supervision.seconds_to_come(step), step)
+        put_time_left(left * self._clock.seconds() + self.seconds_to_come(step), step)
         super()._update_viewer_state(step)
 
     def _after_train(self) -> None:
@@ -255,11 +279,11 @@ class GenFusionTrainer(Trainer):
             FloatingPointError: the scene has diverged; the older checkpoint stays.
             WriteError: the disk is full or not writable; the older checkpoint stays.
         """
-        broken = [name for name, value in self.pipeline.scene.gauss_params.items() if not value.isfinite().all()]
+        broken = [name for name, value in self.trained_values().items() if not value.isfinite().all()]
         if broken:
             raise FloatingPointError(
                 f"{', '.join(broken)} of the scene have values that are not finite after step {step}: the training has "
-                f"diverged. Lower the learning rates (--optimizers.means.optimizer.lr); {self.checkpoint_dir} keeps "
+                f"diverged. Lower the learning rates ({self.rate_flag}); {self.checkpoint_dir} keeps "
                 "what was saved before"
             )
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"

@@ -7,8 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genfusion_ns.messages import say
+from genfusion_ns.models.losses import ssim_map
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.perceptual import HOW_TO_GET, LpipsNet, build_lpips, fits, lpips_from_disk
+
+_SSIM_WINDOW = 11
+"""Pixels on a side of the window of SSIM."""
+_BORDER = _SSIM_WINDOW // 2
 
 
 class ImageMetrics:
@@ -30,7 +35,8 @@ class ImageMetrics:
         """Metrics of one image against its photo, both in 0..1.
 
         Returns:
-            psnr in dB; ssim in -1..1; sharpness and gradient_energy relative to the photo (1: as sharp), see
+            psnr in dB; for images of 11 pixels a side or more ssim in -1..1, ssim_valid, which leaves out where its
+            window looks beyond the border, and sharpness and gradient_energy relative to the photo (1: as sharp), see
             `genfusion_ns.models.sharpness`; where available lpips (of the backbone asked for) and lpips_vgg, both >= 0.
         """
         # Not at the top: it pulls in transformers and scipy.signal, and every ns-* command imports this module.
@@ -38,12 +44,17 @@ class ImageMetrics:
 
         image, target = image.clamp(0, 1), target.clamp(0, 1)
         pair = [picture.permute(2, 0, 1)[None] for picture in (image, target)]
-        metrics = {
-            "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
-            "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
-            "sharpness": float(sharpness_ratio(image, target)),
-            "gradient_energy": float(gradient_energy_ratio(image, target)),
-        }
+        metrics = {"psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0))}
+        height, width = image.shape[:2]
+        if min(height, width) < _SSIM_WINDOW:
+            self._say_once(f"SSIM and sharpness are left out: pictures of {width}x{height} pixels are too small.")
+        else:
+            metrics |= {
+                "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
+                "ssim_valid": float(ssim_map(image, target)[_BORDER:-_BORDER, _BORDER:-_BORDER].mean()),
+                "sharpness": float(sharpness_ratio(image, target)),
+                "gradient_energy": float(gradient_energy_ratio(image, target)),
+            }
         return metrics | self._perceptual(pair)
 
     def _perceptual(self, pair: list[Float[Tensor, "1 3 H W"]]) -> dict[str, float]:

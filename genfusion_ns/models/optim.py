@@ -56,6 +56,42 @@ class LogLinearDecay(Scheduler):
         return LambdaLR(optimizer, lr_lambda=factor)
 
 
+@dataclass
+class WarmedDecayConfig(StoredConfig, SchedulerConfig):
+    """Log-linear decay times a warm-up, as mip-NeRF has it."""
+
+    _target: type = field(default_factory=lambda: WarmedDecay)
+    lr_final: float = 5e-6
+    """Learning rate at the end."""
+    max_steps: int = -1
+    """Steps until lr_final; -1: the length of the run."""
+    delay_steps: int = 2500
+    """Steps of the warm-up; at most a quarter of max_steps."""
+    delay_factor: float = 0.01
+    """Share of the learning rate at the start of the warm-up."""
+
+
+class WarmedDecay(Scheduler):
+    """See `WarmedDecayConfig`."""
+
+    config: WarmedDecayConfig  # type: ignore[assignment]
+
+    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
+        """Scheduler over steps 0..max_steps; constant afterwards."""
+        config = self.config
+        ratio, horizon = config.lr_final / lr_init, max(config.max_steps, 1)
+        delay = min(config.delay_steps, horizon // 4)
+
+        def factor(step: int) -> float:
+            decayed = math.exp(math.log(ratio) * min(step / horizon, 1.0))
+            if delay <= 0:
+                return decayed
+            warm = math.sin(0.5 * math.pi * min(step / delay, 1.0))
+            return decayed * (config.delay_factor + (1 - config.delay_factor) * warm)
+
+        return LambdaLR(optimizer, lr_lambda=factor)
+
+
 def in_scene_units(optimizers: Mapping[str, Any], scene_length: float) -> dict[str, Any]:
     """Settings of all optimisers with the steps of surfel centres in scene units; in the config they are shares.
 

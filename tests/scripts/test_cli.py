@@ -24,9 +24,13 @@ COMMANDS = {
     "gf-demo": ("gf-demo",),
     "gf-kill-test": ("gf-kill-test",),
     "gf-repair": ("gf-repair",),
+    "gf-make-multiscale": ("gf-make-multiscale",),
+    "gf-convert-mipnerf": ("gf-convert-mipnerf",),
+    "gf-render-scales": ("gf-render-scales",),
     "ns-train-genfusion": ("ns-train", "genfusion"),
     "ns-train-genfusion-masked": ("ns-train", "genfusion-masked"),
     "ns-train-genfusion-completion": ("ns-train", "genfusion-completion"),
+    "ns-train-mipnerf-multiscale": ("ns-train", "mipnerf-multiscale"),
 }
 
 
@@ -35,7 +39,7 @@ def flags_of(text: str) -> list[str]:
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
     parts = ("fusion", "repairer", "mono-depth", "datamanager.", "model.")
     own = tuple(f"--pipeline.{part}" for part in parts)
-    if "--pipeline.fusion.start" in flags:
+    if "--pipeline.fusion.start" in flags or "--pipeline.model.coarse-loss-weight" in flags:
         flags = {flag for flag in flags if flag.startswith(own)}
     return sorted(flags - {"--help"})
 
@@ -66,21 +70,29 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.clips.pair_samples import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
     from genfusion_ns.data.masking import MaskingConfig
+    from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
+    from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
     from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
+    from genfusion_ns.fusion.multiscale.pipeline import MipNerfPipelineConfig
+    from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
     from genfusion_ns.fusion.photo_depth import MonoDepthConfig
     from genfusion_ns.fusion.rounds.settings import RoundSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
+    from genfusion_ns.models.mipnerf.model import MipNerfModelConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import KINDS, RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
     from genfusion_ns.priors.training.lora import LoraSettings
     from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, LoopConfig
     from genfusion_ns.scripts.bench_loop import BenchLoop
+    from genfusion_ns.scripts.convert_mipnerf import ConvertMipNerf
     from genfusion_ns.scripts.make_clips import MakeClips
+    from genfusion_ns.scripts.make_multiscale import MakeMultiscale
+    from genfusion_ns.scripts.render_scales import RenderScales
 
     for config in (
         RoundSettings,
@@ -104,6 +116,14 @@ def test_every_config_field_of_ours_has_help():
         LoopConfig,
         BenchLoop,
         MakeClips,
+        MakeMultiscale,
+        ConvertMipNerf,
+        RenderScales,
+        MultiscaleBlenderDataParserConfig,
+        RayDataManagerConfig,
+        MipNerfModelConfig,
+        MipNerfPipelineConfig,
+        MipNerfTrainerConfig,
         TrainConfig,
         TrainCompactConfig,
         TrainDynamiCrafterConfig,

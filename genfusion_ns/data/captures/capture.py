@@ -106,7 +106,8 @@ def point_sources(config: DataParserConfig) -> SparseSources:
     if isinstance(config, (NerfstudioDataParserConfig, InstantNGPDataParserConfig)):
         ply = read_json_object(poses).get("ply_file_path")
         return SparseSources(folder, pose_files, ply_path=None if ply is None else FileLookup(folder).find(ply))
-    return SparseSources(folder, pose_files, colmap_path=getattr(config, "colmap_path", None))
+    colmap_path, ply_path = (getattr(config, name, None) for name in ("colmap_path", "ply_path"))
+    return SparseSources(folder, pose_files, colmap_path, ply_path, prefer_ply=ply_path is not None)
 
 
 def read_capture(parser: DataParser, train: DataparserOutputs, check_images: bool = True) -> Capture:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.progress import track
 
+from genfusion_ns.data.points.ply_writer import write_points
 from genfusion_ns.data.sample_scene import files, phone
 from genfusion_ns.data.sample_scene.render import Scene, SceneRender
 from genfusion_ns.data.sample_scene.worlds import World, build_scene
@@ -110,7 +111,7 @@ def write_sample_scene(config: SampleSceneConfig, out: Path, overwrite: bool = F
         points = surface_points(scene, renders, c2w, K, config)
         c2w = phone.mistaken(c2w, config.pose_error, config.seed)
         files.write_transforms(folder, c2w, K, size)
-        files.write_ply(folder / "sparse_pc.ply", points)
+        write_points(folder / "sparse_pc.ply", points.xyz, points.rgb)
         files.write_colmap(folder / "sparse" / "0", c2w, K, size, points)
         files.write_splits(folder, c2w, SPLIT_SIZES)
         (folder / "README.txt").write_text(

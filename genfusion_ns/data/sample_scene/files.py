@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from plyfile import PlyData, PlyElement
 
 APPLIED_TRANSFORM = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
 """COLMAP world to room, as nerfstudio applies it. [3, 4]"""
@@ -77,15 +76,6 @@ def write_transforms(
         "frames": frames,
     }
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-def write_ply(path: Path, points: SurfacePoints) -> None:
-    """Write points with colours as a binary PLY file."""
-    kinds = [(name, "f4") for name in ("x", "y", "z")] + [(name, "u1") for name in ("red", "green", "blue")]
-    rows = np.empty(len(points.xyz), dtype=kinds)
-    for k in range(3):
-        rows["xyz"[k]], rows[("red", "green", "blue")[k]] = points.xyz[:, k], points.rgb[:, k]
-    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
 
 
 def pixels_of(
