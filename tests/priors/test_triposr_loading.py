@@ -94,7 +94,7 @@ def test_published_files(published, name):
 
 
 def changed(published, tmp_path, change):
-    folder, network = published
+    _, network = published
     state = {name: value.clone() for name, value in network.state_dict().items()}
     change(state)
     (tmp_path / "config.yaml").write_text(CONFIG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,7 @@ class Decoder(nn.Module):
     def __init__(self, features: int, width: int, hidden_layers: int) -> None:
         super().__init__()
         widths = [PLANES * features, *[width] * hidden_layers]
-        hidden = [
-            layer
-            for i, o in zip(widths, widths[1:], strict=False)
-            for layer in (nn.Linear(i, o), nn.SiLU(inplace=True))
-        ]
+        hidden = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), nn.SiLU(inplace=True))]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 4))
 
     def forward(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N 4"]:

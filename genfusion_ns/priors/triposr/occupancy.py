@@ -29,10 +29,10 @@ class Occupancy:
     @classmethod
     @torch.no_grad()
     def of(cls, field: TriplaneField, least: float = LEAST_DENSITY, chunk: int = CHUNK) -> Occupancy:
-        """Look at the middle of every cell, and count those around a cell that is not empty too.
+        """Look at the middle of every cell and at the faces of the cube; around what is not empty, cells count too.
 
         Cells are as large as the samples of the planes, whose middles are those of the cells: what lies between them
-        is made from features of the cells around it, all of which count.
+        is made from features of the cells around it, all of which count, and at the faces from those that fade.
 
         Args:
             field: of one object.
@@ -40,10 +40,13 @@ class Occupancy:
             chunk: see `TriplaneField.query`.
         """
         count = field.resolution * -(-_LEAST_CELLS // field.resolution)
-        along = ((torch.arange(count, device=field.code.device) + 0.5) / count * 2 - 1) * field.radius
-        points = torch.stack(torch.meshgrid(along, along, along, indexing="ij"), dim=-1).reshape(-1, 3)
-        full = (field.density(points, chunk) >= least).view(1, 1, count, count, count)
-        return cls(functional.max_pool3d(full.float(), 3, stride=1, padding=1)[0, 0] > 0, field.radius)
+        middles = (torch.arange(count, device=field.code.device) + 0.5) / count * 2 - 1
+        along = torch.cat([-torch.ones_like(middles[:1]), middles, torch.ones_like(middles[:1])]) * field.radius
+        points = torch.stack(torch.meshgrid(along, along, along, indexing="ij"), dim=-1)
+        # A slice at a time: all at once are more points than memory is good for.
+        density = torch.stack([field.density(part.reshape(-1, 3), chunk) for part in points])
+        full = (density >= least).view(1, 1, *points.shape[:3])
+        return cls(functional.max_pool3d(full.float(), 3, stride=1)[0, 0] > 0, field.radius)
 
     @property
     def share(self) -> float:
@@ -54,6 +57,6 @@ class Occupancy:
         """Whether there may be something at points; never outside the cube."""
         count = len(self.cells)
         place = ((points / self.radius + 1) * (count / 2)).floor()
-        inside = ((place >= 0) & (place < count)).all(-1)
+        inside = (points.abs() <= self.radius).all(-1)
         x, y, z = place.clamp(0, count - 1).long().unbind(-1)
         return inside & self.cells[x, y, z]

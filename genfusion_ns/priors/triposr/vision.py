@@ -76,7 +76,6 @@ class ImageTokenizer(nn.Module):
             native_size: pixels along the images that the position embeddings are of.
             patch_size: pixels along a patch.
             width, layers, heads, mlp_width: of the transformer.
-            pooler: published files have one, which nothing uses.
         """
         super().__init__()
         config = ViTConfig(
@@ -90,7 +89,7 @@ class ImageTokenizer(nn.Module):
             attention_probs_dropout_prob=0.0,
             layer_norm_eps=1e-12,
         )
-        self.model = ViTModel(config, add_pooling_layer=pooler)
+        self.model = ViTModel(config)  # with a pooler, as published files have one, which nothing uses
         self.model.embeddings = _Embeddings(config)
         nn.init.trunc_normal_(self.model.embeddings.position_embeddings, std=0.02)
         nn.init.trunc_normal_(self.model.embeddings.cls_token, std=0.02)
