@@ -30,7 +30,12 @@ class TriplaneField:
     """Density and colour everywhere in the cube -radius..radius; counts the points that it is asked for."""
 
     def __init__(
-        self, code: Float[Tensor, "3 F S S"], decoder: Callable[[Tensor], Tensor], radius: float, density_bias: float
+        self,
+        code: Float[Tensor, "3 F S S"],
+        decoder: Callable[[Tensor], Tensor],
+        radius: float,
+        density_bias: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """
         Args:
@@ -38,8 +43,10 @@ class TriplaneField:
             decoder: from features of all planes to raw density and raw colour.
             radius: half the side of the cube.
             density_bias: added to the raw density before the exponential.
+            dtype: of the decoder. Planes are read in float32: half a precision would move points by texels.
         """
-        self.code, self.decoder, self.radius, self.density_bias = code, decoder, radius, density_bias
+        self.code, self.decoder, self.radius, self.density_bias = code.float(), decoder, radius, density_bias
+        self.dtype = dtype
         self.queries = 0
 
     @property
@@ -57,7 +64,7 @@ class TriplaneField:
     def raw(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4"]:
         """Density and colour of points before their activations, in float32."""
         self.queries += len(points)
-        return self.decoder(self.features(points)).float()
+        return self.decoder(self.features(points).to(self.dtype)).float()
 
     def query(self, points: Float[Tensor, "N 3"], chunk: int = CHUNK) -> FieldSamples:
         """Density and colour of points, `chunk` of them at a time, which changes nothing."""

@@ -151,7 +151,8 @@ class TripoSRNetwork(ModelMixin, ConfigMixin):
 
     def field(self, code: Float[Tensor, "3 F S S"]) -> TriplaneField:
         """The radiance field of one object."""
-        return TriplaneField(code, self.decoder, self.config["radius"], self.config["density_bias"])
+        dtype = next(self.decoder.parameters()).dtype
+        return TriplaneField(code, self.decoder, self.config["radius"], self.config["density_bias"], dtype)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, **_: Any) -> TripoSRNetwork:  # type: ignore[override]
