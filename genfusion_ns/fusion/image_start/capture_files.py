@@ -146,5 +146,3 @@ def contact_sheet(frames: Float[Tensor, "V H W 3"]) -> Image.Image:
     blank = torch.ones(rows * columns - len(frames), *frames.shape[1:])
     grid = torch.cat([frames, blank]).unflatten(0, (rows, columns))
     return Image.fromarray(to_bytes(grid.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)).numpy())
-
-

@@ -75,7 +75,12 @@ class ObjectMaker:
 
     @torch.no_grad()
     def make(
-        self, picture: UInt8[np.ndarray, "H W 3"], *, skip: bool = True, chunk: int = CHUNK, times: StageTimes | None = None
+        self,
+        picture: UInt8[np.ndarray, "H W 3"],
+        *,
+        skip: bool = True,
+        chunk: int = CHUNK,
+        times: StageTimes | None = None,
     ) -> MadeObject:
         """The object of a picture.
 
