@@ -103,7 +103,7 @@ def _solid(rng: Generator, centre: np.ndarray, least: float, most: float) -> Sha
 
 
 def _centred(shapes: list[Shape]) -> list[Shape]:
-    """The shapes with the middle of their box at the origin, as large as fits: from one image nothing tells the size."""
+    """The shapes with the middle of their box at the origin, as large as fits: no image tells the size."""
     bounds = np.stack([shape.bounds() for shape in shapes])
     low, high = bounds[:, 0].min(0), bounds[:, 1].max(0)
     scale = _REACH / (np.linalg.norm(high - low) / 2)
