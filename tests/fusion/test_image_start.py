@@ -51,7 +51,8 @@ def test_what_is_written_is_a_capture(ball_folder, kind):
     assert manager.seeds.kind == "visible" and len(manager.seeds.xyz) == 600
     centre = manager.seeds.xyz.mean(0)
     outwards = torch.nn.functional.normalize(manager.seeds.xyz - centre, dim=-1)
-    assert float((outwards * manager.seeds.normals).sum(-1).min()) > 0.8
+    cosine = (outwards * manager.seeds.normals).sum(-1)  # facets of a coarse grid are not quite those of a ball
+    assert float(cosine.min()) > 0.5 and float(cosine.mean()) > 0.93
     torch.testing.assert_close(manager.train_dataset.metadata["backdrop_color"], torch.ones(3))
 
 
