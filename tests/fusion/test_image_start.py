@@ -152,7 +152,7 @@ def test_the_place_of_a_photo_is_found():
     seen = made.views(c2w, K, (side, side))
     straight = ((seen.rgb - 1 + seen.alpha) / seen.alpha.clamp(min=1e-3)).clamp(0, 1)
     placed = place_photo(made, torch.cat([straight, seen.alpha], dim=-1)[0])
-    assert placed is not None and placed.overlap > 0.9
+    assert placed is not None and placed.overlap > 0.85  # outlines of 64 pixels
     assert abs(placed.elevation - true_height) <= 5
     assert float(placed.photo.K[0, 0]) == pytest.approx(float(K[0, 0]), rel=0.06)
     torch.testing.assert_close(placed.photo.K[:2, 2], K[:2, 2], atol=2.5, rtol=0)

@@ -96,3 +96,22 @@ def test_files_folders_and_patterns(pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in find_images(["pictures/c.png", "pictures"])] == ["c.png", "a.png", "b.png"]
     assert [path.name for path in find_images(["pictures/[ab].png", "**/c.*"])] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.slow
+def test_from_an_image_to_a_scene(network_folder, pictures, tmp_path):
+    image3d(network_folder, tmp_path, pictures / "a.png", "--fit", "--fit-steps", 20)
+    run = tmp_path / "out" / "runs" / "0" / "genfusion" / "image"
+    protocol = json.loads((run / "genfusion" / "protocol.json").read_text())
+    assert protocol["seed_points"] == "visible" and protocol["num_seed_points"] == 200
+    config = ("--load-config", run / "config.yml")
+    run_here("ns-eval", *config, "--output-path", "eval.json", cwd=tmp_path)
+    assert 5 < json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] < 100
+    run_here(
+        *("ns-render", "interpolate", *config, "--output-path", "video.mp4", "--pose-source", "train"),
+        *("--interpolation-steps", 2),
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "video.mp4").stat().st_size > 500
+    run_here("ns-export", "gaussian-splat", *config, "--output-dir", "export", cwd=tmp_path)
+    assert len(PlyData.read(str(tmp_path / "export" / "splat.ply"))["vertex"]) > 50
