@@ -15,7 +15,7 @@ from genfusion_ns.geometry.object_views import ObjectSample, ObjectViews
 from genfusion_ns.geometry.pixel_rays import pixel_rays
 from genfusion_ns.seeds import generator_of
 
-_EMPTY = 0.02
+_EMPTY = 0.1
 """Weight of a window without any object beside one that is full of it."""
 
 
