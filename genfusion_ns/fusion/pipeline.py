@@ -147,7 +147,7 @@ class GenFusionPipeline(VanillaPipeline):
             losses |= self._photo_depths.losses(outputs["render"], camera.metadata["cam_idx"])
         self.scene.observe_render(outputs["render"])
         if self._supervision is not None:
-            weight = self._supervision.photo_weight(step, camera.metadata["cam_idx"])
+            weight = self._supervision.photo_weight(step, (camera.metadata or {})["cam_idx"])
             if weight != 1.0:
                 losses["main_loss"] = weight * losses["main_loss"]
             more_losses, more_metrics = self._supervision.losses(step)

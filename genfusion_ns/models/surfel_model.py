@@ -317,9 +317,11 @@ class GenFusionModel(SurfelDoors):
             backdrop, count = 0, min(self.config.num_random, limit or self.config.num_random)
             means = (torch.rand(count, 3) - 0.5) * self.config.random_scale * self.length
             colours = torch.rand(len(means), 3)
-        normals = self._metadata.get("points3D_normals")
-        on_surface = normals is not None and len(normals) == len(means) - backdrop == len(means)
-        quats = facing_quats(normals) if on_surface else random_quat_tensor(len(means))
+        normals: Tensor | None = self._metadata.get("points3D_normals")
+        if normals is not None and len(normals) == len(means) and backdrop == 0:
+            quats, opacity = facing_quats(normals), _ON_SURFACE
+        else:
+            quats, opacity = random_quat_tensor(len(means)), 0.1
         # A backdrop is far away and coarse; it must neither set nor be held to the sizes of what is near.
         nearby = len(means) - backdrop
         radius = torch.cat([_spacing(part, self.length) for part in (means[:nearby], means[nearby:]) if len(part)])
@@ -329,7 +331,7 @@ class GenFusionModel(SurfelDoors):
             colours,
             radius,
             quats,
-            opacity=_ON_SURFACE if on_surface else 0.1,
+            opacity=opacity,
             sh_degree=degree,
             scene_length=self.length,
         )

@@ -107,7 +107,8 @@ class TripoSRObjective:
         self.sizes = {name: value for name, value in network.config.items() if not name.startswith("_")}
         self.held_out, self.mean_image, self.config = held_out, mean_image, config
         # Published networks have it, nothing uses it.
-        network.image_tokenizer.model.pooler.requires_grad_(False)
+        pooler: Any = network.image_tokenizer.model.pooler
+        pooler.requires_grad_(False)
         network.backbone.checkpointing = config.gradient_checkpointing
         if config.lora.rank:
             network.requires_grad_(False)

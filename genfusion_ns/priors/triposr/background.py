@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from genfusion_ns.priors.triposr.pictures import PictureError
@@ -59,7 +60,7 @@ def rgba_of(
         PictureError: there is no alpha, and nothing that could make one.
     """
     has_alpha = picture.mode == "RGBA"
-    if has_alpha and picture.getchannel("A").getextrema()[0] < 255:
+    if has_alpha and int(np.asarray(picture.getchannel("A")).min()) < 255:
         return picture
     if as_is:
         return None

@@ -50,8 +50,8 @@ def render_views(
 ) -> RayImages:
     """Images of a field from cameras that share their intrinsics; arguments as in `pixel_rays` and `render_rays`."""
     origins, directions = pixel_rays(c2w, K, size)
-    rays = (value.reshape(-1, 3).to(field.code.device) for value in (origins, directions))
-    return render_rays(field, *rays, samples, occupancy, chunk).shaped(len(c2w), size[1], size[0])
+    starts, along = (value.reshape(-1, 3).to(field.code.device) for value in (origins, directions))
+    return render_rays(field, starts, along, samples, occupancy, chunk).shaped(len(c2w), size[1], size[0])
 
 
 def render_rays(

@@ -58,20 +58,22 @@ def _write_obj(folder: Path, scene: Any) -> None:
 
 def _trimesh_of(mesh: Mesh | TexturedMesh, turned: bool) -> Any:
     import trimesh
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
 
     vertices = mesh.vertices @ _UP_TO_Y.T if turned else mesh.vertices
     if isinstance(mesh, TexturedMesh):
         from PIL import Image
 
-        material = trimesh.visual.material.PBRMaterial(
+        material = PBRMaterial(
             name="texture",
             baseColorTexture=Image.fromarray(_bytes(mesh.texture)),
             metallicFactor=0.0,
             roughnessFactor=1.0,
         )
-        visual: Any = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material)
+        visual: Any = TextureVisuals(uv=mesh.uv, material=material)
         if not turned:  # an obj file knows no such material
-            visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=material.to_simple())
+            visual = TextureVisuals(uv=mesh.uv, material=material.to_simple())
         return trimesh.Trimesh(vertices, mesh.faces, visual=visual, process=False)
     colours = None if mesh.colours is None else _bytes(mesh.colours)
     return trimesh.Trimesh(vertices, mesh.faces, vertex_colors=colours, process=False)

@@ -70,7 +70,8 @@ class ObjectMaker:
         if precision == "fp16" and not on_gpu:
             raise ValueError(f"--precision fp16 needs a GPU, --device is {self.device}; give bf16 or fp32")
         dtype = _TYPES["fp16" if on_gpu else "fp32"] if precision == "auto" else _TYPES[precision]
-        self.network = torch.nn.Module.to(network, self.device, dtype).eval()
+        torch.nn.Module.to(network, self.device, dtype)  # not diffusers' own, which warns without reason
+        self.network = network.eval()
         self.dtype = dtype
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -110,5 +111,6 @@ def _padded(texture: Float[np.ndarray, "S S 3"], covered: Bool[np.ndarray, "S S"
     """The texture with the colour of the nearest covered texel where nothing is covered."""
     if not covered.any():
         return texture
-    rows, columns = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    rows, columns = nearest
     return texture[rows, columns]

@@ -49,7 +49,7 @@ class _Embeddings(ViTEmbeddings):
     def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Float[Tensor, "1 n C"]:
         """Embeddings of the class token and of (height / patch) x (width / patch) patches."""
         first, grid = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        side, patch = round(grid.shape[1] ** 0.5), int(self.patch_size)
+        side, patch = round(grid.shape[1] ** 0.5), self.patch_embeddings.projection.kernel_size[0]
         rows, columns = height // patch, width // patch
         planes = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2)
         scale = ((rows + 0.1) / side, (columns + 0.1) / side)
