@@ -25,6 +25,7 @@ from genfusion_ns.data.captures.capture import (
     select_outputs,
     whole_capture_config,
 )
+from genfusion_ns.data.captures.generated import GeneratedViews, generated_views
 from genfusion_ns.data.captures.image_sizes import match_image_sizes
 from genfusion_ns.data.captures.location import absolute_if_there
 from genfusion_ns.data.captures.mask_files import MaskError, check_masks, declared_masks
@@ -40,7 +41,7 @@ from genfusion_ns.data.masking import (
 from genfusion_ns.data.points.backdrop import find_backdrop
 from genfusion_ns.data.points.scene_extent import SceneExtent
 from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
-from genfusion_ns.data.view_selection import ViewSplit, select_views
+from genfusion_ns.data.view_selection import NameIndex, ViewSplit, select_views
 from genfusion_ns.messages import say
 from genfusion_ns.seeds import seeded_generator
 from genfusion_ns.stored_config import StoredConfig
@@ -149,6 +150,12 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         return tuple(self.capture.names[i] for i in self.split.train_ids)
 
     @property
+    def generated_train_views(self) -> frozenset[int]:
+        """Positions in the train dataset of the views that no camera took, as the capture says."""
+        known = NameIndex(self.train_names)
+        return frozenset(view for name in self.generated.names for view in known.find(name))
+
+    @property
     def test_names(self) -> tuple[str, ...]:
         """Image names of the held-out views, in the order of the eval dataset."""
         return tuple(self.capture.names[i] for i in self.split.test_ids)
@@ -168,6 +175,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             train_every=self.config.train_every,
         )
         self.parts: SeenParts | None = self._seen_parts() if self._opens_images else None
+        self.generated: GeneratedViews = generated_views(self._named_parser)
         self.seeds: SeedPoints = self._make_seeds()
         self.train_dataparser_outputs = self._select(self.split.train_ids)
         self.extent = SceneExtent.of(
@@ -182,6 +190,8 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             scene_length=self.extent.length,
             near_plane=self.extent.near_plane,
         )
+        if self.seeds.normals is not None:
+            self.train_dataparser_outputs.metadata["points3D_normals"] = self.seeds.normals
         say(
             f"Views: {len(self.split.train_ids)} train, {len(self.split.test_ids)} test of {len(self.capture.names)} "
             f"({self.split.source}). Seed points: {len(self.seeds.xyz)}, {self.seeds.kind} ({self.seeds.source}). "
@@ -358,6 +368,9 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         return replace(chosen, image_filenames=named_apart(chosen.image_filenames))
 
     def _add_backdrop(self) -> None:
+        if self.generated.background is not None:  # known, and nothing is there
+            self.train_dataset.metadata["backdrop_color"] = torch.tensor(self.generated.background)
+            return
         photos, metadata = self.cached_train, self.train_dataparser_outputs.metadata
         found = find_backdrop(self.train_dataset.cameras, photos, self.seeds.xyz)
         metadata.update(
@@ -381,4 +394,5 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
             min_points=self.config.min_seed_points,
             generator=seeded_generator(self.config.random_points_seed),
             parts=self.parts,
+            on_surface=self.generated.points is not None,
         )

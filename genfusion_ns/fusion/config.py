@@ -28,4 +28,10 @@ class FusionConfig(RoundSettings):
         """See `SupervisionConfig.setup`."""
         from genfusion_ns.fusion.loop import FusionLoop
 
-        return FusionLoop(self, run)
+        loop, generated = FusionLoop(self, run), run.datamanager.generated_train_views
+        if not generated:
+            return loop
+        from genfusion_ns.fusion.image_start.supervision import FadingViews
+
+        say(f"{len(generated)} train views are generated: their weight falls from 1 to {self.generated_photos:g}.")
+        return FadingViews(loop, generated, run.total_steps, self.generated_photos)

@@ -60,6 +60,15 @@ class Supervision(Protocol):
     def before_step(self, step: int) -> None:
         """Called right before a training step, under no autocast; leaves the gradients of the scene as they are."""
 
+    def photo_weight(self, step: int, view: int) -> float:
+        """How much the photo of a step counts, 0..1; less than 1 where the capture says that no camera took it.
+
+        Args:
+            step: of the training.
+            view: position of the photo among the train views.
+        """
+        return 1.0
+
     def losses(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Loss terms that a step adds to those of its photo, and metrics to log; both by names of their own.
 

@@ -1,8 +1,8 @@
-"""The training of a generator on clips, those of ``gf-make-clips`` or in the published layout: settings and the way."""
+"""The training of a generator: of repairers on clips, of a TripoSR on views of objects; settings and the way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,15 +13,16 @@ from tyro.conf import Suppress
 
 from genfusion_ns.data.clips.frame_samples import FrameAugmentation
 from genfusion_ns.data.clips.pair_samples import AugmentationConfig
+from genfusion_ns.data.objects.samples import ObjectSampling
 from genfusion_ns.files import write_atomically
-from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig
+from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig, TripoSROptimisation
 from genfusion_ns.yaml_files import read_yaml
 from genfusion_ns.yaml_settings import read_settings, to_plain
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from genfusion_ns.priors.training.validation import ValidationReport
+    from genfusion_ns.priors.training.validation import Report
 
 _RECORD = "training.yaml"
 _GENERATORS = ("model_index.json", "config.json")
@@ -31,18 +32,12 @@ _GENERATORS = ("model_index.json", "config.json")
 class TrainConfig:
     """What all trainings have in common."""
 
-    clips: Path | None = None
-    """Folder of clips: those of gf-make-clips, or in the layout that GenFusion published."""
     output: Path = Path("generator")
     """Folder for the generator; pass it to a run as --pipeline.repairer.model. The same command goes on with a training
     that was interrupted."""
     initial: str | None = None
     """Generator to start from: a folder; with dynamicrafter also a checkpoint file or a name on the Hugging Face hub.
     By default the result of the parent, where the YAML file names one."""
-    held_out_captures: tuple[str, ...] = ()
-    """Captures kept for validation; without any, every 10th clip is kept."""
-    held_out_limit: int = 12
-    """Most clips used in validation."""
     resume: bool = True
     """Go on from the checkpoint in the output folder where there is one."""
     threads: int | None = None
@@ -52,7 +47,19 @@ class TrainConfig:
 
 
 @dataclass
-class TrainCompactConfig(TrainConfig):
+class TrainOnClipsConfig(TrainConfig):
+    """What trainings on clips have in common."""
+
+    clips: Path | None = None
+    """Folder of clips: those of gf-make-clips, or in the layout that GenFusion published."""
+    held_out_captures: tuple[str, ...] = ()
+    """Captures kept for validation; without any, every 10th clip is kept."""
+    held_out_limit: int = 12
+    """Most clips used in validation."""
+
+
+@dataclass
+class TrainCompactConfig(TrainOnClipsConfig):
     """Train the compact repairer, the small generator that comes with the package.
 
     The first argument may be a YAML file with other defaults, such as configs/generator/compact.yaml. Those of
@@ -72,7 +79,7 @@ class TrainCompactConfig(TrainConfig):
 
 
 @dataclass
-class TrainDynamiCrafterConfig(TrainConfig):
+class TrainDynamiCrafterConfig(TrainOnClipsConfig):
     """Train a generator of the dynamicrafter family, such as the one that GenFusion published.
 
     Several GPUs or machines, FSDP and DeepSpeed: accelerate launch -m genfusion_ns.scripts.train_generator CONFIG ...
@@ -88,7 +95,38 @@ class TrainDynamiCrafterConfig(TrainConfig):
     """How the network is trained."""
 
 
-def train_generator(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> None:
+@dataclass
+class TrainTripoSRConfig(TrainConfig):
+    """Train a TripoSR, which makes a 3D object of one image, from published weights or small from nothing.
+
+    It learns from objects that are made by our own code, or from captures in Blender's format whose images have alpha.
+    Several GPUs or machines: accelerate launch -m genfusion_ns.scripts.train_generator CONFIG ...
+    """
+
+    generator: Suppress[Literal["triposr"]] = "triposr"
+    """What is trained."""
+    objects: Path | None = None
+    """Folder of captures in Blender's format, or one of them; by default objects are made."""
+    held_out_objects: tuple[str, ...] = ()
+    """Names of captures kept for validation; without any, every 10th object is kept, and the only one judges itself."""
+    held_out_limit: int = 12
+    """Most objects used in validation."""
+    procedural: int = 200
+    """Objects that are made where --objects names none."""
+    views: int = 12
+    """Views of each object that is made."""
+    view_size: int = 64
+    """Pixels along a view; captures are shrunk to it."""
+    sampling: ObjectSampling = field(default_factory=ObjectSampling)
+    """What samples look like."""
+    optimisation: TripoSROptimisation = field(default_factory=TripoSROptimisation)
+    """How the network is trained."""
+
+
+AnyTrainConfig = TrainCompactConfig | TrainDynamiCrafterConfig | TrainTripoSRConfig
+
+
+def train_generator(config: AnyTrainConfig) -> None:
     """Train, validate and write the generator of `config`.
 
     Raises:
@@ -111,14 +149,18 @@ def train_generator(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> No
             f"Training on {processes} process(es), {accelerator.device.type}: {loop.batch_size} samples x "
             f"{loop.accumulation} batches x {processes} = {loop.batch_size * loop.accumulation * processes} per step"
         )
-    train = _train_compact if isinstance(config, TrainCompactConfig) else _train_dynamicrafter
-    report = train(config, initial, accelerator)  # pyright: ignore[reportArgumentType]
+    trainings: dict[type, Callable[..., Report | None]] = {
+        TrainCompactConfig: _train_compact,
+        TrainDynamiCrafterConfig: _train_dynamicrafter,
+        TrainTripoSRConfig: _train_triposr,
+    }
+    report = trainings[type(config)](config, initial, accelerator)
     if report is not None:
         print(f"{config.output}: {report.summary()}")
     accelerator.end_training()
 
 
-def starting_point(config: TrainCompactConfig | TrainDynamiCrafterConfig) -> str | None:
+def starting_point(config: AnyTrainConfig) -> str | None:
     """What a training starts from: what was asked for, else the result of the parent, else nothing.
 
     Raises:
@@ -162,9 +204,7 @@ def _result_of(parent: Path) -> Path:
     return output
 
 
-def _train_compact(
-    config: TrainCompactConfig, initial: str | None, accelerator: Accelerator
-) -> ValidationReport | None:
+def _train_compact(config: TrainCompactConfig, initial: str | None, accelerator: Accelerator) -> Report | None:
     from genfusion_ns.data.clips.degradation import degrade_pair
     from genfusion_ns.data.clips.pair_samples import ClipDataset
     from genfusion_ns.data.clips.pairs import ClipFolder
@@ -191,9 +231,28 @@ def _train_compact(
     return train(batches, ClipFolder(held_out), config.output, optimisation, config.resume, network, accelerator)
 
 
-def _train_dynamicrafter(
-    config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator
-) -> ValidationReport | None:
+def _train_triposr(config: TrainTripoSRConfig, initial: str | None, accelerator: Accelerator) -> Report | None:
+    from genfusion_ns.data.objects.samples import ObjectDataset
+    from genfusion_ns.fusion.object_data import mean_image, split_objects
+    from genfusion_ns.priors.training.triposr import train
+    from genfusion_ns.priors.triposr.loading import load_network
+
+    optimisation = config.optimisation
+    config.sampling.check(config.view_size)
+    training, held_out = split_objects(config)
+    batches = ObjectDataset(
+        training,
+        config.sampling,
+        batch_size=optimisation.batch_size,
+        batches=optimisation.batches(accelerator.num_processes),
+        seed=optimisation.seed,
+    )
+    network = None if initial is None else load_network(initial)
+    mean = mean_image(training)
+    return train(batches, held_out, mean, config.output, optimisation, config.resume, network, accelerator)
+
+
+def _train_dynamicrafter(config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator) -> Report | None:
     from genfusion_ns.data.clips.frame_samples import FrameClipDataset
     from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture
@@ -219,10 +278,12 @@ def _train_dynamicrafter(
     return train(batches, held_out, folder, config.output, optimisation, config.resume, accelerator)
 
 
-def read_config(path: Path) -> TrainCompactConfig | TrainDynamiCrafterConfig:
+def read_config(path: Path) -> AnyTrainConfig:
     """Config of a YAML file; errors as in `read_settings`."""
     return read_settings(path, _kind)
 
 
-def _kind(settings: Mapping[str, Any]) -> type[TrainCompactConfig | TrainDynamiCrafterConfig]:
-    return TrainDynamiCrafterConfig if settings.get("generator") == "dynamicrafter" else TrainCompactConfig
+def _kind(settings: Mapping[str, Any]) -> type[AnyTrainConfig]:
+    kinds: dict[Any, type[AnyTrainConfig]] = {"dynamicrafter": TrainDynamiCrafterConfig, "triposr": TrainTripoSRConfig}
+    name = settings.get("generator")
+    return kinds.get(name, TrainCompactConfig) if isinstance(name, str) else TrainCompactConfig

@@ -139,7 +139,7 @@ class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
         return PhotoCameras(*cameras_to_viewmats(cameras), camera_sizes(cameras))
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-        """Losses of one photo, and those of the supervision."""
+        """Losses of one photo, and those of the supervision, which also says how much the photo counts."""
         camera, photo = self.datamanager.next_train(step)
         outputs = self._model(camera)
         metrics = self.model.get_metrics_dict(outputs, photo)
@@ -148,6 +148,9 @@ class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
             losses |= self._photo_depths.losses(outputs["render"], camera.metadata["cam_idx"])
         self.scene.observe_render(outputs["render"])
         if self._supervision is not None:
+            weight = self._supervision.photo_weight(step, (camera.metadata or {})["cam_idx"])
+            if weight != 1.0:
+                losses["main_loss"] = weight * losses["main_loss"]
             more_losses, more_metrics = self._supervision.losses(step)
             losses |= more_losses
             metrics |= more_metrics

@@ -34,7 +34,7 @@ from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
-from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels, parameter_values
+from genfusion_ns.models.insertion import NewSurfels, evenly_picked, facing_quats, insert_surfels, parameter_values
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
@@ -55,6 +55,9 @@ _SMOOTH_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample, and steps at the end that keep the last one."""
 _LEAST_SPACING, _ALONE = 1e-5, 0.1
 """Size of surfels that start in one place, and of one that starts alone, in scene lengths."""
+
+_ON_SURFACE = 0.5
+"""Opacity of surfels that start on a known surface, with its normals."""
 
 
 @dataclass
@@ -318,13 +321,23 @@ class GenFusionModel(SurfelDoors):
             backdrop, count = 0, min(self.config.num_random, limit or self.config.num_random)
             means = (torch.rand(count, 3) - 0.5) * self.config.random_scale * self.length
             colours = torch.rand(len(means), 3)
-        quats = random_quat_tensor(len(means))
+        normals: Tensor | None = self._metadata.get("points3D_normals")
+        if normals is not None and len(normals) == len(means) and backdrop == 0:
+            quats, opacity = facing_quats(normals), _ON_SURFACE
+        else:
+            quats, opacity = random_quat_tensor(len(means)), 0.1
         # A backdrop is far away and coarse; it must neither set nor be held to the sizes of what is near.
         nearby = len(means) - backdrop
         radius = torch.cat([_spacing(part, self.length) for part in (means[:nearby], means[nearby:]) if len(part)])
         degree = self.config.sh_degree
         values = parameter_values(
-            means, colours, radius, quats, opacity=0.1, sh_degree=degree, scene_length=self.length
+            means,
+            colours,
+            radius,
+            quats,
+            opacity=opacity,
+            sh_degree=degree,
+            scene_length=self.length,
         )
         return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
 

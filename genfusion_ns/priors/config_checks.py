@@ -107,6 +107,15 @@ COMPACT: dict[str, Check] = {
     "output": one_of("correction", "selection"),
 }
 """Of `CompactUNet`."""
+TRIPOSR: dict[str, Check] = {
+    **{name: whole(1, 4096) for name in ("image_size", "vit_native_size", "vit_patch_size", "plane_size", "samples")},
+    **{name: whole(1) for name in ("vit_width", "vit_mlp_width", "plane_channels", "features", "decoder_width")},
+    **{name: whole(1, 1024) for name in ("vit_heads", "heads", "head_width")},
+    **{name: whole(1, 256) for name in ("vit_layers", "layers", "decoder_layers")},
+    "radius": number(1e-3, 1e3),
+    "density_bias": number(-1e3, 1e3),
+}
+"""Of `TripoSRNetwork`."""
 UNET: dict[str, Check] = {
     "in_channels": whole(1),
     "out_channels": whole(1),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,29 +119,50 @@ def _convert(checkpoint: Path, folder: Path, architecture: Architecture | None) 
         print(f"Converted {done.parameters:,} parameters")
 
 
-def _download(repository: str) -> Path:
+def fetch_files(repository: str, wanted: Sequence[str], way_out: str) -> Path:
+    """The folder of a hub repository in the cache of huggingface_hub, downloaded where it is not there yet.
+
+    Downloads show their progress, go on where they broke off, and obey ``HF_HUB_OFFLINE``.
+
+    Args:
+        repository: ``organisation/name``.
+        wanted: patterns of the files.
+        way_out: what to do where it cannot be had, for the message.
+
+    Raises:
+        FileNotFoundError: the repository can neither be reached nor is it in the cache.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     # Failures of the connection itself are errors of whichever HTTP library this release of the hub client uses.
     network_errors: type[Exception] = HfHubHTTPError.__mro__[1]
-    wanted = [_PUBLISHED_FILE] if repository == PUBLISHED else _WANTED
+
+    def gone(reason: str) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"the generator {repository!r} is neither here nor could it be had from the Hugging Face hub: "
+            f"{reason.rstrip('.')}. {way_out}"
+        )
+
     try:
-        snapshot = Path(snapshot_download(repository, allow_patterns=wanted))
+        snapshot = Path(snapshot_download(repository, allow_patterns=list(wanted)))
     except (OSError, ValueError, network_errors) as error:
-        raise FileNotFoundError(_way_out(repository, str(error).strip().splitlines()[0])) from error
+        raise gone(str(error).strip().splitlines()[0]) from error
     # Without network the client gives what there is of a snapshot, which may be other files than these.
     if not any(path.suffix in (".json", *_CHECKPOINTS) for path in snapshot.glob("*")):
-        raise FileNotFoundError(_way_out(repository, f"{snapshot} has no {' or '.join(wanted)}"))
+        raise gone(f"{snapshot} has no {' or '.join(wanted)}")
     return snapshot
 
 
-def _way_out(repository: str, reason: str) -> str:
+def _download(repository: str) -> Path:
+    return fetch_files(repository, [_PUBLISHED_FILE] if repository == PUBLISHED else _WANTED, _way_out(repository))
+
+
+def _way_out(repository: str) -> str:
     file = f"{_PUBLISHED_FILE} (10.4 GB)" if repository == PUBLISHED else "the checkpoint"
     name = _PUBLISHED_FILE if repository == PUBLISHED else "FILE"
     return (
-        f"the generator {repository!r} is neither here nor could it be had from the Hugging Face hub: "
-        f"{reason.rstrip('.')}. On a machine with network, get {file} from https://huggingface.co/{repository} "
+        f"On a machine with network, get {file} from https://huggingface.co/{repository} "
         f"(hf download {repository} --local-dir FOLDER), copy it here and give its path: "
         f"--pipeline.repairer.model FOLDER/{name}"
     )

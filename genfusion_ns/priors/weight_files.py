@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from genfusion_ns.json_files import read_json
-from genfusion_ns.priors.config_checks import COMPACT, check_config, check_kind
+from genfusion_ns.priors.config_checks import COMPACT, Check, check_config, check_kind
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _SHOWN = 3
@@ -33,8 +33,16 @@ def check_folder(folder: Path) -> None:
         pass  # opening reads the header and compares it with the length of the file
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The content of the config.json of a compact network, whose values have been checked.
+def read_config(
+    folder: Path, kind: str = "CompactUNet", checks: Mapping[str, Check] = COMPACT, what: str = "a repairer"
+) -> dict[str, Any]:
+    """The content of the config.json of a network, whose values have been checked.
+
+    Args:
+        folder: of the network.
+        kind: class of the network.
+        checks: of its config.
+        what: the thing in words, for messages.
 
     Raises:
         FileNotFoundError: it or the weights are missing.
@@ -43,12 +51,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder} has no {name}: a repairer is a folder with config.json and {WEIGHTS_FILE} (pickled weights, "
+                f"{folder} has no {name}: {what} is a folder with config.json and {WEIGHTS_FILE} (pickled weights, "
                 ".bin or .ckpt, are never loaded); gf-train-generator writes one"
             )
     config = read_json(folder / "config.json", "Copy the folder again.")
-    check_kind(config, "CompactUNet")
-    check_config(config, COMPACT)
+    check_kind(config, kind)
+    check_config(config, checks)
     return config.value
 
 
@@ -71,7 +79,7 @@ def load_weights(network: nn.Module, folder: Path) -> None:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         compare_shapes(path, expected, found)
         weights = {key: file.get_tensor(key) for key in found}
-    _require_numbers(path, weights)
+    require_numbers(path, weights)
     network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
 
 
@@ -85,13 +93,16 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-def compare_shapes(path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> None:
+def compare_shapes(
+    path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple], config: str = "config.json"
+) -> None:
     """Refuse weights that are not those of the network which the config beside them describes.
 
     Args:
         path: the file of the weights, for the message.
         expected: shapes of the network's tensors by name.
         found: those of the file.
+        config: name of the config beside it.
 
     Raises:
         ValueError: other names, or other shapes.
@@ -107,12 +118,17 @@ def compare_shapes(path: Path, expected: Mapping[str, tuple], found: Mapping[str
     wrong = [f"{len(keys)} tensors {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in kinds.items() if keys]
     if wrong:
         raise ValueError(
-            f"{path} does not fit {path.with_name('config.json')}: {'; '.join(wrong)}. Both files must come from the "
+            f"{path} does not fit {path.with_name(config)}: {'; '.join(wrong)}. Both files must come from the "
             "same training"
         )
 
 
-def _require_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+def require_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a file that are no finite numbers.
+
+    Raises:
+        ValueError: with the file and the name of the tensor.
+    """
     for key, value in weights.items():
         if not value.is_floating_point():
             raise ValueError(f"{path}: {key} is stored as {value.dtype}; float16, bfloat16 or float32 is needed")

@@ -1,4 +1,4 @@
-"""``gf-train-generator``: train a generator on clips, as ``gf-make-clips`` writes them or in the published layout."""
+"""``gf-train-generator``: train a generator, repairers on clips and a TripoSR on objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from genfusion_ns.errors import run_program
-from genfusion_ns.fusion.generator_training import TrainCompactConfig, read_config, train_generator
+from genfusion_ns.fusion.generator_training import AnyTrainConfig, TrainCompactConfig, read_config, train_generator
 
 
 def entrypoint() -> None:
@@ -17,7 +17,7 @@ def entrypoint() -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    default = TrainCompactConfig()
+    default: AnyTrainConfig = TrainCompactConfig()
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         default = read_config(Path(arguments.pop(0)))
     train_generator(tyro.cli(type(default), default=default, args=arguments, prog="gf-train-generator"))

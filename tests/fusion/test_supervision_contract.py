@@ -19,6 +19,7 @@ from torch import Tensor
 from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
+from genfusion_ns.fusion.image_start.supervision import FadingViews
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.seeds import seeded_generator
 
@@ -61,7 +62,15 @@ class Blur(Supervision):
         self.drawn = int(state["drawn"])
 
 
-SUPERVISIONS: dict[str, type[SupervisionConfig]] = {"rounds": FusionConfig, "blur": BlurConfig}
+@dataclass
+class FadingConfig(BlurConfig):
+    """Settings of `Blur` in a run of which some views were generated."""
+
+    def setup(self, run: TrainingRun) -> Supervision:
+        return FadingViews(Blur(self, run), frozenset({0, 2}), run.total_steps, final_weight=0.1)
+
+
+SUPERVISIONS: dict[str, type[SupervisionConfig]] = {"rounds": FusionConfig, "blur": BlurConfig, "fading": FadingConfig}
 
 
 @pytest.fixture(params=SUPERVISIONS)
@@ -219,3 +228,11 @@ def test_damage_to_its_state_is_named(trainer_of, tmp_path):
 @dataclass
 class _Resumed:
     load_dir: Path
+
+
+def test_photos_count_as_much_as_it_says_and_at_most_in_full(trainer_of, kind, tmp_path):
+    trainer = trainer_of(tmp_path)
+    supervision, views = trainer.pipeline.supervision, range(len(trainer.pipeline.datamanager.train_names))
+    weights = [supervision.photo_weight(step, view) for step in range(12) for view in views]
+    assert all(0 < weight <= 1 for weight in weights) and weights[0] == 1
+    assert (min(weights) < 1) == (kind == "fading")

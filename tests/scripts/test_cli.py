@@ -18,6 +18,8 @@ COMMANDS = {
     "gf-make-clips": ("gf-make-clips",),
     "gf-train-generator": ("gf-train-generator",),
     "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
+    "gf-train-generator-triposr": ("gf-train-generator", "configs/generator/triposr_small.yaml"),
+    "gf-image3d": ("gf-image3d",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),
@@ -72,11 +74,19 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.masking import MaskingConfig
     from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
     from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
+    from genfusion_ns.data.objects.samples import ObjectSampling
     from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
-    from genfusion_ns.fusion.generator_training import TrainCompactConfig, TrainConfig, TrainDynamiCrafterConfig
+    from genfusion_ns.fusion.generator_training import (
+        TrainCompactConfig,
+        TrainConfig,
+        TrainDynamiCrafterConfig,
+        TrainOnClipsConfig,
+        TrainTripoSRConfig,
+    )
+    from genfusion_ns.fusion.image_start.settings import Image3dSettings
     from genfusion_ns.fusion.multiscale.pipeline import MipNerfPipelineConfig
     from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
     from genfusion_ns.fusion.photo_depth import MonoDepthConfig
@@ -87,9 +97,15 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.priors.config import KINDS, RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
     from genfusion_ns.priors.training.lora import LoraSettings
-    from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, LoopConfig
+    from genfusion_ns.priors.training.settings import (
+        DynamiCrafterOptimisation,
+        LoopConfig,
+        TripoSROptimisation,
+        TripoSRSizes,
+    )
     from genfusion_ns.scripts.bench_loop import BenchLoop
     from genfusion_ns.scripts.convert_mipnerf import ConvertMipNerf
+    from genfusion_ns.scripts.image3d import Image3d
     from genfusion_ns.scripts.make_clips import MakeClips
     from genfusion_ns.scripts.make_multiscale import MakeMultiscale
     from genfusion_ns.scripts.render_scales import RenderScales
@@ -127,6 +143,13 @@ def test_every_config_field_of_ours_has_help():
         TrainConfig,
         TrainCompactConfig,
         TrainDynamiCrafterConfig,
+        TrainOnClipsConfig,
+        TrainTripoSRConfig,
+        TripoSROptimisation,
+        TripoSRSizes,
+        ObjectSampling,
+        Image3dSettings,
+        Image3d,
     ):
         source = inspect.getsource(config)
         inherited = {

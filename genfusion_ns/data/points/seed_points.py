@@ -7,7 +7,7 @@ that train views observe are used here (GenFusion filters by visibility too, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,8 @@ class SeedPoints:
     """`visible`, `strict` or `random`, with `+random` when there were too few; written to the log and the results."""
     source: str
     """Where they come from, for the log."""
+    normals: Float[Tensor, "M 3"] | None = None
+    """Normals of the surface that all of them lie on, of length 1, where the capture says that they do."""
 
 
 def make_seed_points(
@@ -62,6 +64,7 @@ def make_seed_points(
     min_points: int,
     generator: torch.Generator,
     parts: SeenParts | None = None,
+    on_surface: bool = False,
 ) -> SeedPoints:
     """Choose the seed points of a capture.
 
@@ -81,6 +84,7 @@ def make_seed_points(
         min_points: fewer points than this are too few.
         generator: source of the random points.
         parts: what the run may see of each train view; a view sees a point only inside it.
+        on_surface: the capture says that its points lie on the surface, so that their normals count.
 
     Raises:
         SparseModelError: the capture's point file is corrupt.
@@ -92,14 +96,16 @@ def make_seed_points(
         )
     train_cameras = parts.cameras if parts else cameras[torch.tensor(train_ids, dtype=torch.long)]
     xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
+    normals: Tensor | None = None
     if kind != "random":
         model, source = _find_model(sources, names, cameras)
         if model is not None:
             enough = _count_train_views(model, names, train_cameras, train_ids, parts) >= _NEEDED_VIEWS[kind]
             xyz, rgb = torch.from_numpy(model.xyz[enough]).float(), torch.from_numpy(model.rgb[enough])
+            normals = _usable_normals(model, enough) if on_surface else None
             source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
     if len(xyz) >= min_points:
-        return SeedPoints(xyz, rgb, kind, source)
+        return SeedPoints(xyz, rgb, kind, source, normals)
     if len(xyz) + num_random == 0:
         raise ValueError(
             f"There are no points to start from ({source}) and --pipeline.datamanager.num-random-points is 0; "
@@ -157,7 +163,17 @@ def _into_camera_frame(model: SparseModel, names: Sequence[str], cameras: Camera
     poses = cameras.camera_to_worlds.double().cpu().numpy()
     ours, theirs = list(pairs.values()), list(pairs.keys())
     fit = fit_similarity(model.c2w[theirs], poses[ours])
-    return SparseModel(model.path, fit.apply(model.xyz), model.rgb, model.names, model.c2w, model.tracks)
+    normals = None if model.normals is None else model.normals @ fit.rotation.T
+    return replace(model, xyz=fit.apply(model.xyz), normals=normals)
+
+
+def _usable_normals(model: SparseModel, chosen: np.ndarray) -> Float[Tensor, "M 3"] | None:
+    """Normals of some points, of length 1; None unless all of them have one."""
+    if model.normals is None:
+        return None
+    normals = torch.from_numpy(model.normals[chosen]).float()
+    length = normals.norm(dim=-1, keepdim=True)
+    return normals / length if bool((torch.isfinite(length) & (length > 1e-6)).all()) else None
 
 
 def _pair_cameras(model: SparseModel, names: Sequence[str]) -> dict[int, int]:

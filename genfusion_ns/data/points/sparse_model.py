@@ -59,6 +59,8 @@ class SparseModel:
     """Camera-to-world poses in the file's world, OpenGL axes."""
     tracks: Int[np.ndarray, "L 2"] | None
     """Observations as (point, camera) positions in the arrays above; None when the file does not record them."""
+    normals: Float[np.ndarray, "M 3"] | None = None
+    """Directions of the surfaces that the points lie on, where the file has them; of any length."""
 
 
 def read_colmap_model(folder: Path) -> SparseModel:
@@ -103,6 +105,7 @@ def read_ply_model(path: Path, pose_files: Sequence[Path]) -> SparseModel:
         names=tuple(str(frame["file_path"]).removeprefix("./") for frame in frames),
         c2w=poses,
         tracks=None,
+        normals=_normals(vertices, columns),
     )
 
 
@@ -115,7 +118,8 @@ def without_invalid_points(model: SparseModel) -> SparseModel:
     if tracks is not None:
         kept = tracks[valid[tracks[:, 0]]]
         tracks = np.stack([np.cumsum(valid)[kept[:, 0]] - 1, kept[:, 1]], axis=1)
-    return replace(model, xyz=model.xyz[valid], rgb=model.rgb[valid], tracks=tracks)
+    normals = None if model.normals is None else model.normals[valid]
+    return replace(model, xyz=model.xyz[valid], rgb=model.rgb[valid], tracks=tracks, normals=normals)
 
 
 def _tracks(image_ids: list[int], seen_by: list[np.ndarray]) -> Int[np.ndarray, "L 2"]:
@@ -146,6 +150,13 @@ def _read_frames(path: Path) -> list[dict[str, Any]]:
         return read_frames(path, read_json_object(path), rows=(3, 4))
     except CaptureError as error:
         raise SparseModelError(str(error)) from error
+
+
+def _normals(vertices: np.ndarray, columns: tuple[str, ...]) -> Float[np.ndarray, "M 3"] | None:
+    names = ("nx", "ny", "nz")
+    if not set(names) <= set(columns) or any(vertices[name].dtype.kind != "f" for name in names):
+        return None
+    return np.stack([vertices[name] for name in names], axis=1).astype(np.float64)
 
 
 def _colours(vertices: np.ndarray, columns: tuple[str, ...]) -> UInt8[np.ndarray, "M 3"]:

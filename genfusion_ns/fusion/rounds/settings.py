@@ -83,6 +83,9 @@ class RoundSettings(SupervisionConfig):
     counts in proportion. 0: always in full."""
     unshown_weight: float = 1.0
     """Weight of pixels that no reference photo shows, beside those that one shows, 0..1."""
+    generated_photos: float = 0.1
+    """Weight at the end of the run, 0..1, of train views that the capture says no camera took, as those of gf-image3d;
+    it falls from 1 in a line. Photos always count in full."""
     reject_margin: float = 0.5
     """A repaired clip that agrees with the photos by this many dB less than its render is rejected."""
     withdraw_margin: float = 0.5
@@ -102,7 +105,7 @@ class RoundSettings(SupervisionConfig):
                 f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
                 "the photos show"
             )
-        for name in ("least_shown", "full_trust_shown", "unshown_weight"):
+        for name in ("least_shown", "full_trust_shown", "unshown_weight", "generated_photos"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"--pipeline.fusion.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..1"

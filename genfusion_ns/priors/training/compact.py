@@ -192,7 +192,8 @@ def train(
     else:
         sizes = {f.name: initial.config[f.name] for f in fields(NetworkConfig)}
         network, config = initial, replace(config, network=NetworkConfig(**sizes))
-    return fit(CompactObjective(network, held_out, config), batches, output, config, resume, accelerator)
+    objective = CompactObjective(network, held_out, config)
+    return cast("ValidationReport | None", fit(objective, batches, output, config, resume, accelerator))
 
 
 def build_network(config: NetworkConfig) -> CompactUNet:

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -193,7 +193,8 @@ def train(
     """
     accelerator = accelerator or build_accelerator(config)
     set_seed(config.seed)
-    return fit(DynamiCrafterObjective(initial, held_out, config), batches, output, config, resume, accelerator)
+    objective = DynamiCrafterObjective(initial, held_out, config)
+    return cast("ValidationReport | None", fit(objective, batches, output, config, resume, accelerator))
 
 
 def _repair(

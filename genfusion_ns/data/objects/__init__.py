@@ -1,0 +1,1 @@
+"""Objects without a background, to train on: generated ones, and captures in Blender's format."""
