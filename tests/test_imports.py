@@ -41,9 +41,9 @@ def test_plugin_adds_no_heavy_module_to_what_nerfstudio_imports(alone_and_with_p
     assert not loaded, f"importing the plugin also imports {loaded}"
 
 
-def test_plugin_adds_at_most_three_percent_to_the_modules_of_nerfstudio(alone_and_with_plugin):
+def test_plugin_adds_at_most_four_percent_to_the_modules_of_nerfstudio(alone_and_with_plugin):
     alone, both = alone_and_with_plugin
-    assert len(both - alone) <= 0.03 * len(alone), sorted(both - alone)
+    assert len(both - alone) <= 0.04 * len(alone), sorted(both - alone)
 
 
 @pytest.mark.parametrize(

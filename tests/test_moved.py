@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from nerfstudio.plugins.types import MethodSpecification
 
 from genfusion_ns import methods
 from genfusion_ns.moved import MOVED
@@ -48,6 +49,7 @@ RELEASED = {
         "fusion.multiscale.pipeline.MipNerfPipelineConfig",
         "fusion.multiscale.trainer.MipNerfTrainer",
         "fusion.multiscale.trainer.MipNerfTrainerConfig",
+        "fusion.photo_depth.MonoDepthConfig",
         "models.mipnerf.model.MipNerfModel",
         "models.mipnerf.model.MipNerfModelConfig",
         "models.optim.WarmedDecay",
@@ -74,7 +76,7 @@ def test_both_names_are_one_module(old, new):
 
 
 def test_what_configs_name_today_is_released():
-    configs = (methods.genfusion, methods.genfusion_masked, methods.genfusion_completion)
+    configs = [each for each in vars(methods).values() if isinstance(each, MethodSpecification)]
     named = {name for each in configs for name in re.findall(r"genfusion_ns\.([\w.]+)", yaml.dump(each.config))}
     known = {name for names in RELEASED.values() for name in names}
     moved = {f"{MOVED[module]}.{name.rpartition('.')[2]}" for name in known if (module := _module(name)) in MOVED}

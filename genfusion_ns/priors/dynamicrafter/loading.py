@@ -85,10 +85,10 @@ def _compare(folder: Path, name: str) -> None:
     for file in files:
         with safe_open(file, framework="pt") as weights:
             found |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
-    shapes = [
+    kept, there = (
         {key: shape for key, shape in side.items() if not key.endswith(_NO_WEIGHTS)} for side in (expected, found)
-    ]
-    compare_shapes(files[0], *shapes)
+    )
+    compare_shapes(files[0], kept, there)
 
 
 def _on_meta(folder: Path, name: str) -> nn.Module:
