@@ -1,7 +1,6 @@
 """Images of all kinds become the picture that the network gets, or are refused by name."""
 
 import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -138,12 +137,3 @@ def test_without_rembg_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "rembg", None)
     with pytest.raises(ImportError, match=r"pip install 'genfusion-ns\[image3d\]'; or give RGBA images"):
         BackgroundRemover()
-
-
-def test_a_background_that_is_taken_away(monkeypatch):
-    library = ModuleType("rembg")  # stands for a large download
-    library.new_session = lambda: "session"
-    library.remove = lambda picture, session: Image.merge("RGBA", (*picture.split(), picture.split()[0]))
-    monkeypatch.setitem(sys.modules, "rembg", library)
-    found = rgba_of(drawn("RGB"), "me.jpg", BackgroundRemover())
-    assert found.mode == "RGBA" and found.getpixel((0, 0))[3] == 0 and found.getpixel((30, 20))[3] == 200
