@@ -19,6 +19,7 @@ TRAIN = (
     *("--pipeline.repairer.model", "compact", "--pipeline.repairer.resolution", "64", "48"),
     *("--pipeline.repairer.steps", "2", "--pipeline.fusion.sampler.num-frames", "16"),
     *("--pipeline.fusion.start", "3000", "--pipeline.fusion.reject-margin", "100"),
+    *("--pipeline.fusion.least-shown", "0"),
     *("--max-num-iterations", str(STEPS)),
 )
 
