@@ -84,7 +84,9 @@ genfusion = MethodSpecification(
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
             model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
-            fusion=FusionConfig(blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=0.25),
+            fusion=FusionConfig(
+                framing="auto", blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=0.25
+            ),
         ),
     ),
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",
@@ -104,7 +106,7 @@ genfusion_masked = MethodSpecification(
                 reset_alpha_every=_NEVER,
                 sparsity_aware=True,
             ),
-            fusion=FusionConfig(start=3 / 7, full_weight_photos=0, sampler=MaskedSamplerConfig()),
+            fusion=FusionConfig(framing="auto", start=3 / 7, full_weight_photos=0, sampler=MaskedSamplerConfig()),
         ),
     ),
     description="Captures of which each photo shows only a part: crop windows or masks (GenFusion, masked task).",
@@ -119,6 +121,7 @@ genfusion_completion = MethodSpecification(
             repairer=RepairerConfig(dynamicrafter=DynamiCrafterOptions(task_guidance_scale=2.2)),
             model=GenFusionModelConfig(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
             fusion=FusionConfig(
+                framing="auto",
                 start=5 / 26,
                 every=4 / 26,
                 final_weight=0.0,

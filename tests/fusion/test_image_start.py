@@ -155,4 +155,4 @@ def test_the_place_of_a_photo_is_found():
     assert placed is not None and placed.overlap > 0.85  # outlines of 64 pixels
     assert abs(placed.elevation - true_height) <= 5
     assert float(placed.photo.K[0, 0]) == pytest.approx(float(K[0, 0]), rel=0.06)
-    torch.testing.assert_close(placed.photo.K[:2, 2], K[:2, 2], atol=2.5, rtol=0)
+    torch.testing.assert_close(placed.photo.K[:2, 2], K[:2, 2], atol=4, rtol=0)  # two of those pixels

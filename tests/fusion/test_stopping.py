@@ -109,7 +109,9 @@ def test_the_interval_is_kept_where_it_is_shorter_or_all_are_kept(capture_folder
         config = make_config(capture_folder, tmp_path)
         config.max_num_iterations, config.steps_per_save = steps, every
         config.save_only_latest_checkpoint = only_latest
-        return GenFusionTrainer(config).config.steps_per_save
+        trainer = GenFusionTrainer(config)
+        trainer.settle_length(photos=5)
+        return trainer.config.steps_per_save
 
     assert interval(7000, 1000, True) == 700
     assert interval(26000, 1000, True) == 1000

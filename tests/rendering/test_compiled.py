@@ -77,7 +77,7 @@ from genfusion_ns.rendering.backends import cpu_kernels as kernels
 
 lists, images, cotangents, photos = pickle.loads(Path(sys.argv[1]).read_bytes())
 slots = np.zeros((len(lists[2]), kernels.SLOT), np.float32)
-kernels.backward(np.zeros(1, np.int64), 4, *lists, images, cotangents, slots)
+kernels.backward(np.zeros(1, np.int64), 4, *lists, images, cotangents, slots, None)
 partials, gradient, sums = np.zeros((3, 40, 180), np.float32), np.zeros((40, 180), np.float32), np.zeros(2)
 trust = np.ones((1, 1), np.float32)
 loss._moments(*photos, trust, partials, sums, 0, 40)

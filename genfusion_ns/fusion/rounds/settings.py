@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nerfstudio.configs.base_config import InstantiateConfig
 
@@ -55,7 +55,7 @@ class RoundSettings(SupervisionConfig):
     """Views of this many newest rounds are supervised."""
     use_confidence: bool = True
     """Weigh each pixel by the confidence that the repairer and the photos give it; False: all pixels alike."""
-    framing: Literal["auto", "fit", "crop", "pixels", "pad"] = "auto"
+    framing: Literal["auto", "fit", "crop", "pixels", "pad"] = "fit"
     """How clips fill the size of the repairer. fit: in the shape of the photos, with as many pixels; crop: the frame of
     a photo is scaled until it covers the size, and each clip shows another part of it; pixels: the same at the pixels
     of the photos, as GenFusion; pad: the whole frame within the size, which shows what lies around it too, and only
@@ -112,10 +112,6 @@ class RoundSettings(SupervisionConfig):
                 )
         if self.blocks < 0:
             raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 0")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Runs from before there was a choice go on with clips in the shape of their photos."""
-        super().__setstate__({"framing": "fit"} | state)
 
     def suited_to(self, can: Capabilities) -> RoundSettings:
         """The same with what is left to the repairer decided by what it can."""
