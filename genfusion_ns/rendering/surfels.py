@@ -45,7 +45,7 @@ def rasterize_surfels(
 
     With `pixel_variance` k every surfel is seen through the pixel instead of the disc (AA-2DGS, Younes and Boukhayma
     2025): at each pixel, with J the derivative of the hit (u, v) by the pixel and V = I + k J J^T, its falloff is
-    |V|^-1/2 exp(-1/2 (u, v) inv(V) (u, v)^T), and it touches tiles within 3 sqrt(k) pixels more. The light that it
+    (det V)^-1/2 exp(-1/2 (u, v) inv(V) (u, v)^T), and it touches tiles within 3 sqrt(k) pixels more. The light that it
     covers then stays the same at any resolution. k = 1/12 is the variance of a pixel, 0 leaves the footprint as it is.
 
     Args:

@@ -9,9 +9,9 @@ projected centre c = (M02, M12) / M22 and times M22, which makes ``hit = (A x + 
 pixels; everything per surfel is prepared in double precision.
 
 The object-space mip filter of variance k (AA-2DGS, 2025) needs the Jacobian J of (s, t) at each pixel. With
-i = 1 / hit_2 and E = A D - B C,  |J|^2 = i^4 f(x, y) with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, with the
-rows r of J, comes to i^2 E (-y, x). So V = I + k J J^T has |V| = 1 + k i^4 f + (k E i^3)^2, and the exponent's
-(s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / |V|. All of it stays as it is when (s, t) are turned,
+i = 1 / hit_2 and E = A D - B C,  tr J J^T = i^4 f(x, y) with a quadratic f,  det J = i^3 E,  and s r_1 - t r_0, with
+the rows r of J, comes to i^2 E (-y, x). So V = I + k J J^T has det V = 1 + k i^4 f + (k E i^3)^2, and the exponent's
+(s, t) inv(V) (s, t)^T is (s^2 + t^2 + k E^2 i^4 (x^2 + y^2)) / det V. All of it stays as it is when (s, t) are turned,
 which sets C to 0.
 
 Blending runs front to back in both directions. In backward all channels of a pair fold into one scalar
