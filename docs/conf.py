@@ -39,7 +39,7 @@ napoleon_numpy_docstring = False
 def _no_type_before_the_colon(app, what, name, obj, options, lines) -> None:
     """Napoleon takes what stands before a colon in the first line of a field's docstring for its type."""
     if what in ("attribute", "data", "property") and lines and ":" in lines[0]:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # a comment without text; empty lines would be skipped
 
 
 def setup(app) -> None:
