@@ -10,20 +10,18 @@ from typing import Any, Literal
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
-from genfusion_ns.data.media.ffmpeg import ensure_ffmpeg
-from genfusion_ns.errors import CheckpointError, show_errors_plainly
+from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
-from genfusion_ns.fusion.finite_settings import require_finite
-from genfusion_ns.fusion.multiscale.evaluation import ScaledEvaluation
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
+from genfusion_ns.fusion.single_device import SingleDevicePipeline
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
 from genfusion_ns.priors.config import RepairerConfig
@@ -54,7 +52,7 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """Depth of the photos from a model, as a loss on them."""
 
 
-class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
+class GenFusionPipeline(SingleDevicePipeline):
     """One photo per step, and what its supervision adds to that; see `genfusion_ns.fusion.contract`.
 
     Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that builds no supervision.
@@ -62,6 +60,8 @@ class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
 
     config: GenFusionPipelineConfig
     datamanager: GenFusionDataManager  # type: ignore[assignment]
+    method = "genfusion"
+    checked = ("model", "fusion", "repairer", "datamanager", "mono_depth")
 
     def __init__(
         self,
@@ -72,23 +72,15 @@ class GenFusionPipeline(ScaledEvaluation, VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        show_errors_plainly()
-        if world_size > 1:
-            raise ValueError(
-                f"genfusion trains on one device, --machine.num-devices is {world_size}; "
-                "set it to 1 and start one run per device instead"
-            )
-        if test_mode == "val":  # training: what it could not use is refused before photos are read
-            for part in ("model", "fusion", "repairer", "datamanager", "mono_depth"):
-                require_finite(getattr(config, part), f"--pipeline.{part.replace('_', '-')}")
-            config.fusion.check(config.repairer, device)
-            config.mono_depth.check(config.repairer, device)
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        if test_mode != "val":  # ns-render loads its pipeline as test or inference; training needs no ffmpeg on PATH
-            ensure_ffmpeg()
         self._supervision: Supervision | None = None
         self._loaded_state: dict[str, Any] | None = None
         self._photo_depths: PhotoDepths | None = None
+
+    def check_settings(self, config: GenFusionPipelineConfig, device: str) -> None:
+        """See `SingleDevicePipeline.check_settings`."""
+        config.fusion.check(config.repairer, device)
+        config.mono_depth.check(config.repairer, device)
 
     @property
     def scene(self) -> GenFusionModel:

@@ -93,6 +93,20 @@ def _open(path: Path) -> Any:
         ) from error
 
 
+def other_tensors(expected: Mapping[str, tuple], found: Mapping[str, tuple]) -> str:
+    """Which tensors are missing, unexpected or of another shape, for people; empty where all agree."""
+    other = [
+        f"{key} {found[key]} for {expected[key]}" for key in expected if key in found and found[key] != expected[key]
+    ]
+    kinds = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [key for key in found if key not in expected],
+        "of another shape": other,
+    }
+    wrong = [f"{len(keys)} tensors {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in kinds.items() if keys]
+    return "; ".join(wrong)
+
+
 def compare_shapes(
     path: Path, expected: Mapping[str, tuple], found: Mapping[str, tuple], config: str = "config.json"
 ) -> None:
@@ -107,19 +121,10 @@ def compare_shapes(
     Raises:
         ValueError: other names, or other shapes.
     """
-    other = [
-        f"{key} {found[key]} for {expected[key]}" for key in expected if key in found and found[key] != expected[key]
-    ]
-    kinds = {
-        "missing": [key for key in expected if key not in found],
-        "unexpected": [key for key in found if key not in expected],
-        "of another shape": other,
-    }
-    wrong = [f"{len(keys)} tensors {kind} ({', '.join(keys[:_SHOWN])})" for kind, keys in kinds.items() if keys]
+    wrong = other_tensors(expected, found)
     if wrong:
         raise ValueError(
-            f"{path} does not fit {path.with_name(config)}: {'; '.join(wrong)}. Both files must come from the "
-            "same training"
+            f"{path} does not fit {path.with_name(config)}: {wrong}. Both files must come from the same training"
         )
 
 

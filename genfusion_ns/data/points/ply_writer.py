@@ -9,10 +9,19 @@ from jaxtyping import Float, UInt8
 from plyfile import PlyData, PlyElement
 
 
-def write_points(path: Path, xyz: Float[np.ndarray, "M 3"], rgb: UInt8[np.ndarray, "M 3"]) -> None:
-    """Write points with colours as a binary PLY file."""
-    kinds = [(name, "f4") for name in ("x", "y", "z")] + [(name, "u1") for name in ("red", "green", "blue")]
+def write_points(
+    path: Path,
+    xyz: Float[np.ndarray, "M 3"],
+    rgb: UInt8[np.ndarray, "M 3"],
+    normals: Float[np.ndarray, "M 3"] | None = None,
+) -> None:
+    """Write points with colours, and normals where there are some, as a binary PLY file."""
+    columns: dict[str, np.ndarray] = dict(zip(("x", "y", "z"), xyz.T, strict=True))
+    if normals is not None:
+        columns |= zip(("nx", "ny", "nz"), normals.T, strict=True)
+    kinds = [(name, "f4") for name in columns] + [(name, "u1") for name in ("red", "green", "blue")]
+    columns |= zip(("red", "green", "blue"), rgb.T, strict=True)
     rows = np.empty(len(xyz), dtype=kinds)
-    for k in range(3):
-        rows["xyz"[k]], rows[("red", "green", "blue")[k]] = xyz[:, k], rgb[:, k]
+    for name, values in columns.items():
+        rows[name] = values
     PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))

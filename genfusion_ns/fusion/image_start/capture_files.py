@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from plyfile import PlyData, PlyElement
 from torch import Tensor
 
 from genfusion_ns.data.captures.generated import POINTS_ON_SURFACE, GeneratedViews
 from genfusion_ns.data.media.video_writer import VideoWriter
+from genfusion_ns.data.points.ply_writer import write_points
 from genfusion_ns.fusion.image_start.orbit import Orbit
 from genfusion_ns.geometry.images import to_bytes
 from genfusion_ns.priors.triposr.marching import RayImages
@@ -61,7 +61,8 @@ def write_capture(folder: Path, orbit: Orbit, images: RayImages, points: Surface
     if photo is not None:
         Image.fromarray(to_bytes(photo.rgba).numpy()).save(folder / PHOTO)
     _write_transforms(folder, orbit, names, photo)
-    write_points(folder / POINTS, points)
+    colours = np.round(np.clip(points.rgb, 0, 1) * 255).astype(np.uint8)
+    write_points(folder / POINTS, points.xyz, colours, points.normals)
     _write_video(folder / "orbit.mp4", images.rgb, orbit.size)
     contact_sheet(images.rgb).save(folder / "views.jpg", quality=92)
 
@@ -71,19 +72,6 @@ def with_straight_alpha(images: RayImages) -> Float[Tensor, "V H W 4"]:
     over_black = images.rgb - (1 - images.alpha)
     straight = torch.where(images.alpha > _LEAST_ALPHA, over_black / images.alpha.clamp(min=_LEAST_ALPHA), 1.0)
     return torch.cat([straight.clamp(0, 1), images.alpha.clamp(0, 1)], dim=-1)
-
-
-def write_points(path: Path, points: SurfacePoints) -> None:
-    """Write points with normals and colours as a binary PLY file."""
-    names = ("x", "y", "z", "nx", "ny", "nz")
-    kinds = [(name, "f4") for name in names] + [(name, "u1") for name in ("red", "green", "blue")]
-    rows = np.empty(len(points.xyz), dtype=kinds)
-    values = np.concatenate([points.xyz, points.normals], axis=1)
-    for column, name in enumerate(names):
-        rows[name] = values[:, column]
-    for column, name in enumerate(("red", "green", "blue")):
-        rows[name] = np.round(np.clip(points.rgb[:, column], 0, 1) * 255)
-    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
 
 
 def _write_transforms(folder: Path, orbit: Orbit, names: Sequence[str], photo: Photo | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -81,7 +81,5 @@ class Image3dSettings:
 
     def on(self, gpu: bool) -> Image3dSettings:
         """The same with the sizes that suit a device in place of those that are left out."""
-        from dataclasses import replace
-
         usual = {"mc_resolution": (128, 256), "num_views": (8, 30), "view_size": (128, 256)}
         return replace(self, **{name: sizes[gpu] for name, sizes in usual.items() if getattr(self, name) is None})

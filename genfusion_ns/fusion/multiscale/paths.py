@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import Pipeline
@@ -16,33 +14,22 @@ from torch import Tensor
 
 from genfusion_ns.data.media.video_writer import VideoWriter
 from genfusion_ns.files import replacing
-from genfusion_ns.geometry.cameras import look_at
 from genfusion_ns.geometry.images import to_bytes
+from genfusion_ns.geometry.pixel_rays import evenly_around, orbit_poses
 
 VIEWS, RADIUS, ELEVATION = 120, 4.0, 36.0
 """Poses of the source's path, its radius in scene units and its elevation in degrees."""
 
 
-def circle(
-    views: int = VIEWS,
-    radius: float = RADIUS,
-    elevation: float = ELEVATION,
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> Float[Tensor, "T 3 4"]:
-    """Poses around a point, z up, that look at it; the last is not the first again.
+def circle(views: int = VIEWS, radius: float = RADIUS, elevation: float = ELEVATION) -> Float[Tensor, "T 3 4"]:
+    """Poses around the origin, z up, that look at it; the last is not the first again.
 
     Args:
         views: T.
-        radius: distance from the point, scene units.
+        radius: distance from the origin, scene units.
         elevation: above the xy plane, degrees.
-        centre: the point.
     """
-    azimuth = torch.linspace(-math.pi, math.pi, views + 1)[:-1]
-    height = math.radians(elevation)
-    flat = math.cos(height) * torch.stack([torch.cos(azimuth), torch.sin(azimuth)], -1)
-    target = torch.tensor(centre)
-    places = target + radius * torch.cat([flat, torch.full((views, 1), math.sin(height))], -1)
-    return look_at(places, target.expand(views, 3), torch.tensor([0.0, 0.0, 1.0]).expand(views, 3))[:, :3]
+    return orbit_poses(evenly_around(views) - 180, elevation, radius)[:, :3]
 
 
 def path_cameras(like: Cameras, poses: Float[Tensor, "T 3 4"]) -> Cameras:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
-from genfusion_ns.data.media.ffmpeg import ensure_ffmpeg
 from genfusion_ns.data.multiscale.ray_datamanager import RayDataManager, RayDataManagerConfig
-from genfusion_ns.errors import show_errors_plainly
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
-from genfusion_ns.fusion.finite_settings import require_finite
-from genfusion_ns.fusion.multiscale.evaluation import ScaledEvaluation
+from genfusion_ns.fusion.single_device import SingleDevicePipeline
 from genfusion_ns.models.mipnerf.model import MipNerfModelConfig
 from genfusion_ns.stored_config import StoredConfig
 
@@ -29,33 +26,13 @@ class MipNerfPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """The radiance field."""
 
 
-class MipNerfPipeline(ScaledEvaluation, VanillaPipeline):
+class MipNerfPipeline(SingleDevicePipeline):
     """One batch of cones per step; what a step draws depends on its number alone, so that nothing else is resumed."""
 
     config: MipNerfPipelineConfig
     datamanager: RayDataManager  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        config: MipNerfPipelineConfig,
-        device: str,
-        test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        grad_scaler: Any = None,
-    ) -> None:
-        show_errors_plainly()
-        if world_size > 1:
-            raise ValueError(
-                f"mipnerf-multiscale trains on one device, --machine.num-devices is {world_size}; set it to 1 and "
-                "start one run per device instead"
-            )
-        if test_mode == "val":  # training: what it could not use is refused before photos are read
-            for part in ("model", "datamanager"):
-                require_finite(getattr(config, part), f"--pipeline.{part}")
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        if test_mode != "val":
-            ensure_ffmpeg()
+    method = "mipnerf-multiscale"
+    checked = ("model", "datamanager")
 
     def get_average_eval_image_metrics(
         self, step: int | None = None, output_path: Path | None = None, get_std: bool = False

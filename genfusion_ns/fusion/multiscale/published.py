@@ -15,6 +15,7 @@ from torch import Tensor
 from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainer, MipNerfTrainerConfig
 from genfusion_ns.models.mipnerf.field import MipNerfMLP
 from genfusion_ns.priors.dynamicrafter.conversion.source import ConversionError, open_checkpoint
+from genfusion_ns.priors.weight_files import other_tensors
 
 PREFIX = "mip_nerf.mlp."
 _SHOWN = 3
@@ -67,14 +68,9 @@ def check_layout(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in MipNerfMLP(**sizes_of(shapes)).state_dict().items()}
-    wrong = {
-        "missing": [name for name in expected if name not in shapes],
-        "unexpected": [name for name in shapes if name not in expected],
-        "of another shape": [name for name in expected if name in shapes and shapes[name] != expected[name]],
-    }
-    said = [f"{len(names)} tensors {kind} ({', '.join(names[:_SHOWN])})" for kind, names in wrong.items() if names]
+    said = other_tensors(expected, shapes)
     if said:
-        raise ConversionError(f"{path} is no mip-NeRF of the PyTorch port: {'; '.join(said)}")
+        raise ConversionError(f"{path} is no mip-NeRF of the PyTorch port: {said}")
 
 
 def write_run(state: dict[str, Tensor], config: MipNerfTrainerConfig) -> Path:
