@@ -65,7 +65,7 @@ def encode_disparity(
     """
     if not 0.0 <= percentile < 50.0:
         raise ValueError(f"percentile is {percentile}; it must be at least 0 and below 50 (percent of the pixels)")
-    usable = torch.isfinite(depth) & (depth > 0)
+    usable = torch.isfinite(depth) & (depth > torch.finfo(depth.dtype).tiny)  # below it 1 / depth is infinite
     if valid is not None:
         usable = usable & valid
     inverse = 1.0 / torch.where(usable, depth, 1.0)

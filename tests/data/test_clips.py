@@ -65,6 +65,16 @@ def test_pairs_come_back_as_precise_as_their_types(folder: Path) -> None:
     assert read_provenance(folder / "clip_0.npz") == ORIGIN
 
 
+def test_degraded_depth_is_unknown_or_a_depth(folder: Path) -> None:
+    pair = read_pair(folder / "clip_0.npz")
+    clean = replace(pair.clean, depth=pair.clean.depth * (torch.arange(64) > 20)[:, None])
+    nearest = clean.depth[clean.depth > 0].min()
+    for seed in range(8):
+        depth = degrade_clip(clean, torch.Generator().manual_seed(seed)).depth
+        # Floaters stand at a hundredth of the usual depth at the nearest.
+        assert bool(((depth == 0) | (depth > 0.005 * nearest)).all())
+
+
 def test_writing_what_was_read_changes_nothing(folder: Path, tmp_path: Path) -> None:
     pair = read_pair(folder / "clip_1.npz")
     assert same(pair, read_pair(write_pair(tmp_path, "copy", pair, ORIGIN)))

@@ -53,6 +53,13 @@ def test_nearer_is_larger_and_invalid_is_zero():
         torch.testing.assert_close(code.maximum, 1 / depth[usable].min())
 
 
+def test_depths_too_small_to_be_inverted_are_unknown():
+    depth = torch.tensor([1.0, 2.0, 2.8e-45])[:, None]
+    code = encode_disparity(depth)
+    assert code.disparity.flatten().tolist() == [1.0, 0.0, 0.0]
+    assert code.decode(code.disparity).isfinite().all()
+
+
 def test_constant_and_empty_clips():
     constant = torch.full((2, 4, 5, 1), 3.0)
     code = encode_disparity(constant)

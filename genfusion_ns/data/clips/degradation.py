@@ -65,7 +65,7 @@ def _blur_and_drift(clip: Clip, points: Tensor, typical: Tensor, generator: torc
         drift = torch.randn(3, generator=generator) * 0.05
         factor = 1 + float(torch.randn((), generator=generator)) * 0.06
         rgb = torch.lerp(rgb, (blurred[..., :3] + drift), weight)
-        depth = torch.lerp(depth, blurred[..., 3:] * factor, weight)
+        depth = torch.where(depth > 0, torch.lerp(depth, blurred[..., 3:] * factor, weight), depth)
     return replace(clip, rgb=rgb.clamp(0, 1), depth=depth)
 
 
@@ -110,7 +110,9 @@ def _add_floaters(clip: Clip, typical: Tensor, generator: torch.Generator) -> Cl
         row, column = int(pixel[1].clamp(max=height - 1)), int(pixel[0].clamp(max=width - 1))
         colour = (clip.rgb[frame, row, column] + torch.randn(3, generator=generator) * 0.15).clamp(0, 1)
         rgb = torch.lerp(rgb, colour.expand_as(rgb), weight)
-        depth = torch.lerp(depth, z_frames[:, None, None, None].expand_as(depth), weight)
+        z = z_frames[:, None, None, None].expand_as(depth)
+        # What was unknown is the floater's where the floater is what one sees; a mean with nothing is no depth.
+        depth = torch.where(depth > 0, torch.lerp(depth, z, weight), torch.where(weight > 0.5, z, 0.0))
     return replace(clip, rgb=rgb, depth=depth)
 
 
