@@ -38,7 +38,7 @@ from genfusion_ns.data.masking import (
     crop_views,
     cropped_cameras,
 )
-from genfusion_ns.data.points.backdrop import find_backdrop
+from genfusion_ns.data.points.backdrop import directional_colours, find_backdrop
 from genfusion_ns.data.points.scene_extent import SceneExtent
 from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.view_selection import NameIndex, ViewSplit, select_views
@@ -379,6 +379,9 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         )
         # The dataset's metadata are a copy, which the model gets.
         self.train_dataset.metadata.update(num_backdrop_points=len(found.xyz), backdrop_color=found.plain)
+        if found.plain is None and not self.transparent:
+            seen = directional_colours(self.train_dataset.cameras, photos)
+            self.train_dataset.metadata["directional_colours"] = seen
         if found.plain is not None:
             colour = (255 * found.plain).round().int().tolist()
             say(f"Plain backdrop of about the colour {colour}: {len(found.xyz)} points behind everything.")

@@ -39,7 +39,6 @@ from genfusion_ns.fusion.supervision import generated_view_losses
 from genfusion_ns.geometry.free_space import Clearings, ClearTest
 from genfusion_ns.messages import Colour, say
 from genfusion_ns.priors.config import find_repairer
-from genfusion_ns.priors.training.image_losses import PerceptualLoss
 from genfusion_ns.seeds import seeded_generator
 
 _Keep = Callable[[int, list[GeneratedView]], object]
@@ -71,7 +70,6 @@ class FusionLoop(Supervision):
         """The newest round, with its clips."""
         self.files = RoundFiles(run.folder)
         self._run = run
-        self._perceptual = PerceptualLoss().to(run.scene.device) if config.perceptual_weight else None
         self._view_order = seeded_generator(config.seed)
         self._requests = Requests(partial(self._say, colour="red"))
         self._next_round = 0
@@ -275,7 +273,6 @@ class FusionLoop(Supervision):
             self.config,
             transparent=self._run.datamanager.transparent,
             blocks=self.config.blocks,
-            perceptual=self._perceptual,
         )
         return losses, {"generated_weight": weight, "generated_views": len(self.store)}
 

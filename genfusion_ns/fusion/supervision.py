@@ -11,7 +11,6 @@ from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.models.losses import block_means, disparity_loss, photometric_loss
 from genfusion_ns.models.surfel_model import GenFusionModel
-from genfusion_ns.priors.training.image_losses import PerceptualLoss
 
 
 @full_precision()
@@ -23,7 +22,6 @@ def generated_view_losses(
     *,
     transparent: bool,
     blocks: int,
-    perceptual: PerceptualLoss | None = None,
 ) -> dict[str, Tensor]:
     """Loss terms of one generated view, which also counts for densification unless the config says otherwise.
 
@@ -34,11 +32,9 @@ def generated_view_losses(
         config: shares of the terms.
         transparent: the photos have alpha; generated colours are then those over black.
         blocks: side in pixels of the blocks whose mean colours are compared; 1: each pixel.
-        perceptual: on the device of the model; needed where the config weighs it.
 
     Returns:
         ``generated_rgb`` (L1 and SSIM, weighted per pixel by confidence) and, where the config weighs it,
-        ``generated_lpips`` (of the render, and of itself with what is trusted of the view laid over it),
         ``generated_depth`` (relative disparity), ``generated_distortion`` and ``generated_normal`` (`regularizers` of
         the model, which `weight` does not touch).
     """
@@ -52,11 +48,6 @@ def generated_view_losses(
         (shown, target), trust = block_means([shown, target], confidence, blocks)
     colour = photometric_loss(shown, target, config.ssim_weight, trust)
     losses = {"generated_rgb": weight * colour}
-    if config.perceptual_weight and perceptual is not None:
-        # What is not trusted shows the render itself, so that nothing in the neighbourhood is held against it.
-        wanted = torch.lerp(render.rgb[0].detach(), view.rgb_float(), confidence)
-        pair = (image.movedim(-1, 0)[None] * 2 - 1 for image in (render.rgb[0], wanted))
-        losses["generated_lpips"] = weight * config.perceptual_weight * perceptual(*pair)
     if config.depth_weight:
         covered = (render.alpha[0] > SOLID_ALPHA) & (render.depth[0] > 0)
         depth = disparity_loss(render.depth[0], view.disparity.float(), covered, confidence)

@@ -98,6 +98,11 @@ class SurfelDoors(SplatfactoModel):
             raise ValueError(f"{output_name} has no transparency; the output of that kind is rgba, made from rgb")
         return without_background(outputs["rgb"], outputs["accumulation"], outputs["background"])
 
+    def backdrop(
+        self, directions: Float[Tensor, "*shape 3"], background: Float[Tensor, "3"]
+    ) -> Float[Tensor, "*shape 3"]:
+        """What is behind everything in world directions, before a background of one colour."""
+
     def display_background(self) -> Float[Tensor, "3"]:
         """Background of a render to look at: that of the crop where nerfstudio crops, else the model's own."""
         chosen = renderers.BACKGROUND_COLOR_OVERRIDE
@@ -113,7 +118,7 @@ class SurfelDoors(SplatfactoModel):
             directions,
             max(width / (2 * math.pi), height / math.pi),
         )
-        return view.outputs(background)
+        return view.outputs()
 
     def _refused(self, camera: Cameras, kind: CameraType) -> dict[str, Tensor]:
         message = (
@@ -124,7 +129,7 @@ class SurfelDoors(SplatfactoModel):
             raise ValueError(message)
         say(f"Nothing is drawn: {message}.", "yellow")
         background = self.display_background()
-        return View.empty(int(camera.width.item()), int(camera.height.item()), background).outputs(background)
+        return View.empty(int(camera.width.item()), int(camera.height.item()), background).outputs()
 
     @torch.no_grad()
     def outputs_along(self, rays: RayBundle) -> dict[str, Tensor]:
@@ -143,8 +148,9 @@ class SurfelDoors(SplatfactoModel):
         up = torch.nn.functional.one_hot(forward.abs().argmin(dim=-1), 3).to(forward)
         viewmats = c2w_to_viewmat(look_at(origins, origins + forward, up))
         K = origins.new_tensor([[_RAY_FOCAL, 0, 0.5], [0, _RAY_FOCAL, 0.5], [0, 0, 1]]).expand(len(origins), 3, 3)
-        render = self.render(viewmats, K.contiguous(), 1, 1, background=self.display_background())
+        render = self.render(viewmats, K.contiguous(), 1, 1)
         pixel = {name: getattr(render, name)[:, 0, 0] for name in ("rgb", "alpha", "median_depth", "normals")}
+        pixel["rgb"] = pixel["rgb"] + (1 - pixel["alpha"]) * self.backdrop(forward, self.display_background())
         stopped = valid[:, None] & (pixel["alpha"] > SOLID_ALPHA)
         return {
             "rgb": pixel["rgb"].clamp(0, 1),

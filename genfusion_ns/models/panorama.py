@@ -90,4 +90,5 @@ def _look_up(face: View, looks: Float[Tensor, "M 3"], K: Float[Tensor, "3 3"]) -
         "normals": smooth(face.normals),
         "depth_normals": smooth(face.depth_normals),
         "distortion": smooth(distance_per_z * face.distortion),
+        "background": smooth(face.background),
     }

@@ -26,11 +26,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from tyro.conf import Suppress
 
-from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize_intrinsics
+from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr
+from genfusion_ns.geometry.pixel_rays import pixel_rays
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
@@ -38,6 +39,7 @@ from genfusion_ns.models.insertion import NewSurfels, evenly_picked, facing_quat
 from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
+from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
 from genfusion_ns.models.views import View
 from genfusion_ns.rendering.contract import RasterSettings
 from genfusion_ns.rendering.distortion import published_distortion
@@ -48,9 +50,14 @@ from genfusion_ns.stored_config import StoredConfig
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
-_UNMEASURED: dict[str, Any] = {"scene_length": 1.0, "near_plane": 0.2, "backdrop_color": _VIEWER_BACKGROUND}
-"""Lengths in scene units, and the colour behind renders, of models without a capture and of checkpoints from before
-they were measured."""
+_UNMEASURED: dict[str, Any] = {
+    "scene_length": 1.0,
+    "near_plane": 0.2,
+    "backdrop_color": _VIEWER_BACKGROUND,
+    "surroundings": [[0.0] * 3] * BANDS,
+}
+"""Lengths in scene units, and what is behind renders, of models without a capture and of checkpoints from before they
+were measured."""
 _SMOOTH_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample, and steps at the end that keep the last one."""
 _LEAST_SPACING, _ALONE = 1e-5, 0.1
@@ -82,7 +89,8 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
-    them in the colour of the photos' backdrop where that has only one."""
+    them in the colour of the photos' backdrop where that has only one, else in the colours that photos have in that
+    direction, blurred."""
     near_plane: float = 0.0
     """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
     the nearest seed points, measured when training begins and kept with the checkpoints."""
@@ -212,6 +220,7 @@ class GenFusionModel(SurfelDoors):
     near_plane: Tensor
     smoothing: Tensor
     backdrop_color: Tensor
+    surroundings: Tensor
     background_color: Tensor
 
     def populate_modules(self) -> None:
@@ -290,6 +299,10 @@ class GenFusionModel(SurfelDoors):
         known = {name: value for name in _UNMEASURED if (value := self._metadata.get(name)) is not None}
         if self.config.near_plane > 0:
             known["near_plane"] = self.config.near_plane
+        seen = self._metadata.get("directional_colours")
+        if seen is not None and len(seen[0]):
+            around = Surroundings.fit(*seen)
+            known |= {"backdrop_color": around.mean, "surroundings": around.coefficients}
         return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in (_UNMEASURED | known).items()}
 
     def _take_measures(self) -> None:
@@ -300,6 +313,7 @@ class GenFusionModel(SurfelDoors):
         """Near plane of every render, scene units."""
         chosen = self.config.background_color
         colour = self.backdrop_color.float() if chosen == "random" else get_color(chosen).to(self.backdrop_color.device)
+        self._has_surroundings = chosen == "random" and bool(self.surroundings.any())
         # A buffer, so that it lies on the device and is not sent there in every step.
         self.register_buffer("background_color", colour, persistent=False)
 
@@ -501,7 +515,7 @@ class GenFusionModel(SurfelDoors):
         background = self._get_background_color()
         viewmat = c2w_to_viewmat(pose.to(self.device))
         if not self.training:
-            return self.view(viewmat, K, width, height, background).outputs(background)
+            return self.view(viewmat, K, width, height, background).outputs()
         render = self.render(viewmat, K, width, height, background=background)
         return {
             "rgb": render.rgb[0],
@@ -527,7 +541,25 @@ class GenFusionModel(SurfelDoors):
     ) -> View:
         """One perspective view to look at, without what lies outside of the crop box where there is one."""
         selected = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
-        return View.of(self.render(viewmat, K, width, height, background=background, selected=selected), K, viewmat)
+        render = self.render(viewmat, K, width, height, background=background, selected=selected)
+        view = View.of(render, K, viewmat, background)
+        if not self._shows_surroundings(background):
+            return view
+        c2w = viewmat_to_c2w(viewmat.cpu())
+        directions = pixel_rays(c2w, K[0].cpu(), (width, height))[1][0].to(view.rgb)
+        return view.before(self.backdrop(directions, background))
+
+    def _shows_surroundings(self, background: Float[Tensor, "3"]) -> bool:
+        """Not before a background that a crop, the viewer or the configuration asks for."""
+        return self._has_surroundings and torch.equal(background, self.backdrop_color.to(background))
+
+    def backdrop(
+        self, directions: Float[Tensor, "*shape 3"], background: Float[Tensor, "3"]
+    ) -> Float[Tensor, "*shape 3"]:
+        """What is behind everything in world directions, before a background of one colour."""
+        if not self._shows_surroundings(background):
+            return background.expand_as(directions)
+        return beyond(directions, background, self.surroundings)
 
     def training_background(self) -> Float[Tensor, "3"]:
         """Background of the next training render: fixed, or drawn anew when the configuration says random."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -33,10 +33,18 @@ class View:
     """World normals of the depth map, times alpha."""
     distortion: Float[Tensor, "H W 1"]
     """Spread of the surfels along each ray, scene units."""
+    background: Float[Tensor, "H W 3"]
+    """What is behind everything."""
 
     @classmethod
-    def of(cls, render: SurfelRender, K: Float[Tensor, "1 3 3"], viewmat: Float[Tensor, "1 4 4"]) -> View:
-        """The view of a render of one perspective camera, at least 2 x 2 pixels."""
+    def of(
+        cls,
+        render: SurfelRender,
+        K: Float[Tensor, "1 3 3"],
+        viewmat: Float[Tensor, "1 4 4"],
+        background: Float[Tensor, "3"],
+    ) -> View:
+        """The view of a render of one perspective camera before `background`, at least 2 x 2 pixels."""
         alpha = render.alpha[0]
         return cls(
             rgb=render.rgb[0],
@@ -46,15 +54,20 @@ class View:
             normals=render.normals[0],
             depth_normals=depth_to_normals(render.depth, K, viewmat)[0] * alpha,
             distortion=render.distortion[0],
+            background=background.expand_as(render.rgb[0]),
         )
+
+    def before(self, background: Float[Tensor, "H W 3"]) -> View:
+        """The same before another background."""
+        return replace(self, rgb=self.rgb + (1 - self.alpha) * (background - self.background), background=background)
 
     @classmethod
     def empty(cls, width: int, height: int, background: Float[Tensor, "3"]) -> View:
         """Nothing but background."""
         one, three = background.new_zeros(height, width, 1), background.new_zeros(height, width, 3)
-        return cls(three + background, one, one, one, three, three, one)
+        return cls(three + background, one, one, one, three, three, one, background.expand_as(three))
 
-    def outputs(self, background: Float[Tensor, "3"]) -> dict[str, Tensor]:
+    def outputs(self) -> dict[str, Tensor]:
         """What `GenFusionModel.get_outputs` returns; depth where nothing is hit is the largest there is."""
         depth, median = (torch.where(self.alpha > 0, value, value.max()) for value in (self.depth, self.median_depth))
         normals = torch.nn.functional.normalize(self.normals, dim=-1)
@@ -66,7 +79,7 @@ class View:
             "normals": (normals + 1) / 2,
             "normals_from_depth": (self.depth_normals + 1) / 2,
             "distortion": self.distortion,
-            "background": background.expand_as(self.rgb),
+            "background": self.background,
         }
 
 

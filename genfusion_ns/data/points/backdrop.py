@@ -72,11 +72,7 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     for i, photo in enumerate(photos):
         colour, seen = _cells(photo)
         empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape)
-        rows, columns = empty.nonzero().T
-        u = (columns + 0.5) / seen.shape[1] * cameras.width[i]
-        v = (rows + 0.5) / seen.shape[0] * cameras.height[i]
-        x, y = (u - cameras.cx[i]) / cameras.fx[i], (v - cameras.cy[i]) / cameras.fy[i]
-        rays = F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ viewmats[i, :3, :3], dim=-1)
+        rays = _rays(cameras, i, viewmats[i], empty)
         hit, direction = _on_sphere(centers[i] - middle, rays, radius)
         directions.append(direction)
         colours.append(colour[empty][hit])
@@ -90,6 +86,32 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     alike = (rgb - plain).abs().amax(dim=-1) < _OTHER
     bytes_ = (255 * rgb[alike]).round().clamp(0, 255).to(torch.uint8)
     return Backdrop(middle + radius * unit[alike], bytes_, plain)
+
+
+def directional_colours(
+    cameras: Cameras, photos: Sequence[Mapping[str, Any]]
+) -> tuple[Float[Tensor, "C 3"], Float[Tensor, "C 3"]]:
+    """World directions (unit) in which photos look, and the mean colours that they see there, 0..1, cell by cell.
+
+    Args:
+        cameras, photos: see `find_backdrop`. Hidden and transparent places are left out.
+    """
+    viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
+    directions, colours = [viewmats.new_zeros(0, 3)], [viewmats.new_zeros(0, 3)]
+    for i, photo in enumerate(photos):
+        colour, seen = _cells(photo)
+        directions.append(_rays(cameras, i, viewmats[i], seen))
+        colours.append(colour[seen])
+    return torch.cat(directions), torch.cat(colours)
+
+
+def _rays(cameras: Cameras, i: int, viewmat: Float[Tensor, "4 4"], chosen: Bool[Tensor, "r c"]) -> Float[Tensor, "C 3"]:
+    """Unit directions in the world of the middles of the chosen cells of a photo."""
+    rows, columns = chosen.nonzero().T
+    u = (columns + 0.5) / chosen.shape[1] * cameras.width[i]
+    v = (rows + 0.5) / chosen.shape[0] * cameras.height[i]
+    x, y = (u - cameras.cx[i]) / cameras.fx[i], (v - cameras.cy[i]) / cameras.fy[i]
+    return F.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ viewmat[:3, :3], dim=-1)
 
 
 def _sphere(centers: Float[Tensor, "V 3"], points: Float[Tensor, "M 3"]) -> tuple[Float[Tensor, "3"], float]:

