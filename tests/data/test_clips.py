@@ -18,6 +18,7 @@ from genfusion_ns.data.clips.pairs import ClipFolder, Provenance, list_pairs, re
 from genfusion_ns.data.clips.procedural import procedural_pair
 from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.geometry.warping import warp_references
+from genfusion_ns.priors.compact.conditioning import stack_pairs
 
 ORIGIN = Provenance("fox", "sparse 6", 3)
 
@@ -218,6 +219,24 @@ def test_samples_have_the_asked_for_shape(folder: Path) -> None:
         assert len({len(pair.references) for pair in batch}) == 1
         counts.add(len(batch[0].references))
     assert counts == {1, 2, 3, 4}
+
+
+def test_captures_of_different_sizes_share_a_batch(folder: Path, tmp_path: Path) -> None:
+    wide = procedural_pair(torch.Generator().manual_seed(9), frames=5, size=(96, 40))
+    write_pair(tmp_path, "wide", wide, ORIGIN)
+    augmentation = AugmentationConfig(crop=(32, 24), frames=3)
+    sources = [PairSource([folder / "clip_0.npz", tmp_path / "wide.npz"], 1.0)]
+    batches = ClipDataset(sources, augmentation, batch_size=2, batches=8, seed=0)
+    sizes = {tuple(pair.references.rgb.shape[1:3]) for i in range(8) for pair in batches[i]}
+    assert len(sizes) == 2  # of the first of each batch
+    for i in range(8):
+        condition, _ = stack_pairs(batches[i])
+        assert len(condition.artifact) == 2
+    for pair in (pair for i in range(8) for pair in batches[i]):
+        clean = pair.clean
+        warped = warp_references(clean.depth, clean.viewmats, clean.Ks, pair.references)
+        error = (warped.rgb - clean.rgb).abs().mean(-1, keepdim=True)[warped.visible]
+        assert error.numel() == 0 or float(error.median()) < 0.06
 
 
 @pytest.mark.parametrize("changes", [{"mirror": 1.0}, {"reverse": 1.0}, {"colour_jitter": 0.3}, {}])

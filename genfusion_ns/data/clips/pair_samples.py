@@ -20,6 +20,7 @@ from genfusion_ns.geometry.clips import (
     mirror_clip,
     mirror_references,
     resize_clip,
+    resize_references,
     select_frames,
     select_pair_frames,
     select_references,
@@ -63,7 +64,8 @@ class ClipDataset(Dataset[list[ClipPair]]):
     """A stream of augmented batches: item i is the i-th batch, the same whenever and wherever it is asked for.
 
     The batches depend on the seed and their index alone, so that a resumed training sees what it would have seen.
-    All samples of a batch agree in frames and number of photos, and in size where every clip exceeds the crop window.
+    All samples of a batch agree in frames, number and size of photos, and in size where every clip exceeds the crop
+    window.
     """
 
     def __init__(
@@ -111,7 +113,9 @@ class ClipDataset(Dataset[list[ClipPair]]):
             raise IndexError(f"batch {index} of a stream of {self.batches}")
         generator = numbered_generator(self.seed, index)
         count = _draw(*self.augmentation.references, generator)
-        return [self._sample(count, generator) for _ in range(self.batch_size)]
+        first, *others = [self._sample(count, generator) for _ in range(self.batch_size)]
+        size = (first.references.rgb.shape[2], first.references.rgb.shape[1])
+        return [first, *(replace(pair, references=resize_references(pair.references, size)) for pair in others)]
 
     def _sample(self, count: int, generator: torch.Generator) -> ClipPair:
         shares = torch.tensor([source.share for source in self.sources])
