@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.geometry.meshes import Mesh
 from genfusion_ns.priors.triposr.field import CHUNK, TriplaneField
 from genfusion_ns.priors.triposr.occupancy import Occupancy
 
@@ -20,37 +21,6 @@ _PIECES = 64
 
 class EmptySurfaceError(ValueError):
     """A field that nowhere crosses the threshold."""
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles in the frame of the field, z up, wound counter-clockwise when seen from outside."""
-
-    vertices: Float[np.ndarray, "V 3"]
-    """Positions within the cube of the field."""
-    faces: Int[np.ndarray, "F 3"]
-    """Indices of vertices."""
-    colours: Float[np.ndarray, "V 3"] | None = None
-    """0..1, of the vertices."""
-
-    def volume(self) -> float:
-        """Signed volume that is enclosed; of a closed surface positive."""
-        a, b, c = (self.vertices[self.faces[:, corner]] for corner in range(3))
-        return float(np.einsum("fi,fi->", a, np.cross(b, c)) / 6)
-
-    def areas(self) -> Float[np.ndarray, " F"]:
-        """Areas of the triangles."""
-        return np.linalg.norm(self._crossed(), axis=1) / 2
-
-    def face_normals(self) -> Float[np.ndarray, "F 3"]:
-        """Unit normals of the triangles, outwards; zero for those without an area."""
-        crossed = self._crossed()
-        length = np.linalg.norm(crossed, axis=1, keepdims=True)
-        return np.divide(crossed, length, out=np.zeros_like(crossed), where=length > 0)
-
-    def _crossed(self) -> Float[np.ndarray, "F 3"]:
-        a, b, c = (self.vertices[self.faces[:, corner]] for corner in range(3))
-        return np.cross(b - a, c - a)
 
 
 def density_grid(
@@ -154,13 +124,5 @@ def surface_points(
     mesh: Mesh, field: TriplaneField, count: int, generator: torch.Generator, chunk: int = CHUNK
 ) -> SurfacePoints:
     """Points spread evenly over the area of a mesh, with the normals of its triangles and the colours of the field."""
-    areas = torch.from_numpy(mesh.areas())
-    # Not multinomial, which takes at most 2^24 weights.
-    drawn = torch.rand(count, generator=generator, dtype=torch.float64) * float(areas.sum())
-    faces = torch.searchsorted(areas.double().cumsum(0), drawn).clamp(max=len(areas) - 1).numpy()
-    u, v = torch.rand(2, count, generator=generator, dtype=torch.float64).numpy()
-    flipped = u + v > 1
-    u, v = np.where(flipped, 1 - u, u), np.where(flipped, 1 - v, v)
-    a, b, c = (mesh.vertices[mesh.faces[faces, corner]].astype(np.float64) for corner in range(3))
-    xyz = a + u[:, None] * (b - a) + v[:, None] * (c - a)
+    xyz, faces = mesh.points_on(count, generator)
     return SurfacePoints(xyz, mesh.face_normals()[faces].astype(np.float64), colours_at(field, xyz, chunk))
