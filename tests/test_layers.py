@@ -15,8 +15,9 @@ ALLOWED = {
     "models": {"geometry", "rendering", "models"},
     "data": {"geometry", "data"},
     "priors": {"geometry", "priors"},
-    "fusion": {"geometry", "rendering", "models", "data", "priors", "fusion"},
-    "scripts": {"geometry", "rendering", "models", "data", "priors", "fusion", "scripts", "methods"},
+    "exports": {"geometry", "rendering", "exports"},
+    "fusion": {"geometry", "rendering", "models", "data", "priors", "exports", "fusion"},
+    "scripts": {"geometry", "rendering", "models", "data", "priors", "exports", "fusion", "scripts", "methods"},
 }
 NEUTRAL = {
     "digests": set(),
@@ -40,6 +41,7 @@ FORBIDDEN_LIBRARIES = {
     "models": {"diffusers", "transformers"},
     "data": {"gsplat", "diffusers", "transformers"},
     "priors": {"nerfstudio", "gsplat"},
+    "exports": {"nerfstudio", "gsplat", "diffusers", "transformers"},
     "fusion": {"diffusers", "transformers", "gsplat"},
 }
 

@@ -37,5 +37,5 @@ def check_output(path: Path, endings: tuple[str, ...], overwrite: bool) -> str:
         what = "is a folder" if path.is_dir() else "has another ending"
         raise ValueError(f"--output {path} {what}; name a file that ends with {', '.join(endings)}")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"--output {path} exists; name another file, or add --overwrite True")
+        raise FileExistsError(f"--output {path} exists; name another file, or add --overwrite")
     return max(found, key=len)

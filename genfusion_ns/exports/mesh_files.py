@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,6 @@ def write_mesh_file(path: Path, ending: str, mesh: Mesh) -> None:
     whole = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=mesh.vertex_normals(), vertex_colors=colours, process=False
     )
-    options = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True, "include_color": True}}
-    written = whole.export(file_type=ending[1:], **options.get(ending, {"include_normals": True}))
+    asked = "vertex_normal" if ending == ".ply" else "include_normals"
+    written: Any = whole.export(None, ending[1:], **{asked: True})
     write_atomically(path, written.encode() if isinstance(written, str) else bytes(written), "the mesh")

@@ -154,6 +154,6 @@ def decimated(mesh: Mesh, faces: int) -> Mesh:
         ) from error
     from scipy.spatial import KDTree
 
-    points, triangles = simplify(mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), target_count=faces)
+    points, triangles = simplify(mesh.vertices.astype(np.float64), mesh.faces.astype(np.int32), target_count=faces)[:2]
     colours = None if mesh.colours is None else mesh.colours[KDTree(mesh.vertices).query(points)[1]]
     return Mesh(points.astype(np.float32), triangles.astype(np.int64), colours)

@@ -72,9 +72,7 @@ class VoxelBlocks:
             ValueError: lengths that no field has.
         """
         if not 0 < voxel < math.inf or not 2 * voxel <= truncation < math.inf:
-            raise ValueError(
-                f"voxel {voxel}, truncation {truncation}: need a voxel above 0 and a truncation of 2 voxels"
-            )
+            raise ValueError(f"voxel {voxel}, truncation {truncation}: need a voxel above 0 and a truncation of two")
         self.voxel, self.truncation, self.most_blocks = voxel, truncation, most_blocks
         self.device = torch.device(device)
         self._keys = torch.zeros(0, dtype=torch.int64, device=self.device)

@@ -51,9 +51,7 @@ class PixelCount:
     def shares(self) -> str:
         """In words."""
         parts = [f"{100 * count / max(self.all, 1):.1f} % {reason}" for reason, count in self.removed.items() if count]
-        return f"{100 * self.kept / max(self.all, 1):.1f} % of the pixels count" + (
-            f"; {', '.join(parts)}" if parts else ""
-        )
+        return "; ".join([f"{100 * self.kept / max(self.all, 1):.1f} % of the pixels count", *parts])
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,8 @@ class SurfaceViews:
 
     def _chosen(self) -> list[int]:
         count = len(self.cameras)
-        return sorted({round(i * (count - 1) / max(_WITNESSES - 1, 1)) for i in range(min(count, _WITNESSES))})
+        among = min(count, _WITNESSES)
+        return sorted({round(i * (count - 1) / max(among - 1, 1)) for i in range(among)})
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[SurfaceView | None]:
