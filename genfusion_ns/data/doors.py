@@ -32,7 +32,7 @@ class RayDoors(VanillaDataManager):
         """
         raise ValueError(
             "ns-export pointcloud and poisson sample rays of photos, and surfels are rendered from whole photos; "
-            "ns-export gaussian-splat writes the surfels themselves"
+            "gf-export points makes points with normals, gf-export splat or ns-export gaussian-splat write the surfels"
         )
 
 

@@ -41,6 +41,10 @@ class Splats:
         """Some of them."""
         return Splats(*(getattr(self, name)[kept] for name in self.__dataclass_fields__))
 
+    def up_to_degree(self, degree: int) -> Splats:
+        """The same splats without the harmonics above a degree."""
+        return replace(self, rest=self.rest[:, : (degree + 1) ** 2 - 1])
+
     def rotations(self) -> Float[np.ndarray, "N 3 3"]:
         """Rotation matrices; their columns are the axes of the splats."""
         return Rotation.from_quat(np.roll(self.quats, -1, axis=1)).as_matrix()

@@ -104,7 +104,7 @@ def test_compressed_ply_by_the_words_of_its_format(tmp_path, bands):
 
     means = unpacked("packed_position", (11, 10, 11), *ends("", "xyz"))
     log_scales = unpacked("packed_scale", (11, 10, 11), *ends("scale_", "xyz"))
-    rgb = unpacked("packed_color", (8, 8, 8, 8)[:3] + (8,), *(names + [names[0]] for names in ends("", "rgb")))[:, :3]
+    rgb = unpacked("packed_color", (8, 8, 8, 8), *([*names, names[0]] for names in ends("", "rgb")))[:, :3]
     alpha = (vertex["packed_color"] & 255) / 255
     word = vertex["packed_rotation"].astype(np.int64)
     largest = word >> 30

@@ -44,6 +44,12 @@ def test_splats_are_those_of_the_run(config, pipeline, tmp_path):
     assert np.allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
 
 
+def test_harmonics_can_be_left_out(config, tmp_path):
+    export_splats(SplatSettings(config, tmp_path / "a.ply", sh_degree=0))
+    names = {prop.name for prop in PlyData.read(tmp_path / "a.ply")["vertex"].properties}
+    assert "f_dc_2" in names and "f_rest_0" not in names
+
+
 def test_splats_without_harmonics_keep_their_colours(pipeline):
     splats = splats_of(pipeline.scene)
     rgb = 0.5 + 0.28209479177387814 * splats.dc

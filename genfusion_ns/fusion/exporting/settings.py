@@ -75,6 +75,9 @@ class SplatSettings(ExportSettings):
 
     spz_version: Literal[2, 3, 4] = 4
     """Of .spz files; viewers from before 2026 read 3 or 2 only."""
+    sh_degree: Literal[0, 1, 2, 3] = 3
+    """Degrees of spherical harmonics to keep, at most; with 0 colours do not depend on the direction, and files are
+    smaller and, for .sog, written in seconds instead of minutes."""
 
 
 @dataclass

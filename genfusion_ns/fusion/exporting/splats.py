@@ -57,7 +57,7 @@ def export_splats(settings: SplatSettings) -> Path:
     check_libraries(ending)
     pipeline = load_run(settings.load_config)
     scene = pipeline.scene
-    whole = splats_of(scene)
+    whole = splats_of(scene).up_to_degree(settings.sh_degree)
     inside = settings.crop.within(torch.from_numpy(whole.means)).numpy() if settings.crop.active else None
     splats, removed = usable(whole, inside)
     for reason, count in removed.items():
