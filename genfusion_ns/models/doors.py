@@ -79,8 +79,8 @@ class SurfelDoors(SplatfactoModel):
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Refuse an image of rays, which `ns-export tsdf` and the textures of all meshes ask for."""
         raise ValueError(
-            "surfels are not sampled along rays, so ns-export has no way to a mesh of them; gf-export mesh makes one, and "
-            "gf-export splat or ns-export gaussian-splat write the surfels themselves"
+            "surfels are not sampled along rays, so ns-export has no way to a mesh of them; gf-export mesh makes one, "
+            "and gf-export splat or ns-export gaussian-splat write the surfels themselves"
         )
 
     def set_background(self, background_color: Float[Tensor, "3"]) -> None:

@@ -20,6 +20,9 @@ COMMANDS = {
     "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
     "gf-train-generator-triposr": ("gf-train-generator", "configs/generator/triposr_small.yaml"),
     "gf-image3d": ("gf-image3d",),
+    "gf-export-splat": ("gf-export", "splat"),
+    "gf-export-mesh": ("gf-export", "mesh"),
+    "gf-export-points": ("gf-export", "points"),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),
@@ -79,6 +82,14 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
+    from genfusion_ns.fusion.exporting.settings import (
+        Crop,
+        ExportSettings,
+        MeshSettings,
+        PointSettings,
+        SplatSettings,
+        ViewSettings,
+    )
     from genfusion_ns.fusion.generator_training import (
         TrainCompactConfig,
         TrainConfig,
@@ -150,6 +161,12 @@ def test_every_config_field_of_ours_has_help():
         ObjectSampling,
         Image3dSettings,
         Image3d,
+        Crop,
+        ExportSettings,
+        SplatSettings,
+        ViewSettings,
+        MeshSettings,
+        PointSettings,
     ):
         source = inspect.getsource(config)
         inherited = {
