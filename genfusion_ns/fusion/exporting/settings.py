@@ -77,7 +77,7 @@ class SplatSettings(ExportSettings):
     """Of .spz files; viewers from before 2026 read 3 or 2 only."""
     sh_degree: Literal[0, 1, 2, 3] = 3
     """Degrees of spherical harmonics to keep, at most; with 0 colours do not depend on the direction, and files are
-    smaller and, for .sog, written in seconds instead of minutes."""
+    smaller and, for .sog, written sooner."""
 
 
 @dataclass
