@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ class Reliability:
             before.append((pair.artifact.rgb - pair.clean.rgb)[novel].square().mean(-1).flatten())
         confidence, square, rendered = torch.cat(confidences), torch.cat(squares), torch.cat(before)
         rows = []
-        for low, high in zip(_EDGES, _EDGES[1:], strict=False):
+        for low, high in pairwise(_EDGES):
             inside = (confidence >= low) & (confidence < high)
             if not bool(inside.any()):
                 continue
