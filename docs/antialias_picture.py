@@ -1,7 +1,8 @@
 """The same part of a held-out photo at four sizes, by runs without and with the pixel filter, as one picture.
 
-    ns-train genfusion --data demo/scene --pipeline.repairer.model none --timestamp none
-    ns-train genfusion --data demo/scene --pipeline.repairer.model none --timestamp mip --pipeline.model.antialias mip
+    ns-train genfusion --data demo/scene --max-num-iterations 1500 --pipeline.repairer.model none --timestamp none
+    ns-train genfusion --data demo/scene --max-num-iterations 1500 --pipeline.repairer.model none --timestamp mip \
+        --pipeline.model.antialias mip
     python docs/antialias_picture.py --none outputs/scene/genfusion/none/config.yml \
         --mip outputs/scene/genfusion/mip/config.yml --output docs/images/antialias.png
 """

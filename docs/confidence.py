@@ -2,7 +2,8 @@
 
     python docs/confidence.py --clips CLIPS --generator compact
 
-CLIPS is a folder of gf-make-clips of captures that the generator never saw. Prints the rows of docs/results/confidence.json.
+CLIPS is a folder of gf-make-clips of captures that the generator never saw. Prints the rows of
+docs/results/confidence.json.
 """
 
 from __future__ import annotations
