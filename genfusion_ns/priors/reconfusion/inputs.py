@@ -9,8 +9,9 @@ setting its colours to zero here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,7 +58,7 @@ class ViewInputs:
 
     def to(self, device: torch.device | str) -> ViewInputs:
         """The same inputs on `device`."""
-        return self._map(lambda value: value.to(device))
+        return _combined([self], lambda values: values[0].to(device))
 
     def shown(self, keep: Float[Tensor, " B"]) -> ViewInputs:
         """A batch with black photos where `keep` is 0."""
@@ -71,12 +72,7 @@ class ViewInputs:
     def twice(self) -> ViewInputs:
         """The batch, and behind it the same batch with black photos."""
         hidden = self.shown(torch.zeros(len(self)))
-        pairs = {field.name: (getattr(self, field.name), getattr(hidden, field.name)) for field in fields(self)}
-        return ViewInputs(**{name: None if a is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})
-
-    def _map(self, change) -> ViewInputs:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ViewInputs(**{name: None if value is None else change(value) for name, value in values.items()})
+        return _combined([self, hidden], torch.cat)
 
 
 _PHOTO_COLOURS = [4, 5, 6, 8, 9, 10, 12, 13, 14]
@@ -92,8 +88,16 @@ def stack_inputs(inputs: Sequence[ViewInputs]) -> ViewInputs:
     shapes = {(tuple(one.photos.shape), one.guide is None) for one in inputs}
     if len(shapes) != 1:
         raise ValueError(f"views of one batch must agree in size and number of photos; found {sorted(shapes)}")
-    values = {field.name: [getattr(one, field.name) for one in inputs] for field in fields(ViewInputs)}
-    return ViewInputs(**{name: None if found[0] is None else torch.stack(found) for name, found in values.items()})
+    return _combined(inputs, torch.stack)
+
+
+def _combined(inputs: Sequence[ViewInputs], combine: Callable[[list[Tensor]], Tensor]) -> ViewInputs:
+    """Each tensor made of those of several inputs."""
+    found: dict[str, Any] = {}
+    for field in fields(ViewInputs):
+        values = [getattr(one, field.name) for one in inputs]
+        found[field.name] = None if values[0] is None else combine(values)
+    return ViewInputs(**found)
 
 
 @full_precision()

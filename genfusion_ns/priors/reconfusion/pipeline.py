@@ -90,6 +90,8 @@ class ReconFusionPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
         )
         self.latents = Latents(vae, fold)
+        self.resolution = (width, height)
+        """(width, height) in pixels of what is drawn; may be changed."""
         require_signal(alphas_of(scheduler), scheduler.config["prediction_type"])
 
     @property
@@ -98,9 +100,9 @@ class ReconFusionPipeline(DiffusionPipeline):
         return self.config  # diffusers types it as a plain dict
 
     @property
-    def resolution(self) -> tuple[int, int]:
-        """(width, height) in pixels of what is drawn."""
-        return self.facts.width, self.facts.height
+    def size_multiple(self) -> int:
+        """Width and height must be multiples of this many pixels."""
+        return self.latents.side * 2 ** (len(facts_of(self.unet).block_out_channels) - 1)
 
     @torch.no_grad()
     def __call__(
@@ -215,7 +217,8 @@ class Latents:
         """Images of latents, in float32."""
         if self.vae is None:
             return functional.pixel_shuffle(latents, self.fold)
-        decoded: Any = self.vae.decode((latents / self.scale).to(self.vae.dtype), return_dict=False)
+        scaled: Any = (latents / self.scale).to(self.vae.dtype)
+        decoded: Any = self.vae.decode(scaled, return_dict=False)
         return decoded[0].float()
 
     def guide(self, planes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
@@ -241,7 +244,7 @@ def condition_planes(
 
 def photo_tokens(encoder: CLIPVisionModelWithProjection, photos: Float[Tensor, "B R 3 h w"]) -> Float[Tensor, "B R D"]:
     """One token of each photo in 0..1."""
-    side = encoder.config.image_size
+    side: Any = encoder.config.image_size
     pixels = photos.flatten(0, 1).float()
     if pixels.shape[-2:] != (side, side):
         pixels = shrink_images(pixels, (side, side))

@@ -19,6 +19,7 @@ from diffusers.models.upsampling import Upsample2D
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from genfusion_ns.geometry.cameras import full_precision
 from genfusion_ns.priors.reconfusion.inputs import ViewInputs
@@ -99,13 +100,13 @@ class PixelNerf(ModelMixin, ConfigMixin):
         samples = self.config.training_samples if self.training else self.config.samples
         lifted = lift_rays(inputs, self.config.rays, samples)
         if self.gradient_checkpointing and self.training:
-            raw = torch.utils.checkpoint.checkpoint(self._query, lifted, maps, photos, use_reentrant=False)
+            found: Any = checkpoint(self._query, lifted, maps, photos, use_reentrant=False)
         else:
-            raw = self._query(lifted, maps, photos)
-        raw = raw.view(len(inputs), self.config.rays**2, samples, -1).float()
+            found = self._query(lifted, maps, photos)
+        raw = found.view(len(inputs), self.config.rays**2, samples, -1).float()
         values = torch.cat([raw[..., 1:4].sigmoid(), raw[..., 4:]], dim=-1)
-        found = composite(functional.softplus(raw[..., 0] - _EMPTY_BIAS), values, lifted.steps)
-        planes = found.transpose(1, 2).unflatten(2, (self.config.rays, self.config.rays))
+        rendered = composite(functional.softplus(raw[..., 0] - _EMPTY_BIAS), values, lifted.steps)
+        planes = rendered.transpose(1, 2).unflatten(2, (self.config.rays, self.config.rays))
         return RenderedFeatures(planes[:, 3:], planes[:, :3])
 
     def _query(self, lifted: LiftedRays, maps: Tensor, photos: Tensor) -> Float[Tensor, "B P C"]:
@@ -138,7 +139,8 @@ class FeatureEncoder(nn.Module):
             raise ValueError(f"level is {level}; the {len(widths)} widths allow 0..{len(widths) - 1}")
 
         def block(inputs: int, outputs: int) -> ResnetBlock2D:
-            return ResnetBlock2D(in_channels=inputs, out_channels=outputs, temb_channels=None, groups=groups)
+            no_time: Any = None
+            return ResnetBlock2D(in_channels=inputs, out_channels=outputs, temb_channels=no_time, groups=groups)
 
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.down = nn.ModuleList(block(widths[max(0, i - 1)], width) for i, width in enumerate(widths))

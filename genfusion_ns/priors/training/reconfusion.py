@@ -267,15 +267,19 @@ class ReconFusionObjective:
     def _loaded(self, weights: dict[str, Tensor], dtype: torch.dtype) -> ReconFusionPipeline:
         """The pipeline with copies of the weights, on the CPU."""
         whole: dict[str, Any] = self.pipeline.components
-        parts = {name: copy.deepcopy(part).cpu() for name, part in whole.items() if isinstance(part, nn.Module)}
+        parts: dict[str, Any] = {
+            name: copy.deepcopy(part).cpu() for name, part in whole.items() if isinstance(part, nn.Module)
+        }
         for name, part in parts.items():
             start = f"{name}."
             own = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
             if own:
                 part.load_state_dict(own)
             nn.Module.to(part, dtype).eval()  # the method of the library warns
-        settings = {name: value for name, value in self.pipeline.config.items() if not name.startswith("_")}
-        return ReconFusionPipeline(**settings | whole | parts)
+        arguments: dict[str, Any] = {
+            name: value for name, value in self.pipeline.config.items() if not name.startswith("_")
+        }
+        return ReconFusionPipeline(**arguments | whole | parts)
 
 
 def _decibels(image: Tensor, target: Tensor, known: Tensor) -> float:
