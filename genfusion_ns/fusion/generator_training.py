@@ -133,12 +133,18 @@ class TrainTripoSRConfig(TrainConfig):
 class TrainReconFusionConfig(TrainOnClipsConfig):
     """Train ReconFusion's prior, which draws a view from its render and posed photos.
 
-    Small from nothing, or full from the weights of Stable Diffusion; on clips of gf-make-clips.
+    Small from nothing, or full from the weights of Stable Diffusion; on clips of gf-make-clips, on captures, or both.
     Several GPUs or machines: accelerate launch -m genfusion_ns.scripts.train_generator CONFIG ...
     """
 
     generator: Suppress[Literal["reconfusion"]] = "reconfusion"
     """What is trained."""
+    captures: tuple[Path, ...] = ()
+    """Folders of captures in any format that runs read; every 10th photo is kept for validation."""
+    captures_share: float = 0.5
+    """Share of the batches that are of captures, where there are clips as well."""
+    image_encoder: str | None = None
+    """Folder of a CLIP image encoder, or its name on the hub, where --initial is a Stable Diffusion."""
     sampling: ViewSampling = field(default_factory=ViewSampling)
     """What samples look like."""
     optimisation: ReconFusionOptimisation = field(default_factory=ReconFusionOptimisation)
@@ -302,30 +308,27 @@ def _train_dynamicrafter(config: TrainDynamiCrafterConfig, initial: str, acceler
 
 
 def _train_reconfusion(config: TrainReconFusionConfig, initial: str | None, accelerator: Accelerator) -> Report | None:
-    from genfusion_ns.data.views.samples import clip_views
-    from genfusion_ns.fusion.training_data import split_clips
-    from genfusion_ns.fusion.view_data import held_out_frames
-    from genfusion_ns.priors.training.reconfusion import ViewBatches, train
+    from genfusion_ns.fusion.view_data import view_data
+    from genfusion_ns.priors.reconfusion.architecture import small_pipeline
+    from genfusion_ns.priors.reconfusion.initial import starting_pipeline
+    from genfusion_ns.priors.training.reconfusion import seed_everything, train
 
     optimisation = config.optimisation
-    if config.clips is None:
-        raise ValueError("--clips is missing: the folder of clips to train on, which gf-make-clips writes")
-    split = split_clips(config.clips, config.held_out_captures, config.held_out_limit)
-    size = optimisation.network.size
-    pairs = clip_views(
-        split.training,
-        config.sampling,
-        size,
+    seed_everything(optimisation)
+    with accelerator.main_process_first():
+        if initial is None:
+            pipeline = small_pipeline(optimisation.network)
+        else:
+            pipeline = starting_pipeline(initial, config.image_encoder, optimisation.network.size)
+    data = view_data(
+        config,
+        pipeline.resolution,
+        pipeline.facts.num_references,
         batch_size=optimisation.batch_size,
         batches=optimisation.batches(accelerator.num_processes),
         seed=optimisation.seed,
     )
-    held_out = held_out_frames(split.held_out, size, optimisation.network.num_references)
-
-    def batches(pipeline):
-        return ViewBatches(pairs, pipeline.facts.num_references, pipeline.facts.guided)
-
-    return train(batches, held_out, config.output, optimisation, config.resume, None, accelerator)
+    return train(pipeline, data.batches, data.held_out, config.output, optimisation, config.resume, accelerator)
 
 
 def read_config(path: Path) -> AnyTrainConfig:

@@ -7,7 +7,7 @@ colours beside it (Wu et al. 2024, section 4.1); some samples have black photos,
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 
 from genfusion_ns.geometry.clips import Clip, ClipPair, RenderedView
 from genfusion_ns.geometry.images import psnr
-from genfusion_ns.priors.reconfusion.architecture import small_pipeline
 from genfusion_ns.priors.reconfusion.inputs import ViewInputs, shrink_images, stack_inputs, view_inputs
 from genfusion_ns.priors.reconfusion.ladder import add_noise, alphas_of, velocity
 from genfusion_ns.priors.reconfusion.pipeline import ReconFusionPipeline, condition_planes, facts_of, photo_tokens
@@ -287,31 +286,48 @@ def _decibels(image: Tensor, target: Tensor, known: Tensor) -> float:
     return float(psnr(squares))
 
 
+def seed_everything(config: ReconFusionOptimisation) -> None:
+    """Seed what fresh networks are drawn from."""
+    set_seed(config.seed)
+
+
 def train(
-    batches: Callable[[ReconFusionPipeline], Dataset[ViewBatch]],
+    pipeline: ReconFusionPipeline,
+    batches: Dataset[list[ClipPair]],
     held_out: Sequence[ClipPair],
     output: Path,
     config: ReconFusionOptimisation,
     resume: bool = True,
-    initial: ReconFusionPipeline | None = None,
     accelerator: Accelerator | None = None,
 ) -> Report | None:
     """Train a prior; errors as in `fit`.
 
     Args:
-        batches: item i of what it gives for the pipeline is the i-th batch of the training, over all processes.
+        pipeline: to start from.
+        batches: item i is the i-th batch of the training, over all processes.
         held_out: see `ReconFusionObjective`.
         output: receives what `fit` writes.
         config: see `ReconFusionOptimisation`.
         resume: go on from the checkpoint in `output` where there is one.
-        initial: pipeline to start from; a fresh one of the configured size when None.
         accelerator: see `build_accelerator`.
 
     Returns:
         The last validation; None in other processes than the main one.
     """
+    check_optimisation(config)
     accelerator = accelerator or build_accelerator(config)
-    set_seed(config.seed)
-    pipeline = initial or small_pipeline(config.network)
     objective = ReconFusionObjective(pipeline, held_out, config)
-    return fit(objective, batches(pipeline), output, config, resume, accelerator)
+    views = ViewBatches(batches, pipeline.facts.num_references, pipeline.facts.guided)
+    return fit(objective, views, output, config, resume, accelerator)
+
+
+def check_optimisation(config: ReconFusionOptimisation) -> None:
+    """Refuse settings that no training can have.
+
+    Raises:
+        ValueError: with the flag.
+    """
+    if not 0 <= config.drop < 1:
+        raise ValueError(f"--optimisation.drop is {config.drop}; allowed are 0 to less than 1, 0.1 is usual")
+    if not 0 <= config.colour_weight < 1e6:
+        raise ValueError(f"--optimisation.colour-weight is {config.colour_weight}; it must be at least 0")
