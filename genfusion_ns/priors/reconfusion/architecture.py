@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from genfusion_ns.priors.reconfusion.inputs import GUIDE_CHANNELS
-from genfusion_ns.priors.reconfusion.pipeline import ReconFusionPipeline, facts_of
+from genfusion_ns.priors.reconfusion.pipeline import Latents, ReconFusionPipeline, facts_of
 from genfusion_ns.priors.reconfusion.pixelnerf import PixelNerf
 from genfusion_ns.priors.training.settings import ReconFusionSizes
 
@@ -188,9 +188,9 @@ def from_stable_diffusion(
         unet, vae, scheduler: of a Stable Diffusion.
         image_encoder: gives the tokens.
         size: (width, height) of the views, multiples of what latents and levels of the U-Net halve.
-        pixelnerf: a fresh one of the full size by default.
+        pixelnerf: a fresh one of the full size by default, with a ray per latent.
     """
-    pixelnerf = pixelnerf or PixelNerf()
+    pixelnerf = pixelnerf or PixelNerf(rays=Latents(vae, 1).shape(size)[2])
     width = facts_of(pixelnerf).features
     return ReconFusionPipeline(
         extended_unet(unet, width, image_encoder.config.projection_dim),
