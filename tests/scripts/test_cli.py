@@ -19,6 +19,7 @@ COMMANDS = {
     "gf-train-generator": ("gf-train-generator",),
     "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
     "gf-train-generator-triposr": ("gf-train-generator", "configs/generator/triposr_small.yaml"),
+    "gf-train-generator-reconfusion": ("gf-train-generator", "configs/generator/reconfusion_small.yaml"),
     "gf-image3d": ("gf-image3d",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
