@@ -57,6 +57,9 @@ RELEASED = {
         "priors.compact.config.CompactOptions",
         "priors.dynamicrafter.config.DynamiCrafterOptions",
         "priors.identity.NoRepairOptions",
+        "priors.reconfusion.config.ReconFusionOptions",
+        "priors.reconfusion.pipeline.ReconFusionPipeline",
+        "priors.reconfusion.pixelnerf.PixelNerf",
     ],
 }
 """Classes that config.yml and model_index.json of each version name; a release adds its own, none is removed."""

@@ -19,6 +19,7 @@ COMMANDS = {
     "gf-train-generator": ("gf-train-generator",),
     "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
     "gf-train-generator-triposr": ("gf-train-generator", "configs/generator/triposr_small.yaml"),
+    "gf-train-generator-reconfusion": ("gf-train-generator", "configs/generator/reconfusion_small.yaml"),
     "gf-image3d": ("gf-image3d",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
@@ -75,6 +76,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
     from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
     from genfusion_ns.data.objects.samples import ObjectSampling
+    from genfusion_ns.data.views.samples import ViewSampling
     from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
@@ -84,6 +86,7 @@ def test_every_config_field_of_ours_has_help():
         TrainConfig,
         TrainDynamiCrafterConfig,
         TrainOnClipsConfig,
+        TrainReconFusionConfig,
         TrainTripoSRConfig,
     )
     from genfusion_ns.fusion.image_start.settings import Image3dSettings
@@ -100,6 +103,8 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.priors.training.settings import (
         DynamiCrafterOptimisation,
         LoopConfig,
+        ReconFusionOptimisation,
+        ReconFusionSizes,
         TripoSROptimisation,
         TripoSRSizes,
     )
@@ -147,6 +152,10 @@ def test_every_config_field_of_ours_has_help():
         TrainTripoSRConfig,
         TripoSROptimisation,
         TripoSRSizes,
+        TrainReconFusionConfig,
+        ReconFusionOptimisation,
+        ReconFusionSizes,
+        ViewSampling,
         ObjectSampling,
         Image3dSettings,
         Image3d,
