@@ -59,9 +59,14 @@ _BACKBONES: dict[LpipsNet, _Backbone] = {
 }
 
 
+def smallest_side(net: LpipsNet) -> int:
+    """Pixels that each side of an image must have for the backbone."""
+    return _BACKBONES[net].smallest
+
+
 def fits(image: Float[Tensor, "1 3 H W"], net: LpipsNet) -> bool:
     """Whether an image is large enough for the backbone."""
-    return min(image.shape[-2:]) >= _BACKBONES[net].smallest
+    return min(image.shape[-2:]) >= smallest_side(net)
 
 
 def weights_file(net: LpipsNet) -> Path | None:
@@ -161,6 +166,15 @@ def _features_state(features: nn.Module, arrays: dict[str, dict[str, np.ndarray]
         state[f"{place}.weight"] = torch.from_numpy(convolution["kernel"].transpose(3, 2, 0, 1).copy())
         state[f"{place}.bias"] = torch.from_numpy(convolution["bias"].copy())
     return state
+
+
+@contextmanager
+def lpips_without_backbone() -> Iterator[None]:
+    """Have torchmetrics build LPIPS with a backbone of no weights, for who builds one that is never used."""
+    with torch.device("meta"):
+        features = _torchvision_models().alexnet(weights=None).features
+    with _backbone_is(features), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _torchvision_models() -> Any:

@@ -34,6 +34,8 @@ COMMANDS = {
     "ns-train-genfusion-masked": ("ns-train", "genfusion-masked"),
     "ns-train-genfusion-completion": ("ns-train", "genfusion-completion"),
     "ns-train-mipnerf-multiscale": ("ns-train", "mipnerf-multiscale"),
+    "ns-train-reconfusion": ("ns-train", "reconfusion"),
+    "ns-train-reconfusion-nerfacto": ("ns-train", "reconfusion-nerfacto"),
 }
 
 
@@ -42,7 +44,7 @@ def flags_of(text: str) -> list[str]:
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
     parts = ("fusion", "repairer", "mono-depth", "datamanager.", "model.")
     own = tuple(f"--pipeline.{part}" for part in parts)
-    if "--pipeline.fusion.start" in flags or "--pipeline.model.coarse-loss-weight" in flags:
+    if flags & {f"--pipeline.{name}" for name in ("fusion.start", "fusion.reuse", "model.coarse-loss-weight")}:
         flags = {flag for flag in flags if flag.startswith(own)}
     return sorted(flags - {"--help"})
 
@@ -80,6 +82,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
+    from genfusion_ns.fusion.cameras.novel import NovelViewSettings
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.generator_training import (
         TrainCompactConfig,
@@ -94,8 +97,11 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
     from genfusion_ns.fusion.photo_depth import MonoDepthConfig
     from genfusion_ns.fusion.rounds.settings import RoundSettings
+    from genfusion_ns.fusion.samples.nerfacto import SampledNerfactoPipelineConfig, SampledNerfactoTrainerConfig
+    from genfusion_ns.fusion.samples.settings import SampleSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.mipnerf.model import MipNerfModelConfig
+    from genfusion_ns.models.nerfacto import SparseNerfactoModelConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import KINDS, RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
@@ -117,6 +123,11 @@ def test_every_config_field_of_ours_has_help():
 
     for config in (
         RoundSettings,
+        SampleSettings,
+        NovelViewSettings,
+        SparseNerfactoModelConfig,
+        SampledNerfactoPipelineConfig,
+        SampledNerfactoTrainerConfig,
         ClipSettings,
         MonoDepthConfig,
         RepairerConfig,
