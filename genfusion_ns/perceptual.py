@@ -96,6 +96,38 @@ def lpips_from_disk(net: LpipsNet) -> nn.Module | None:
         return build_lpips(net)
 
 
+def check_lpips(net: LpipsNet, flag: str) -> None:
+    """Refuse a loss whose weights are not on this disk; nothing is loaded.
+
+    Args:
+        net: the backbone.
+        flag: of the weight of the term.
+
+    Raises:
+        ValueError: with the flag.
+    """
+    path = weights_file(net)
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"{flag} needs the weights of LPIPS ({net}), which are not installed; {HOW_TO_GET} -- or leave that term "
+            f"out with {flag} 0"
+        )
+
+
+def lpips_loss_network(net: LpipsNet, flag: str) -> nn.Module:
+    """The network of LPIPS for a loss, of images in -1..1; its parameters take no gradient.
+
+    Args:
+        net, flag: see `check_lpips`.
+
+    Raises:
+        ValueError: the weights are not installed, or damaged.
+    """
+    check_lpips(net, flag)
+    network: nn.Module = lpips_from_disk(net).net  # type: ignore[union-attr, assignment]
+    return network.eval().requires_grad_(False)
+
+
 def build_lpips(net: LpipsNet) -> nn.Module:
     """torchmetrics' LPIPS for images in 0..1, its backbone from the torch hub folder or, where absent, downloaded.
 

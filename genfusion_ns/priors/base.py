@@ -1,4 +1,4 @@
-"""What every prior promises: repairers of clips, with what they say they can do, and samplers of single views."""
+"""What every prior promises: repairers of clips, with what they say they can do, and priors of single views."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ContinuingRepairer(VideoRepairer, Protocol):
 
 
 @runtime_checkable
-class ViewSampler(Protocol):
+class ViewPrior(Protocol):
     """Draws what one view should show, from its render and posed photos.
 
     Deterministic under the generator; a plain object, not an nn.Module of the scene, so that scene checkpoints stay
@@ -117,7 +117,7 @@ class ViewSampler(Protocol):
         """Draw one view.
 
         Args:
-            view: the render, of the sampler's resolution.
+            view: the render, of the resolution of the prior.
             references: at least one photo of any size, the nearest first, in the scene frame of the view; those
                 beyond `num_references` are not looked at.
             level: share of the noise at which the drawing starts, above 0 and at most 1: 1 starts from pure noise,

@@ -6,7 +6,7 @@ import re
 import pytest
 import viser
 from tiny_run import make_trainer
-from view_samplers import BlendConfig
+from view_priors import BlendConfig
 
 from genfusion_ns.fusion.samples.panel import SamplePanel, attach_panel
 

@@ -11,7 +11,7 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from tiny_capture import make_capture, write_transforms
 from tiny_run import make_trainer
-from view_samplers import Blend, BlendConfig
+from view_priors import Blend, BlendConfig
 
 from genfusion_ns import perceptual
 from genfusion_ns.fusion.cameras.novel import NovelCameras, NovelViewSettings, covering_frame, view_intrinsics
@@ -66,7 +66,7 @@ def test_a_sample_starts_from_the_render_of_a_novel_view_and_its_nearest_photos(
     trainer = trainer_of(capture_folder, tmp_path)
     supervision = trainer.pipeline.supervision
     supervision.before_step(0)
-    (view, references, level), sample = supervision.sampler.seen[0], supervision.latest
+    (view, references, level), sample = supervision.prior.seen[0], supervision.latest
     assert view.size == (32, 32) and level == sample.level == 1 and not view.rgb.requires_grad
     assert bool(((view.depth == 0) | (view.alpha > 0)).all())
     photos = supervision.photos
@@ -84,7 +84,7 @@ def test_no_step_has_the_view_of_another_and_a_seed_has_its_own(capture_folder, 
         supervision = trainer_of(capture_folder, tmp_path / str(seed), seed=seed).pipeline.supervision
         for step in range(5):
             supervision.before_step(step)
-        return torch.stack([view.viewmat for view, _, _ in supervision.sampler.seen])
+        return torch.stack([view.viewmat for view, _, _ in supervision.prior.seen])
 
     first = views(0)
     assert torch.equal(first, views(0)) and not torch.equal(first, views(1))
@@ -100,7 +100,7 @@ def test_the_gradient_reaches_the_scene_through_the_render_alone(capture_folder,
     losses, _ = supervision.losses(0)
     assert set(losses) == {"sample_rgb", "sample_lpips"}
     sum(losses.values()).backward()
-    assert all(parameter.grad is None for parameter in supervision.sampler.network.parameters())
+    assert all(parameter.grad is None for parameter in supervision.prior.network.parameters())
     assert all(parameter.grad is None for parameter in supervision.loss._network.parameters())
     assert not supervision.latest.target.requires_grad
     for name in ("means", "features_dc", "opacities"):
@@ -140,7 +140,7 @@ def test_samples_are_drawn_as_often_and_used_as_long_as_it_says(capture_folder, 
     for step in range(9):
         supervision.before_step(step)
         used.append(bool(supervision.losses(step)[0]))
-        drawn.append(len(supervision.sampler.seen))
+        drawn.append(len(supervision.prior.seen))
     assert used == [True, True, False, False, True, True, False, False, True]
     assert drawn == [1, 1, 1, 1, 2, 2, 2, 2, 3]
     assert supervision.seconds_to_come(8) == pytest.approx(2 * supervision.seconds_to_come(15))
@@ -153,7 +153,7 @@ def test_paused_samples_supervise_nothing(capture_folder, tmp_path):
     supervision.paused = True
     assert supervision.losses(0) == ({}, {})
     supervision.before_step(1)
-    assert len(supervision.sampler.seen) == 1 and supervision.seconds_to_come(1) == 0
+    assert len(supervision.prior.seen) == 1 and supervision.seconds_to_come(1) == 0
     supervision.paused = False
     supervision.before_step(2)
     assert supervision.losses(2)[0]
@@ -282,10 +282,10 @@ def test_the_method_is_registered():
     assert type(config.pipeline) is type(reconfusion.config.pipeline)
 
 
-def test_the_toy_prior_keeps_the_promise_of_samplers():
-    from genfusion_ns.priors.base import ViewSampler
+def test_the_toy_prior_keeps_the_promise_of_priors():
+    from genfusion_ns.priors.base import ViewPrior
 
-    assert isinstance(Blend(), ViewSampler)
+    assert isinstance(Blend(), ViewPrior)
 
 
 def test_photos_are_compared_by_a_charbonnier_loss_where_it_is_asked_for(capture_folder, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from tiny_run import make_trainer
-from view_samplers import BlendConfig
+from view_priors import BlendConfig
 
 from genfusion_ns.fusion.samples.losses import SampleLoss
 from genfusion_ns.fusion.samples.nerfacto import NerfactoScene

@@ -15,7 +15,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import make_trainer
 from torch import Tensor
-from view_samplers import BlendConfig, save_toy_prior
+from view_priors import BlendConfig, save_toy_prior
 
 from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.fusion.config import FusionConfig

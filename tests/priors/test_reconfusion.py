@@ -1,4 +1,4 @@
-"""ReconFusion's prior: its ladder, PixelNeRF, the start from Stable Diffusion, guidance, folders and the sampler."""
+"""ReconFusion's prior: its ladder, PixelNeRF, the start from Stable Diffusion, guidance, folders and what it draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconfusion_toys import SIZES, blob_pair, orbit, toy_pipeline, toy_stable_d
 from transformers import CLIPVisionModelWithProjection
 
 from genfusion_ns.geometry.clips import References, select_references
-from genfusion_ns.priors.base import ViewSampler
+from genfusion_ns.priors.base import ViewPrior
 from genfusion_ns.priors.config import RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.reconfusion.architecture import SD21_UNET, extended_unet, from_stable_diffusion, small_pipeline
 from genfusion_ns.priors.reconfusion.folder import check_prior_folder
@@ -22,7 +22,7 @@ from genfusion_ns.priors.reconfusion.ladder import add_noise, alphas_of, descend
 from genfusion_ns.priors.reconfusion.loading import load_prior
 from genfusion_ns.priors.reconfusion.pipeline import ReconFusionPipeline
 from genfusion_ns.priors.reconfusion.pixelnerf import PixelNerf, composite, lift_rays, read_images
-from genfusion_ns.priors.reconfusion.sampler import ReconFusionSampler
+from genfusion_ns.priors.reconfusion.prior import ReconFusionPrior
 from genfusion_ns.priors.training.settings import ReconFusionSizes
 from genfusion_ns.seeds import seeded_generator
 
@@ -259,26 +259,26 @@ def folder(tmp_path_factory):
 def test_a_run_finds_checks_and_builds_it(folder):
     config = RepairerConfig(model=str(folder), steps=2)
     assert check_repairer(config, "cpu").kind == "reconfusion"
-    sampler = build_repairer(config, "cpu")
-    assert isinstance(sampler, ViewSampler) and isinstance(sampler, ReconFusionSampler)
-    assert sampler.resolution == (32, 32) and sampler.num_references == 3
+    prior = build_repairer(config, "cpu")
+    assert isinstance(prior, ViewPrior) and isinstance(prior, ReconFusionPrior)
+    assert prior.resolution == (32, 32) and prior.num_references == 3
     view, references = view_and_photos()
-    first, again = (sampler.sample(view, references, 1.0, seeded_generator(3)) for _ in range(2))
+    first, again = (prior.sample(view, references, 1.0, seeded_generator(3)) for _ in range(2))
     assert torch.equal(first, again) and first.shape == (32, 32, 3) and not first.requires_grad
     assert float(first.min()) >= 0 and float(first.max()) <= 1
-    assert not torch.equal(first, sampler.sample(view, references, 1.0, seeded_generator(4)))
-    sampler.release()
-    assert torch.equal(first, sampler.sample(view, references, 1.0, seeded_generator(3)))
+    assert not torch.equal(first, prior.sample(view, references, 1.0, seeded_generator(4)))
+    prior.release()
+    assert torch.equal(first, prior.sample(view, references, 1.0, seeded_generator(3)))
 
 
 def test_pure_noise_knows_nothing_of_the_render_and_little_noise_keeps_it(folder):
-    sampler = ReconFusionSampler(load_prior(folder), steps=4, guidance_scale=1.0)
+    prior = ReconFusionPrior(load_prior(folder), steps=4, guidance_scale=1.0)
     view, _ = view_and_photos()
     noise = torch.randn(1, 12, 16, 16, generator=seeded_generator(0))
     inputs, render = batch(), 2 * view.rgb.permute(2, 0, 1)[None] - 1
-    pure = [sampler.pipeline.draw(inputs, images, noise, 1.0) for images in (render, -render)]
-    traced = [sampler.pipeline.draw(inputs, images, noise, 0.9, pure_noise=False) for images in (render, -render)]
-    near = sampler.pipeline.draw(inputs, render, noise, 0.003)
+    pure = [prior.pipeline.draw(inputs, images, noise, 1.0) for images in (render, -render)]
+    traced = [prior.pipeline.draw(inputs, images, noise, 0.9, pure_noise=False) for images in (render, -render)]
+    near = prior.pipeline.draw(inputs, render, noise, 0.003)
     assert not torch.equal(traced[0], traced[1])
     assert torch.equal(pure[0], pure[1])
     assert float((near - render).abs().mean()) < 0.2
@@ -295,17 +295,17 @@ def test_pure_noise_knows_nothing_of_the_render_and_little_noise_keeps_it(folder
     ],
 )
 def test_what_cannot_be_drawn_is_refused(folder, change, said):
-    sampler = ReconFusionSampler.from_folder(folder)
+    prior = ReconFusionPrior.from_folder(folder)
     view, photos, level = change(*view_and_photos())
     with pytest.raises(ValueError, match=said):
-        sampler.sample(view, photos, level, seeded_generator(0))
+        prior.sample(view, photos, level, seeded_generator(0))
 
 
 def test_one_photo_of_another_size_at_the_place_of_the_view_is_enough(folder):
-    sampler = ReconFusionSampler.from_folder(folder, steps=1)
+    prior = ReconFusionPrior.from_folder(folder, steps=1)
     view, _ = view_and_photos()
     photo = References(torch.rand(1, 20, 50, 3), view.viewmat[None], view.K[None], torch.rand(1, 20, 50, 1) > 0.2)
-    drawn = sampler.sample(view, photo, 1.0, seeded_generator(0))
+    drawn = prior.sample(view, photo, 1.0, seeded_generator(0))
     assert bool(torch.isfinite(drawn).all())
 
 
@@ -326,12 +326,12 @@ def test_sizes_from_stable_diffusion_have_no_guide():
 def test_a_gpu_draws_what_the_cpu_draws(folder):
     view, references = view_and_photos()
     drawn = [
-        ReconFusionSampler.from_folder(folder, device, dtype=torch.float32).sample(
+        ReconFusionPrior.from_folder(folder, device, dtype=torch.float32).sample(
             view.to(device), references.to(device), 0.6, seeded_generator(0)
         )
         for device in ("cpu", "cuda")
     ]
     assert drawn[1].is_cuda
     torch.testing.assert_close(drawn[0], drawn[1].cpu(), atol=1e-2, rtol=0)
-    half = ReconFusionSampler.from_folder(folder, "cuda").sample(view, references, 1.0, seeded_generator(0))
+    half = ReconFusionPrior.from_folder(folder, "cuda").sample(view, references, 1.0, seeded_generator(0))
     assert not half.is_cuda and bool(torch.isfinite(half).all())

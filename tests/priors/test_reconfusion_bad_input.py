@@ -117,8 +117,8 @@ def test_its_options_are_refused_with_another_kind():
 
 
 def test_other_resolutions_are_drawn(folder):
-    sampler = build_repairer(RepairerConfig(model=str(folder), resolution=(40, 32)), "cpu")
-    assert sampler.resolution == (40, 32)
+    prior = build_repairer(RepairerConfig(model=str(folder), resolution=(40, 32)), "cpu")
+    assert prior.resolution == (40, 32)
 
 
 @pytest.mark.skipif((PACKAGED_WEIGHTS / INDEX).is_file(), reason="the package comes with weights")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run_command, run_here
-from view_samplers import save_toy_prior
+from view_priors import save_toy_prior
 
 pytestmark = pytest.mark.slow
 

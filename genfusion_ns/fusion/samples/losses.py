@@ -7,25 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from genfusion_ns.geometry.cameras import full_precision
-from genfusion_ns.perceptual import HOW_TO_GET, LpipsNet, lpips_from_disk, smallest_side, weights_file
-
-
-def check_lpips(net: LpipsNet, flag: str) -> None:
-    """Refuse a run whose loss needs weights that are not on this disk; nothing is loaded.
-
-    Args:
-        net: the backbone.
-        flag: of the weight of the term.
-
-    Raises:
-        ValueError: with the flag.
-    """
-    path = weights_file(net)
-    if path is None or not path.is_file():
-        raise ValueError(
-            f"samples are compared by LPIPS ({net}), whose weights are not installed; {HOW_TO_GET} -- or leave that "
-            f"term out with {flag} 0"
-        )
+from genfusion_ns.perceptual import LpipsNet, lpips_loss_network, smallest_side
 
 
 class SampleLoss:
@@ -52,11 +34,7 @@ class SampleLoss:
                 f"samples of {size[0]}x{size[1]} pixels are too small for LPIPS ({net}), which needs "
                 f"{smallest_side(net)} a side: {flag} 0 leaves it out"
             )
-        check_lpips(net, flag)
-        metric = lpips_from_disk(net)
-        if metric is None:
-            raise ValueError(f"the weights of LPIPS ({net}) are not installed; {HOW_TO_GET}")
-        self._network = metric.net.to(device).eval().requires_grad_(False)  # type: ignore[union-attr, operator]
+        self._network = lpips_loss_network(net, flag).to(device)
 
     @full_precision()
     def __call__(

@@ -98,7 +98,7 @@ class SamplePanel:
     def _describe(self) -> str:
         schedule, sample = self._supervision.schedule, self._supervision.latest
         rows = [
-            ("Prior", self._supervision.sampler.name),
+            ("Prior", self._supervision.prior.name),
             ("Weight", f"{schedule.weight_at(self._step):.3f}, levels {schedule.least_level(self._step):.2f} to 1"),
         ]
         if self._training_state() == "completed":

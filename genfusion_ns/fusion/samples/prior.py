@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from genfusion_ns.priors.base import ViewSampler
+from genfusion_ns.priors.base import ViewPrior
 from genfusion_ns.priors.config import KINDS, FoundRepairer, RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.options import FLAG
 
 
-def check_sampler(config: RepairerConfig, device: torch.device | str) -> FoundRepairer:
+def check_prior(config: RepairerConfig, device: torch.device | str) -> FoundRepairer:
     """Check the prior of a run without building it; errors as of `check_repairer`.
 
     Raises:
@@ -21,11 +21,11 @@ def check_sampler(config: RepairerConfig, device: torch.device | str) -> FoundRe
     return found
 
 
-def build_sampler(config: RepairerConfig, device: torch.device | str) -> ViewSampler:
-    """Build the prior of a run; errors as in `check_sampler`."""
-    found = check_sampler(config, device)
+def build_prior(config: RepairerConfig, device: torch.device | str) -> ViewPrior:
+    """Build the prior of a run; errors as in `check_prior`."""
+    found = check_prior(config, device)
     built = build_repairer(config, device)
-    if not isinstance(built, ViewSampler):
+    if not isinstance(built, ViewPrior):
         raise ValueError(_wrong(config, found.kind))
     return built
 

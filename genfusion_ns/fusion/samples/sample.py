@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.fusion.samples.schedule import SampleSchedule
-from genfusion_ns.priors.base import ViewSampler
+from genfusion_ns.priors.base import ViewPrior
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,4 @@ class WatchedSamples(Protocol):
     paused: bool
     latest: Sample | None
     schedule: SampleSchedule
-    sampler: ViewSampler
+    prior: ViewPrior

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 from genfusion_ns.fusion.cameras.novel import NovelViewSettings
 from genfusion_ns.fusion.contract import SupervisionConfig
-from genfusion_ns.fusion.samples.losses import check_lpips
-from genfusion_ns.fusion.samples.prior import check_sampler
+from genfusion_ns.fusion.samples.prior import check_prior
 from genfusion_ns.fusion.samples.schedule import LevelWeight, SampleSchedule
-from genfusion_ns.perceptual import LpipsNet
+from genfusion_ns.perceptual import LpipsNet, check_lpips
 from genfusion_ns.priors.config import RepairerConfig
 
 FLAG = "--pipeline.fusion"
@@ -64,7 +63,7 @@ class SampleSettings(SupervisionConfig):
         self.views.check(f"{FLAG}.views")
         if self.lpips_weight > 0:
             check_lpips(self.lpips_net, _flag("lpips_weight"))
-        check_sampler(repairer, device)
+        check_prior(repairer, device)
 
     def schedule(self, total_steps: int) -> SampleSchedule:
         """The schedules of a run of so many steps."""

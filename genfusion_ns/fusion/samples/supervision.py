@@ -24,7 +24,7 @@ from genfusion_ns.fusion.contract import Supervision, SupervisionPanel
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.samples.losses import SampleLoss
 from genfusion_ns.fusion.samples.panel import attach_panel
-from genfusion_ns.fusion.samples.prior import build_sampler
+from genfusion_ns.fusion.samples.prior import build_prior
 from genfusion_ns.fusion.samples.sample import Sample
 from genfusion_ns.fusion.samples.scene import SampledScene
 from genfusion_ns.fusion.samples.schedule import level_weight
@@ -35,7 +35,7 @@ from genfusion_ns.geometry.free_space import ClearTest, clearance_test
 from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.novel_views import nearest_cameras
 from genfusion_ns.messages import say
-from genfusion_ns.priors.base import ViewSampler
+from genfusion_ns.priors.base import ViewPrior
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.seeds import generator_of
 
@@ -53,7 +53,7 @@ class SampleSupervision(Supervision):
         datamanager: GenFusionDataManager,
         repairer: RepairerConfig,
         total_steps: int,
-        sampler: ViewSampler | None = None,
+        prior: ViewPrior | None = None,
     ) -> None:
         """
         Args:
@@ -62,19 +62,19 @@ class SampleSupervision(Supervision):
             datamanager: holds the photos.
             repairer: settings of the prior.
             total_steps: of the whole run.
-            sampler: the prior; built from its settings where there is none.
+            prior: what draws the samples; built from its settings where there is none.
 
         Raises:
             ValueError: photos all from one place, a path that the capture does not have, or a prior whose views are too
                 small for the loss.
         """
         self.config, self.scene, self.total_steps = config, scene, total_steps
-        self.sampler: ViewSampler = build_sampler(repairer, scene.device) if sampler is None else sampler
+        self.prior: ViewPrior = build_prior(repairer, scene.device) if prior is None else prior
         self.schedule = config.schedule(total_steps)
         self.paused = False
         self.latest: Sample | None = None
         """The newest sample."""
-        size = self.sampler.resolution
+        size = self.prior.resolution
         self.loss = SampleLoss(config.lpips_weight, config.lpips_net, size, scene.device)
         _ = datamanager.cached_train  # reading the photos is what undistorts and crops the cameras
         common = commonest_size(camera_sizes(datamanager.train_dataset.cameras))
@@ -85,7 +85,7 @@ class SampleSupervision(Supervision):
             raise ValueError(f"{FLAG}.views.path {config.views.path}: {error}") from error
         self._K = view_intrinsics(self.photos.whole, size)[1].float().to(scene.device)
         self._seconds: deque[float] = deque(maxlen=_TIMED)
-        say(f"Prior: {self.sampler.name}, samples of {size[0]}x{size[1]} pixels, cameras: {self.cameras.views.kind}")
+        say(f"Prior: {self.prior.name}, samples of {size[0]}x{size[1]} pixels, cameras: {self.cameras.views.kind}")
 
     @property
     def length(self) -> float:
@@ -106,10 +106,10 @@ class SampleSupervision(Supervision):
         level = self.schedule.draw_level(step, generator)
         c2w = self.cameras.next(self._clear_test)
         viewmat = c2w_to_viewmat(c2w).float().to(self.scene.device)
-        view = self.scene.look(viewmat, self._K, self.sampler.resolution)
-        count = min(self.config.num_references, self.sampler.num_references)
+        view = self.scene.look(viewmat, self._K, self.prior.resolution)
+        count = min(self.config.num_references, self.prior.num_references)
         chosen = nearest_cameras(self.photos.whole.c2w.to(c2w), c2w, count)
-        target = self.sampler.sample(self._as_given(view), self.photos.references(chosen), level, generator)
+        target = self.prior.sample(self._as_given(view), self.photos.references(chosen), level, generator)
         return Sample(target.clamp(0, 1).to(view.rgb), viewmat, level, step, view.rgb, tuple(chosen))
 
     def _as_given(self, view: RenderedView) -> RenderedView:
@@ -127,7 +127,7 @@ class SampleSupervision(Supervision):
         if self.paused or sample is None or not 0 <= step - sample.step < self.config.reuse:
             return {}, {}
         weight = self.schedule.weight_at(step) * level_weight(self.config.sample_weight, sample.level)
-        image = self.scene.show(sample.viewmat, self._K, self.sampler.resolution)
+        image = self.scene.show(sample.viewmat, self._K, self.prior.resolution)
         absolute, perceptual = self.loss(image, sample.target)
         losses = {"sample_rgb": weight * absolute}
         if perceptual is not None:

@@ -63,10 +63,10 @@ class ReconFusionOptions(PriorOptions):
             )
 
     def build(self, settings: SharedSettings) -> Any:
-        """A `ViewSampler`; errors as in `check`."""
-        from genfusion_ns.priors.reconfusion.sampler import ReconFusionSampler
+        """A `ViewPrior`; errors as in `check`."""
+        from genfusion_ns.priors.reconfusion.prior import ReconFusionPrior
 
-        return ReconFusionSampler.from_folder(
+        return ReconFusionPrior.from_folder(
             settings.folder,
             settings.device,
             steps=settings.steps,

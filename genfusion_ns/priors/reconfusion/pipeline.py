@@ -115,7 +115,7 @@ class ReconFusionPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         pure_noise: bool = True,
     ) -> Float[Tensor, "H W 3"]:
-        """Draw one view; arguments as in `ViewSampler.sample`.
+        """Draw one view; arguments as in `ViewPrior.sample`.
 
         Args:
             view: the render.

@@ -1,4 +1,4 @@
-"""Samplers of views for tests: one of a few lines that shows what it was given, and the real one at toy size."""
+"""Priors that draw views, for tests: one of a few lines that shows what it was given, and the real one at toy size."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class BlendConfig(SampleConfig):
     ) -> Supervision:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
-            sampler = Blend((self.side, self.side))
-        return SampleSupervision(self, scene, datamanager, repairer, total_steps, sampler)
+            prior = Blend((self.side, self.side))
+        return SampleSupervision(self, scene, datamanager, repairer, total_steps, prior)
 
 
 def save_toy_prior(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The ``reconfusion`` prior behind the interface of all samplers of views."""
+"""The ``reconfusion`` prior behind the interface of all priors that draw views."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from genfusion_ns.priors.reconfusion.loading import load_prior
 from genfusion_ns.priors.reconfusion.pipeline import ReconFusionPipeline
 
 
-class ReconFusionSampler:
-    """`ViewSampler` on a `ReconFusionPipeline`; see `genfusion_ns.priors.base`."""
+class ReconFusionPrior:
+    """`ViewPrior` on a `ReconFusionPipeline`; see `genfusion_ns.priors.base`."""
 
     name = "reconfusion"
     capabilities = CAPABILITIES
@@ -65,7 +65,7 @@ class ReconFusionSampler:
         pure_noise: bool = True,
         resolution: tuple[int, int] | None = None,
         dtype: torch.dtype | None = None,
-    ) -> ReconFusionSampler:
+    ) -> ReconFusionPrior:
         """Load a folder written by ``gf-train-generator``; other arguments as in the constructor, errors as in
         `load_prior`.
 
@@ -86,7 +86,7 @@ class ReconFusionSampler:
     def sample(
         self, view: RenderedView, references: References, level: float, generator: torch.Generator
     ) -> Float[Tensor, "H W 3"]:
-        """See `ViewSampler.sample`."""
+        """See `ViewPrior.sample`."""
         if view.size != self.resolution:
             raise ValueError(f"the view is {view.size} (width, height), the prior draws {self.resolution}")
         if len(references) == 0:
@@ -101,7 +101,7 @@ class ReconFusionSampler:
         return drawn.to(view.rgb)
 
     def release(self) -> None:
-        """See `ViewSampler.release`."""
+        """See `ViewPrior.release`."""
         for part in self._networks():
             part.to("cpu")
         if self.device.type == "cuda":
