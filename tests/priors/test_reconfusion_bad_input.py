@@ -123,7 +123,7 @@ def test_other_resolutions_are_drawn(folder):
 
 @pytest.mark.skipif((PACKAGED_WEIGHTS / INDEX).is_file(), reason="the package comes with weights")
 def test_without_packaged_weights_the_way_out_is_named():
-    with pytest.raises(FileNotFoundError, match=r"reconfusion_small\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"without weights .*reconfusion_small\.yaml"):
         check_repairer(RepairerConfig(model="reconfusion"), "cpu")
 
 

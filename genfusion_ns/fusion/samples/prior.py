@@ -34,6 +34,6 @@ def _wrong(config: RepairerConfig, kind: str) -> str:
     able = [name for name, options in KINDS.items() if options.draws_views]
     return (
         f"{FLAG}.model {config.model} is a prior of the kind {kind}, which repairs clips and draws no single views; a "
-        f"sample at every step needs one of the kind {' or '.join(able) or 'reconfusion'}: leave {FLAG}.model out, or "
-        "name a folder that gf-train-generator wrote for reconfusion"
+        f"sample at every step needs one of the kind {' or '.join(able)}: give {FLAG}.model a folder that "
+        "gf-train-generator wrote for it, see configs/generator/reconfusion_small.yaml"
     )

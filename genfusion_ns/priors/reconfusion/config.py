@@ -18,8 +18,7 @@ _GUIDANCE = (0.0, 50.0)
 
 @dataclass
 class ReconFusionOptions(PriorOptions):
-    """reconfusion: draws single views for the method reconfusion; the small one of the package, or one that was
-    trained."""
+    """reconfusion: draws single views for the method reconfusion; a prior that gf-train-generator wrote."""
 
     kind: ClassVar[str] = "reconfusion"
     capabilities: ClassVar[Capabilities] = CAPABILITIES
@@ -49,9 +48,10 @@ class ReconFusionOptions(PriorOptions):
         """See `PriorOptions.check`."""
         if settings.folder == PACKAGED_WEIGHTS and not (PACKAGED_WEIGHTS / INDEX).is_file():
             raise FileNotFoundError(
-                f"this version of the package comes without weights of {self.kind} ({PACKAGED_WEIGHTS} has none): "
-                f"train them with gf-train-generator configs/generator/reconfusion_small.yaml --clips CLIPS, and give "
-                f"its output folder to {FLAG}.model"
+                f"this version of the package comes without weights of {self.kind} ({PACKAGED_WEIGHTS} has none); "
+                "train a prior once: gf-make-clips CLIPS --captures CAPTURE_A CAPTURE_B, then gf-train-generator "
+                "configs/generator/reconfusion_small.yaml --clips CLIPS --output PRIOR, and name that folder: "
+                f"{FLAG}.model PRIOR"
             )
         facts = check_prior_folder(settings.folder)
         size, multiple = settings.resolution, facts.size_multiple
