@@ -17,7 +17,7 @@ from genfusion_ns.rendering.spherical_harmonics import sh_basis
 
 DEGREE = 2
 BANDS = (DEGREE + 1) ** 2
-_HELD = 0.1
+_HELD = 0.3
 """Pull of the coefficients towards 0, in units of that of all photos."""
 
 
