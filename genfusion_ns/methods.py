@@ -14,6 +14,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.data.masking import MaskingConfig
+from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
 from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
 from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
 from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
@@ -22,8 +23,11 @@ from genfusion_ns.fusion.multiscale.pipeline import MipNerfPipelineConfig
 from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig
 from genfusion_ns.fusion.pipeline import GenFusionPipelineConfig
+from genfusion_ns.fusion.samples.config import SampleConfig
+from genfusion_ns.fusion.samples.nerfacto import SampledNerfactoPipelineConfig, SampledNerfactoTrainerConfig
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
+from genfusion_ns.models.nerfacto import SparseNerfactoModelConfig
 from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig, WarmedDecayConfig
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
@@ -90,6 +94,48 @@ genfusion = MethodSpecification(
         ),
     ),
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",
+)
+
+reconfusion = MethodSpecification(
+    config=_trainer(
+        "reconfusion",
+        1000,
+        GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
+            model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
+            fusion=SampleConfig(),
+            repairer=RepairerConfig(model="reconfusion"),
+        ),
+    ),
+    description="Few photos, and at every step a sample of an image diffusion prior for a novel view (ReconFusion).",
+)
+
+
+def _field_optimizer() -> dict:
+    return {"optimizer": FusedAdamConfig(lr=1e-2), "scheduler": LogLinearDecayConfig(lr_final=1e-3)}
+
+
+reconfusion_nerfacto = MethodSpecification(
+    config=SampledNerfactoTrainerConfig(
+        method_name="reconfusion-nerfacto",
+        max_num_iterations=1000,
+        steps_per_save=1000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=1000,
+        steps_per_eval_all_images=0,
+        pipeline=SampledNerfactoPipelineConfig(
+            datamanager=RayDataManagerConfig(dataparser=_dataparser(), train_num_rays_per_batch=1024),
+            model=SparseNerfactoModelConfig(
+                num_proposal_samples_per_ray=(96, 48), num_nerf_samples_per_ray=32, log2_hashmap_size=17
+            ),
+            fusion=SampleConfig(sample_every=4),
+            repairer=RepairerConfig(model="reconfusion"),
+        ),
+        optimizers={"fields": _field_optimizer(), "proposal_networks": _field_optimizer()},
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 12),
+        vis="viewer+tensorboard",
+    ),
+    description="Few photos as a radiance field (nerfacto), with samples of an image diffusion prior (ReconFusion).",
 )
 
 genfusion_masked = MethodSpecification(

@@ -59,9 +59,14 @@ _BACKBONES: dict[LpipsNet, _Backbone] = {
 }
 
 
+def smallest_side(net: LpipsNet) -> int:
+    """Pixels that each side of an image must have for the backbone."""
+    return _BACKBONES[net].smallest
+
+
 def fits(image: Float[Tensor, "1 3 H W"], net: LpipsNet) -> bool:
     """Whether an image is large enough for the backbone."""
-    return min(image.shape[-2:]) >= _BACKBONES[net].smallest
+    return min(image.shape[-2:]) >= smallest_side(net)
 
 
 def weights_file(net: LpipsNet) -> Path | None:
@@ -89,6 +94,38 @@ def lpips_from_disk(net: LpipsNet) -> nn.Module | None:
     features.load_state_dict(_features_state(features, arrays), assign=True)
     with _backbone_is(features):
         return build_lpips(net)
+
+
+def check_lpips(net: LpipsNet, flag: str) -> None:
+    """Refuse a loss whose weights are not on this disk; nothing is loaded.
+
+    Args:
+        net: the backbone.
+        flag: of the weight of the term.
+
+    Raises:
+        ValueError: with the flag.
+    """
+    path = weights_file(net)
+    if path is None or not path.is_file():
+        raise ValueError(
+            f"{flag} needs the weights of LPIPS ({net}), which are not installed; {HOW_TO_GET} -- or leave that term "
+            f"out with {flag} 0"
+        )
+
+
+def lpips_loss_network(net: LpipsNet, flag: str) -> nn.Module:
+    """The network of LPIPS for a loss, of images in -1..1; its parameters take no gradient.
+
+    Args:
+        net, flag: see `check_lpips`.
+
+    Raises:
+        ValueError: the weights are not installed, or damaged.
+    """
+    check_lpips(net, flag)
+    network: nn.Module = lpips_from_disk(net).net  # type: ignore[union-attr, assignment]
+    return network.eval().requires_grad_(False)
 
 
 def build_lpips(net: LpipsNet) -> nn.Module:
@@ -161,6 +198,15 @@ def _features_state(features: nn.Module, arrays: dict[str, dict[str, np.ndarray]
         state[f"{place}.weight"] = torch.from_numpy(convolution["kernel"].transpose(3, 2, 0, 1).copy())
         state[f"{place}.bias"] = torch.from_numpy(convolution["bias"].copy())
     return state
+
+
+@contextmanager
+def lpips_without_backbone() -> Iterator[None]:
+    """Have torchmetrics build LPIPS with a backbone of no weights, for who builds one that is never used."""
+    with torch.device("meta"):
+        features = _torchvision_models().alexnet(weights=None).features
+    with _backbone_is(features), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _torchvision_models() -> Any:

@@ -23,7 +23,7 @@ def make_trainer(
     method: Any = genfusion,
     fusion: SupervisionConfig | None = None,
     vis: str = "",
-    resolution: tuple[int, int] = (32, 24),
+    resolution: tuple[int, int] | None = (32, 24),
     **model_settings: Any,
 ) -> GenFusionTrainer:
     """A trainer set up as `ns-train genfusion` does, on few small images, with rounds from step 4 on or as `fusion`."""

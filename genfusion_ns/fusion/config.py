@@ -8,7 +8,8 @@ from genfusion_ns.fusion.capability_notes import capability_notes
 from genfusion_ns.fusion.contract import Supervision, TrainingRun
 from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.messages import say
-from genfusion_ns.priors.config import RepairerConfig, check_repairer
+from genfusion_ns.priors.config import KINDS, RepairerConfig, check_repairer
+from genfusion_ns.priors.options import FLAG
 
 
 @dataclass
@@ -21,7 +22,13 @@ class FusionConfig(RoundSettings):
     def check(self, repairer: RepairerConfig, device: str) -> None:
         """See `SupervisionConfig.check`."""
         self.sampler.setup(clip_length=1, resolution=(64, 64))
-        for note in capability_notes(self, check_repairer(repairer, device)):
+        found = check_repairer(repairer, device)
+        if KINDS[found.kind].draws_views:
+            raise ValueError(
+                f"{FLAG}.model {repairer.model} is a prior of the kind {found.kind}, which draws single views and "
+                "repairs no clips; rounds need a repairer, such as compact. ns-train reconfusion trains with this one"
+            )
+        for note in capability_notes(self, found):
             say(note)
 
     def setup(self, run: TrainingRun) -> Supervision:

@@ -1,4 +1,4 @@
-"""The training of a generator: of repairers on clips, of a TripoSR on views of objects; settings and the way."""
+"""The training of a generator: repairers on clips, TripoSR on objects, ReconFusion on views; settings and the way."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from tyro.conf import Suppress
 from genfusion_ns.data.clips.frame_samples import FrameAugmentation
 from genfusion_ns.data.clips.pair_samples import AugmentationConfig
 from genfusion_ns.data.objects.samples import ObjectSampling
+from genfusion_ns.data.views.samples import ViewSampling
 from genfusion_ns.files import write_atomically
-from genfusion_ns.priors.training.settings import DynamiCrafterOptimisation, OptimisationConfig, TripoSROptimisation
+from genfusion_ns.priors.training.settings import (
+    DynamiCrafterOptimisation,
+    OptimisationConfig,
+    ReconFusionOptimisation,
+    TripoSROptimisation,
+)
 from genfusion_ns.yaml_files import read_yaml
 from genfusion_ns.yaml_settings import read_settings, to_plain
 
@@ -123,7 +129,29 @@ class TrainTripoSRConfig(TrainConfig):
     """How the network is trained."""
 
 
-AnyTrainConfig = TrainCompactConfig | TrainDynamiCrafterConfig | TrainTripoSRConfig
+@dataclass
+class TrainReconFusionConfig(TrainOnClipsConfig):
+    """Train ReconFusion's prior, which draws a view from its render and posed photos.
+
+    Small from nothing, or full from the weights of Stable Diffusion; on clips of gf-make-clips, on captures, or both.
+    Several GPUs or machines: accelerate launch -m genfusion_ns.scripts.train_generator CONFIG ...
+    """
+
+    generator: Suppress[Literal["reconfusion"]] = "reconfusion"
+    """What is trained."""
+    captures: tuple[Path, ...] = ()
+    """Folders of captures in any format that runs read; every 10th photo is kept for validation."""
+    captures_share: float = 0.5
+    """Share of the batches that are of captures, where there are clips as well."""
+    image_encoder: str | None = None
+    """Folder of a CLIP image encoder, or its name on the hub, where --initial is a Stable Diffusion."""
+    sampling: ViewSampling = field(default_factory=ViewSampling)
+    """What samples look like."""
+    optimisation: ReconFusionOptimisation = field(default_factory=ReconFusionOptimisation)
+    """How the networks are trained."""
+
+
+AnyTrainConfig = TrainCompactConfig | TrainDynamiCrafterConfig | TrainTripoSRConfig | TrainReconFusionConfig
 
 
 def train_generator(config: AnyTrainConfig) -> None:
@@ -153,6 +181,7 @@ def train_generator(config: AnyTrainConfig) -> None:
         TrainCompactConfig: _train_compact,
         TrainDynamiCrafterConfig: _train_dynamicrafter,
         TrainTripoSRConfig: _train_triposr,
+        TrainReconFusionConfig: _train_reconfusion,
     }
     report = trainings[type(config)](config, initial, accelerator)
     if report is not None:
@@ -278,12 +307,40 @@ def _train_dynamicrafter(config: TrainDynamiCrafterConfig, initial: str, acceler
     return train(batches, held_out, folder, config.output, optimisation, config.resume, accelerator)
 
 
+def _train_reconfusion(config: TrainReconFusionConfig, initial: str | None, accelerator: Accelerator) -> Report | None:
+    from genfusion_ns.fusion.view_data import view_data
+    from genfusion_ns.priors.reconfusion.architecture import small_pipeline
+    from genfusion_ns.priors.reconfusion.initial import starting_pipeline
+    from genfusion_ns.priors.training.reconfusion import seed_everything, train
+
+    optimisation = config.optimisation
+    seed_everything(optimisation)
+    with accelerator.main_process_first():
+        if initial is None:
+            pipeline = small_pipeline(optimisation.network)
+        else:
+            pipeline = starting_pipeline(initial, config.image_encoder, optimisation.network.size)
+    data = view_data(
+        config,
+        pipeline.resolution,
+        pipeline.facts.num_references,
+        batch_size=optimisation.batch_size,
+        batches=optimisation.batches(accelerator.num_processes),
+        seed=optimisation.seed,
+    )
+    return train(pipeline, data.batches, data.held_out, config.output, optimisation, config.resume, accelerator)
+
+
 def read_config(path: Path) -> AnyTrainConfig:
     """Config of a YAML file; errors as in `read_settings`."""
     return read_settings(path, _kind)
 
 
 def _kind(settings: Mapping[str, Any]) -> type[AnyTrainConfig]:
-    kinds: dict[Any, type[AnyTrainConfig]] = {"dynamicrafter": TrainDynamiCrafterConfig, "triposr": TrainTripoSRConfig}
+    kinds: dict[Any, type[AnyTrainConfig]] = {
+        "dynamicrafter": TrainDynamiCrafterConfig,
+        "triposr": TrainTripoSRConfig,
+        "reconfusion": TrainReconFusionConfig,
+    }
     name = settings.get("generator")
     return kinds.get(name, TrainCompactConfig) if isinstance(name, str) else TrainCompactConfig

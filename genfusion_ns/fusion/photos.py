@@ -143,13 +143,18 @@ class PosedPhotos:
             errors = (squares * weight).sum(dim=(1, 2, 3)) / (3 * weight.sum(dim=(1, 2, 3))).clamp_min(1)
         return float(psnr(errors).mean())
 
-    @torch.no_grad()
-    def surfaces(self, model: GenFusionModel) -> SeenSurfaces:
-        """What the photos see, by the scene as it is now; rendered one by one, small."""
+    def small_cameras(self) -> tuple[Float[Tensor, "N 4 4"], Float[Tensor, "N 3 3"], tuple[int, int]]:
+        """World-to-camera matrices, intrinsics, and (width, height) of small depth maps of all photos."""
         width, height = self.size
         shrunk = min(1.0, _SURFACE_SIDE / max(width, height))
         size = (max(1, round(width * shrunk)), max(1, round(height * shrunk)))
-        viewmats, Ks = c2w_to_viewmat(self.c2w), torch.stack([resize_intrinsics(K, self.size, size) for K in self.Ks])
+        Ks = torch.stack([resize_intrinsics(K, self.size, size) for K in self.Ks])
+        return c2w_to_viewmat(self.c2w), Ks, size
+
+    @torch.no_grad()
+    def surfaces(self, model: GenFusionModel) -> SeenSurfaces:
+        """What the photos see, by the scene as it is now; rendered one by one, small."""
+        viewmats, Ks, size = self.small_cameras()
         depths, alphas = [], []
         for viewmat, K in zip(viewmats, Ks, strict=True):
             render = model.render(viewmat[None], K[None], *size)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
@@ -19,9 +18,9 @@ from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
-from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
+from genfusion_ns.fusion.contract import SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
-from genfusion_ns.fusion.single_device import SingleDevicePipeline
+from genfusion_ns.fusion.supervised import DAMAGE, SupervisedPipeline
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
 from genfusion_ns.priors.config import RepairerConfig
@@ -31,8 +30,6 @@ _FOLDER = "genfusion"
 """Of the supervision, within the folder of a run."""
 _FORMER_NAMES = {"loop": "supervision"}
 """Names in the state of checkpoints up to version 0.1, with those of today."""
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
-"""What a state that was changed by somebody or something raises when it is put to use."""
 
 
 @dataclass
@@ -52,7 +49,7 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """Depth of the photos from a model, as a loss on them."""
 
 
-class GenFusionPipeline(SingleDevicePipeline):
+class GenFusionPipeline(SupervisedPipeline):
     """One photo per step, and what its supervision adds to that; see `genfusion_ns.fusion.contract`.
 
     Evaluation, viewer and renderer use this class too: for them it is a `VanillaPipeline` that builds no supervision.
@@ -73,8 +70,6 @@ class GenFusionPipeline(SingleDevicePipeline):
         grad_scaler: Any = None,
     ) -> None:
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        self._supervision: Supervision | None = None
-        self._loaded_state: dict[str, Any] | None = None
         self._photo_depths: PhotoDepths | None = None
 
     def check_settings(self, config: GenFusionPipelineConfig, device: str) -> None:
@@ -86,17 +81,6 @@ class GenFusionPipeline(SingleDevicePipeline):
     def scene(self) -> GenFusionModel:
         """The surfel model."""
         return self.model  # type: ignore[return-value]
-
-    @cached_property  # nerfstudio's viewer reads every plain property before there is a supervision
-    def supervision(self) -> Supervision:
-        """What this run learns from beyond its photos; rounds are steered through it, see `FusionLoop`.
-
-        Raises:
-            ValueError: outside training there is none.
-        """
-        if self._supervision is None:
-            raise ValueError("there is no supervision: this pipeline was loaded to evaluate or render, not to train")
-        return self._supervision
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -110,20 +94,14 @@ class GenFusionPipeline(SingleDevicePipeline):
         self.scene.sample_photos_of(self._photos())
         folder = Path(trainer.base_dir) / _FOLDER
         run = TrainingRun(self.scene, self.datamanager, self.config.repairer, total, folder)
-        supervision = self._supervision = self.config.fusion.setup(run)
+        self._supervision = self.config.fusion.setup(run)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)
         write_atomically(folder / "protocol.json", protocol.encode(), "the protocol of the run")
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
         if self.config.mono_depth.active:
             self._photo_depths = self._estimate_photo_depths(folder, trainer.config)
-        callbacks = super().get_training_callbacks(training_callback_attributes)
-        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], supervision.before_step))
-        panel = supervision.attach_panel(trainer)
-        if panel is not None:
-            callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], panel.after_step))
-            callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
-        return callbacks
+        return super().get_training_callbacks(training_callback_attributes) + self.supervision_callbacks(trainer)
 
     def _photos(self) -> PhotoCameras:
         """What the 3D smoothing of the scene is measured by."""
@@ -165,11 +143,9 @@ class GenFusionPipeline(SingleDevicePipeline):
         if self._supervision is None:
             return {}
         state = {name: value for name, value in self.scene.strategy_state.items() if isinstance(value, Tensor)}
-        cuda = {"cuda_rng": torch.cuda.get_rng_state(self.device)} if torch.device(self.device).type == "cuda" else {}
         return {
             "strategy": state,
-            "rng": torch.get_rng_state(),
-            **cuda,
+            **self.random_state(),
             "views": json.dumps(self.datamanager.sampler_state()),
             "supervision": self._supervision.state(),
             **({} if self._photo_depths is None else {"mono_depth": self._photo_depths.digest}),
@@ -185,7 +161,7 @@ class GenFusionPipeline(SingleDevicePipeline):
         state = checked_pipeline_state(loaded_state, step)
         try:
             super().load_pipeline(state, step)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"the checkpoint of step {step} does not belong to a genfusion run with these model settings: {error}"
             ) from error
@@ -224,19 +200,17 @@ class GenFusionPipeline(SingleDevicePipeline):
         checkpoints = _folder_of_checkpoints(trainer_config)
         try:
             self.scene.strategy_state |= self._densification(state["strategy"])
-            torch.set_rng_state(state["rng"].cpu())
-            if "cuda_rng" in state and torch.device(self.device).type == "cuda":
-                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+            self.restore_random_state(state)
             views = json.loads(state["views"])
             self.supervision.restore(state["supervision"], checkpoints.parent / _FOLDER)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise CheckpointError(
                 f"the checkpoint in {checkpoints} cannot be resumed: the state of its training is damaged "
                 f"({type(error).__name__}: {error}); take another one or a copy"
             ) from error
         try:
             self.datamanager.load_sampler_state(views)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             say(f"The order of the train views starts afresh: {error}", "yellow")
 
     def _densification(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

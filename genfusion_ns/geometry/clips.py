@@ -61,6 +61,31 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class RenderedView:
+    """One rendered view of a scene, as a `Clip` has T of them: colour, depth, coverage and camera."""
+
+    rgb: Float[Tensor, "H W 3"]
+    """Colours in 0..1."""
+    depth: Float[Tensor, "H W 1"]
+    """Expected z depth in scene units; 0 where it is unknown, meaningless where alpha is 0."""
+    alpha: Float[Tensor, "H W 1"]
+    """Accumulated opacity in 0..1."""
+    viewmat: Float[Tensor, "4 4"]
+    """World-to-camera, OpenCV axes."""
+    K: Float[Tensor, "3 3"]
+    """Intrinsics in pixels of this H x W raster."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+    def to(self, device: torch.device | str) -> RenderedView:
+        """The same view on `device`."""
+        return RenderedView(*(getattr(self, name).to(device) for name in ("rgb", "depth", "alpha", "viewmat", "K")))
+
+
+@dataclass(frozen=True)
 class References:
     """R real photos that condition a repair, with their cameras, all resampled to one size."""
 

@@ -18,6 +18,8 @@ _SSIM_SIGMA = 1.5
 _FEWEST_FOR_A_FIT = 16
 _C1 = 0.01**2
 _C2 = 0.03**2
+_CHARBONNIER = 1e-3
+"""Difference of colours below which the Charbonnier loss is quadratic."""
 _FLAT = 1e-10
 """Variance of disparities over their squared mean below which they are one, up to rounding."""
 
@@ -69,6 +71,14 @@ def photometric_loss(
     trust = 1.0 if weight is None else weight
     loss = (1 - ssim_weight) * ((image - target).abs() * trust).mean()
     return loss + ssim_weight * ((1 - ssim_map(image, target)) * trust).mean()
+
+
+def charbonnier_loss(
+    image: Float[Tensor, "H W 3"], target: Float[Tensor, "H W 3"], weight: Float[Tensor, "H W 1"] | None = None
+) -> Float[Tensor, ""]:
+    """Mean of sqrt(x^2 + 0.001^2) of the differences x (Charbonnier; Zip-NeRF and ReconFusion); arguments as above."""
+    error = ((image - target).square() + _CHARBONNIER**2).sqrt()
+    return (error if weight is None else error * weight).mean()
 
 
 def block_means(

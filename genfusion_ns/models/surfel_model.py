@@ -36,7 +36,7 @@ from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
 from genfusion_ns.models.insertion import NewSurfels, evenly_picked, facing_quats, insert_surfels, parameter_values
-from genfusion_ns.models.losses import normal_consistency_loss, photometric_loss
+from genfusion_ns.models.losses import charbonnier_loss, normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
 from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
@@ -124,6 +124,9 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     for photos of which only a part may be seen."""
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss, 0..1."""
+    photo_loss: Literal["l1", "charbonnier"] = "l1"
+    """What photos are compared by: absolute differences and the structural term (l1), or what ReconFusion has, which is
+    the former without a kink at 0 and without the latter (charbonnier)."""
     distortion_weight: float = 0.0
     """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together; what it weighs
     depends on distortion-form."""
@@ -581,7 +584,10 @@ class GenFusionModel(SurfelDoors):
     ) -> dict[str, Tensor]:
         """Photometric loss of an observed view plus the regularisers; masked pixels do not count."""
         target, weight = self._target(outputs, batch)
-        losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
+        if self.config.photo_loss == "charbonnier":
+            losses = {"main_loss": charbonnier_loss(outputs["rgb"], target, weight)}
+        else:
+            losses = {"main_loss": photometric_loss(outputs["rgb"], target, self.config.ssim_lambda, weight)}
         if self.training:
             losses |= self.regularizers(outputs["render"], outputs["K"], outputs["viewmat"])
             if self.config.opacity_weight > 0 and self._need() == 1:

@@ -1,4 +1,4 @@
-"""What every repairer promises, and what it says it can do."""
+"""What every prior promises: repairers of clips, with what they say they can do, and priors of single views."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import Clip, References, RenderedView, RepairedClip
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,47 @@ class ContinuingRepairer(VideoRepairer, Protocol):
             As `VideoRepairer.repair`; the first frames are the known ones, their disparity in the scale and shift of
             this clip.
         """
+        ...
+
+
+@runtime_checkable
+class ViewPrior(Protocol):
+    """Draws what one view should show, from its render and posed photos.
+
+    Deterministic under the generator; a plain object, not an nn.Module of the scene, so that scene checkpoints stay
+    small.
+    """
+
+    name: str
+    """Shown in logs."""
+    resolution: tuple[int, int]
+    """(width, height) of the views it draws, in pixels."""
+    num_references: int
+    """Photos that it is conditioned on at most."""
+
+    def sample(
+        self, view: RenderedView, references: References, level: float, generator: torch.Generator
+    ) -> Float[Tensor, "H W 3"]:
+        """Draw one view.
+
+        Args:
+            view: the render, of the resolution of the prior.
+            references: at least one photo of any size, the nearest first, in the scene frame of the view; those
+                beyond `num_references` are not looked at.
+            level: share of the noise at which the drawing starts, above 0 and at most 1: 1 starts from pure noise,
+                little keeps the render nearly as it is.
+            generator: source of all randomness, on the CPU.
+
+        Returns:
+            Colours in 0..1 on the view's device, without gradient.
+
+        Raises:
+            ValueError: a view of another size, no photo, or a level out of range.
+        """
+        ...
+
+    def release(self) -> None:
+        """Free device memory until the next call."""
         ...
 
 

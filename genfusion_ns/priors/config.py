@@ -14,6 +14,7 @@ from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
 from genfusion_ns.priors.hub import PUBLISHED, convert_file, converted_folder, fetch_repairer, is_converted, is_hub_name
 from genfusion_ns.priors.identity import NoRepairOptions
 from genfusion_ns.priors.options import FLAG, PriorOptions, SharedSettings
+from genfusion_ns.priors.reconfusion.config import ReconFusionOptions
 from genfusion_ns.stored_config import StoredConfig
 
 _SIDES = (16, 4096)
@@ -51,6 +52,8 @@ class RepairerConfig(StoredConfig):
     """No repair."""
     compact: CompactOptions = field(default_factory=CompactOptions)
     """The small generator of the package."""
+    reconfusion: ReconFusionOptions = field(default_factory=ReconFusionOptions)
+    """Draws single views, for the method reconfusion; repairs no clips."""
     dynamicrafter: DynamiCrafterOptions = field(default_factory=DynamiCrafterOptions)
     """The published generator and its family: 16 frames of 960 x 512, needs a GPU."""
 

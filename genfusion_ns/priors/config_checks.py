@@ -180,3 +180,28 @@ IMAGE_ENCODER: dict[str, Check] = {
     "return_dict": lambda value: value.flag() or value.refuse("true"),
 }
 """Of transformers' `CLIPVisionConfig`; other releases have other keys beside these."""
+PIXELNERF: dict[str, Check] = {
+    **{name: whole(1, 4096) for name in ("features", "rays", "samples", "training_samples", "hidden")},
+    "frequencies": whole(0, 32),
+    "widths": list_of(whole(1)),
+    "level": whole(0, 15),
+    "norm_num_groups": whole(1),
+}
+"""Of `PixelNerf`."""
+DENOISER: dict[str, Check] = {
+    "in_channels": whole(1),
+    "out_channels": whole(1),
+    "block_out_channels": list_of(whole(1)),
+    "norm_num_groups": whole(1),
+}
+"""Of diffusers' `UNet2DConditionModel`, as far as other parts depend on it; it has many more keys."""
+DDIM: dict[str, Check] = {
+    "num_train_timesteps": whole(2, 100_000),
+    "beta_start": number(1e-9, 0.9),
+    "beta_end": number(1e-9, 0.9),
+    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": one_of("epsilon", "v_prediction"),
+    "rescale_betas_zero_snr": JsonValue.flag,
+    "trained_betas": lambda value: None if value.value is None else value.refuse("null"),
+}
+"""Of diffusers' `DDIMScheduler`, as far as noise levels depend on it."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genfusion_ns.priors.dynamicrafter.folder import INDEX
+from genfusion_ns.priors.pipeline_files import INDEX
 
 if TYPE_CHECKING:
     from genfusion_ns.priors.dynamicrafter.architecture import Architecture

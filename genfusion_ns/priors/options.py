@@ -45,6 +45,8 @@ class PriorOptions(StoredConfig, ABC):
     """Its name, that of its field in `RepairerConfig`."""
     capabilities: ClassVar[Capabilities]
     """Of every repairer of this kind."""
+    draws_views: ClassVar[bool] = False
+    """What it builds is a `ViewPrior`, which draws single views, and no repairer of clips."""
     weights: ClassVar[Path | None] = None
     """The folder that the kind's own name stands for as a model; None: it comes without weights."""
     usual_steps: ClassVar[int | None] = None

@@ -90,12 +90,18 @@ class Repair:
 
         from genfusion_ns.fusion.repairs.folder import prepare_folder, write_repair
         from genfusion_ns.fusion.repairs.sequence import repair_sequence, repair_windows
-        from genfusion_ns.priors.config import RepairerConfig, build_repairer
+        from genfusion_ns.priors.config import KINDS, RepairerConfig, build_repairer, check_repairer
 
         chosen = {"steps": self.steps, "device": self.device, "resolution": self.size}
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         config = RepairerConfig(self.model, **given)
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = check_repairer(config, device)
+        if KINDS[found.kind].draws_views:
+            raise ValueError(
+                f"--model {self.model} is of the kind {found.kind}, which draws single views and repairs no "
+                "clips; take compact, or another repairer"
+            )
         repairer = build_repairer(config, device)
         if self.load_config is not None and self.camera_path is not None:
             source = self._run_clips(repairer, self.load_config, self.camera_path)

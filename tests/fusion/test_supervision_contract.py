@@ -1,6 +1,6 @@
-"""Every supervision keeps the promises of the interface: the loop of rounds, and one that is written down here.
+"""Every supervision keeps the promises of the interface: rounds, samples, and one that is written down here.
 
-The second draws a camera at every step. It is selected by its settings alone; nothing in the package knows of it.
+The last draws a camera at every step. It is selected by its settings alone; nothing in the package knows of it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.utils.eval_utils import eval_setup
 from tiny_run import make_trainer
 from torch import Tensor
+from view_priors import BlendConfig, save_toy_prior
 
 from genfusion_ns.data.camera_conversion import cameras_to_viewmats
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import Supervision, SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.image_start.supervision import FadingViews
+from genfusion_ns.fusion.samples.config import SampleConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.seeds import seeded_generator
 
@@ -70,7 +72,22 @@ class FadingConfig(BlurConfig):
         return FadingViews(Blur(self, run), frozenset({0, 2}), run.total_steps, final_weight=0.1)
 
 
-SUPERVISIONS: dict[str, type[SupervisionConfig]] = {"rounds": FusionConfig, "blur": BlurConfig, "fading": FadingConfig}
+@dataclass
+class ReusedConfig(BlendConfig):
+    """Samples that supervise several steps."""
+
+    sample_every: int = 3
+    reuse: int = 3
+
+
+SUPERVISIONS: dict[str, type[SupervisionConfig]] = {
+    "rounds": FusionConfig,
+    "samples": SampleConfig,
+    "samples of a blend": BlendConfig,
+    "samples, reused": ReusedConfig,
+    "blur": BlurConfig,
+    "fading": FadingConfig,
+}
 
 
 @pytest.fixture(params=SUPERVISIONS)
@@ -79,12 +96,16 @@ def kind(request) -> str:
 
 
 @pytest.fixture
-def trainer_of(kind, capture_folder, generator_folder):
+def trainer_of(kind, capture_folder, generator_folder, made_once):
     """`trainer_of(folder)` is a trainer with the supervision under test, set up for its first step."""
 
     def make(output: Path, steps: int = 12, load_dir: Path | None = None) -> GenFusionTrainer:
         fusion = None if kind == "rounds" else SUPERVISIONS[kind]()
-        return make_trainer(capture_folder, output, str(generator_folder), steps, load_dir=load_dir, fusion=fusion)
+        prior = made_once("prior", save_toy_prior) if kind == "samples" else generator_folder
+        size = None if kind == "samples" else (32, 24)
+        return make_trainer(
+            capture_folder, output, str(prior), steps, load_dir=load_dir, fusion=fusion, resolution=size
+        )
 
     return make
 
@@ -149,7 +170,7 @@ def test_losses_are_finite_and_depend_on_the_scene_alone(trainer_of, tmp_path):
     trainer = trainer_of(tmp_path)
     pipeline = trainer.pipeline
     pipeline.train()
-    for step in range(5):
+    for step in range(6):
         pipeline.supervision.before_step(step)
     losses, metrics = pipeline.supervision.losses(5)
     assert losses and not set(losses) & set(metrics)
@@ -164,7 +185,7 @@ def test_losses_are_finite_and_depend_on_the_scene_alone(trainer_of, tmp_path):
 def test_its_terms_and_metrics_stand_beside_those_of_the_photo(trainer_of, tmp_path):
     pipeline = trainer_of(tmp_path).pipeline
     pipeline.train()
-    for step in range(5):
+    for step in range(6):
         pipeline.supervision.before_step(step)
     ours, our_metrics = pipeline.supervision.losses(5)
     _, losses, metrics = pipeline.get_train_loss_dict(5)
@@ -213,7 +234,7 @@ def test_a_run_without_training_has_none(trainer_of, kind, tmp_path):
         _ = pipeline.supervision
     pipeline.train()
     _, losses, _ = pipeline.get_train_loss_dict(5)
-    assert losses and not {"blur", "generated_rgb"} & set(losses)
+    assert losses and not {"blur", "generated_rgb", "sample_rgb"} & set(losses)
 
 
 def test_damage_to_its_state_is_named(trainer_of, tmp_path):

@@ -1,10 +1,19 @@
 """Losses against independent implementations and in closed form."""
 
+import math
+
 import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from genfusion_ns.models.losses import block_means, disparity_loss, normal_consistency_loss, photometric_loss, ssim_map
+from genfusion_ns.models.losses import (
+    block_means,
+    charbonnier_loss,
+    disparity_loss,
+    normal_consistency_loss,
+    photometric_loss,
+    ssim_map,
+)
 
 
 @pytest.fixture
@@ -131,3 +140,12 @@ def test_block_means_count_each_pixel_by_its_weight(size):
             expected = (weight[block] * image[block]).sum((0, 1)) / total if total > 0 else torch.zeros(3)
             torch.testing.assert_close(mean[row, column], expected)
             torch.testing.assert_close(trust[row, column, 0], weight[block].mean())
+
+
+def test_the_charbonnier_loss_is_quadratic_near_zero_and_absolute_beyond():
+    target = torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(0))
+    for shift, expected in ((0.0, 1e-3), (1e-3, math.sqrt(2) * 1e-3), (0.5, math.hypot(0.5, 1e-3))):
+        assert charbonnier_loss(target + shift, target).item() == pytest.approx(expected, rel=1e-3)
+    weight = torch.zeros(6, 5, 1)
+    weight[2] = 1
+    assert charbonnier_loss(target + 0.5, target, weight).item() == pytest.approx(0.5 / 6, rel=1e-3)

@@ -79,7 +79,7 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    said = r"repairer model is '.*gone', which is neither auto, compact or none nor an existing folder"
+    said = r"repairer model is '.*gone', which is neither auto, compact, none or reconfusion nor an existing folder"
     with pytest.raises(ValueError, match=said):
         check_repairer(RepairerConfig(model=str(tmp_path / "gone")))
 

@@ -133,7 +133,7 @@ def test_the_default_network_fits_its_budget(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither auto, compact or none nor an existing folder"):
+    with pytest.raises(ValueError, match="neither auto, compact, none or reconfusion nor an existing folder"):
         build_repairer(RepairerConfig(model=str(tmp_path / "nothing")), "cpu")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         build_repairer(RepairerConfig(model=str(tmp_path)), "cpu")

@@ -19,6 +19,7 @@ COMMANDS = {
     "gf-train-generator": ("gf-train-generator",),
     "gf-train-generator-dynamicrafter": ("gf-train-generator", "configs/generator/dynamicrafter_512x320.yaml"),
     "gf-train-generator-triposr": ("gf-train-generator", "configs/generator/triposr_small.yaml"),
+    "gf-train-generator-reconfusion": ("gf-train-generator", "configs/generator/reconfusion_small.yaml"),
     "gf-image3d": ("gf-image3d",),
     "gf-export-splat": ("gf-export", "splat"),
     "gf-export-mesh": ("gf-export", "mesh"),
@@ -36,6 +37,8 @@ COMMANDS = {
     "ns-train-genfusion-masked": ("ns-train", "genfusion-masked"),
     "ns-train-genfusion-completion": ("ns-train", "genfusion-completion"),
     "ns-train-mipnerf-multiscale": ("ns-train", "mipnerf-multiscale"),
+    "ns-train-reconfusion": ("ns-train", "reconfusion"),
+    "ns-train-reconfusion-nerfacto": ("ns-train", "reconfusion-nerfacto"),
 }
 
 
@@ -44,7 +47,7 @@ def flags_of(text: str) -> list[str]:
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", text))
     parts = ("fusion", "repairer", "mono-depth", "datamanager.", "model.")
     own = tuple(f"--pipeline.{part}" for part in parts)
-    if "--pipeline.fusion.start" in flags or "--pipeline.model.coarse-loss-weight" in flags:
+    if flags & {f"--pipeline.{name}" for name in ("fusion.start", "fusion.reuse", "model.coarse-loss-weight")}:
         flags = {flag for flag in flags if flag.startswith(own)}
     return sorted(flags - {"--help"})
 
@@ -78,9 +81,11 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
     from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
     from genfusion_ns.data.objects.samples import ObjectSampling
+    from genfusion_ns.data.views.samples import ViewSampling
     from genfusion_ns.fusion.cameras.clip_cameras import ClipSettings
     from genfusion_ns.fusion.cameras.completion import CompletionSamplerConfig
     from genfusion_ns.fusion.cameras.masked import MaskedSamplerConfig
+    from genfusion_ns.fusion.cameras.novel import NovelViewSettings
     from genfusion_ns.fusion.cameras.sparse import SparseSamplerConfig
     from genfusion_ns.fusion.exporting.settings import (
         Crop,
@@ -95,6 +100,7 @@ def test_every_config_field_of_ours_has_help():
         TrainConfig,
         TrainDynamiCrafterConfig,
         TrainOnClipsConfig,
+        TrainReconFusionConfig,
         TrainTripoSRConfig,
     )
     from genfusion_ns.fusion.image_start.settings import Image3dSettings
@@ -102,8 +108,11 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.multiscale.trainer import MipNerfTrainerConfig
     from genfusion_ns.fusion.photo_depth import MonoDepthConfig
     from genfusion_ns.fusion.rounds.settings import RoundSettings
+    from genfusion_ns.fusion.samples.nerfacto import SampledNerfactoPipelineConfig, SampledNerfactoTrainerConfig
+    from genfusion_ns.fusion.samples.settings import SampleSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
     from genfusion_ns.models.mipnerf.model import MipNerfModelConfig
+    from genfusion_ns.models.nerfacto import SparseNerfactoModelConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
     from genfusion_ns.priors.config import KINDS, RepairerConfig
     from genfusion_ns.priors.training.compact import NetworkConfig, OptimisationConfig
@@ -111,6 +120,8 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.priors.training.settings import (
         DynamiCrafterOptimisation,
         LoopConfig,
+        ReconFusionOptimisation,
+        ReconFusionSizes,
         TripoSROptimisation,
         TripoSRSizes,
     )
@@ -123,6 +134,11 @@ def test_every_config_field_of_ours_has_help():
 
     for config in (
         RoundSettings,
+        SampleSettings,
+        NovelViewSettings,
+        SparseNerfactoModelConfig,
+        SampledNerfactoPipelineConfig,
+        SampledNerfactoTrainerConfig,
         ClipSettings,
         MonoDepthConfig,
         RepairerConfig,
@@ -158,6 +174,10 @@ def test_every_config_field_of_ours_has_help():
         TrainTripoSRConfig,
         TripoSROptimisation,
         TripoSRSizes,
+        TrainReconFusionConfig,
+        ReconFusionOptimisation,
+        ReconFusionSizes,
+        ViewSampling,
         ObjectSampling,
         Image3dSettings,
         Image3d,

@@ -302,7 +302,7 @@ def test_settings_that_contradict_each_other(tmp_path):
         ({"load_config": somewhere, "camera_path": somewhere}, "does not exist; ns-train writes"),
         ({"frames": somewhere}, "x does not exist"),
         ({"video": somewhere}, "x does not exist"),
-        ({"frames": somewhere, "model": "nothing"}, "neither auto, compact or none nor an existing folder"),
+        ({"frames": somewhere, "model": "nothing"}, "neither auto, compact, none or reconfusion nor an existing"),
         ({"frames": somewhere, "mono_depth": "repairer"}, "needs a repairer that makes depth"),
     ]:
         with pytest.raises(ValueError, match=message):

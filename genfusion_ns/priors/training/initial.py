@@ -9,8 +9,9 @@ import torch
 
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture
 from genfusion_ns.priors.dynamicrafter.conversion.convert import convert_checkpoint
-from genfusion_ns.priors.dynamicrafter.folder import INDEX, check_pipeline_folder
+from genfusion_ns.priors.dynamicrafter.folder import check_pipeline_folder
 from genfusion_ns.priors.hub import fetch_repairer, is_hub_name, repairers_folder
+from genfusion_ns.priors.pipeline_files import INDEX
 
 
 def initial_folder(initial: str, vae: Path | None, architecture: Architecture) -> Path:

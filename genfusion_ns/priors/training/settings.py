@@ -261,5 +261,69 @@ class TripoSROptimisation(LoopConfig):
     """Sizes of a network that is trained from nothing."""
 
 
+@dataclass
+class ReconFusionSizes:
+    """Sizes of a new prior that works on pixels; see `ReconFusionPipeline` and `PixelNerf`."""
+
+    size: tuple[int, int] = (64, 64)
+    """Width and height in pixels of the views that it draws."""
+    fold: int = 2
+    """Pixels along the squares that make one latent."""
+    channels: tuple[int, ...] = (48, 88, 120)
+    """Widths of the levels of the U-Net; the sizes of latents must be multiples of 2 for each but the first."""
+    layers: int = 1
+    """Residual layers of each level."""
+    heads: int = 4
+    """Attention heads, at the lowest level alone."""
+    guided: bool = True
+    """Also read render and photos as they appear in the view through the depth of the render."""
+    num_references: int = 3
+    """Photos at most."""
+    features: int = 16
+    """Channels of PixelNeRF."""
+    rays: int = 16
+    """Rays along either side of the view."""
+    samples: int = 16
+    """Of a ray."""
+    hidden: int = 64
+    """Width of the small networks of PixelNeRF."""
+    encoder_channels: tuple[int, ...] = (16, 32, 48, 64)
+    """Widths of the image encoder of PixelNeRF, each at half the size of the one before."""
+    encoder_level: int = 1
+    """Which of these sizes the features have."""
+    token_width: int = 64
+    """Of the token that CLIP makes of a photo."""
+    norm_groups: int = 8
+    """Divides all widths."""
+    steps: int = 4
+    """Steps of sampling where nobody asks for others."""
+    guidance_scale: float = 1.5
+    """Weight of the photos in sampling where nobody asks for another."""
+
+
+@dataclass
+class ReconFusionOptimisation(LoopConfig):
+    """How the prior is trained; the defaults are those of a small one."""
+
+    steps: int = 6000
+    """Optimiser steps; an interrupted training may be resumed with another number."""
+    batch_size: int = 16
+    """Samples that one process treats at once."""
+    learning_rate: float = 5e-4
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of AdamW."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is then what is validated and saved; 0 for none."""
+    drop: float = 0.1
+    """Share of the samples whose photos are black, for guidance."""
+    colour_weight: float = 1.0
+    """Weight of the colours that PixelNeRF renders; without them the denoiser learns to ignore its features."""
+    gradient_checkpointing: bool = False
+    """Compute layers again on the way back instead of keeping what they gave: slower, far less memory."""
+    network: ReconFusionSizes = field(default_factory=ReconFusionSizes)
+    """Sizes of a prior that is trained from nothing."""
+
+
 def _flag(name: str) -> str:
     return f"--optimisation.{name.replace('_', '-')}"

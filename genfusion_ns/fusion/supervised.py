@@ -1,0 +1,66 @@
+"""What pipelines with a supervision have in common: when it acts, what it shows, and the state of randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.engine.trainer import Trainer
+
+from genfusion_ns.fusion.contract import Supervision
+from genfusion_ns.fusion.single_device import SingleDevicePipeline
+
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+"""What a state that was changed by somebody or something raises when it is put to use."""
+
+
+class SupervisedPipeline(SingleDevicePipeline):
+    """A pipeline whose runs may learn from more than photos; evaluation, viewer and renderer build no supervision."""
+
+    def __init__(
+        self,
+        config: Any,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
+        self._supervision: Supervision | None = None
+        self._loaded_state: dict[str, Any] | None = None
+
+    @cached_property  # nerfstudio's viewer reads every plain property before there is a supervision
+    def supervision(self) -> Supervision:
+        """What this run learns from beyond its photos; rounds are steered through it, see `FusionLoop`.
+
+        Raises:
+            ValueError: outside training there is none.
+        """
+        if self._supervision is None:
+            raise ValueError("there is no supervision: this pipeline was loaded to evaluate or render, not to train")
+        return self._supervision
+
+    def supervision_callbacks(self, trainer: Trainer) -> list[TrainingCallback]:
+        """What has the supervision act before each step, and its panel show that after it."""
+        before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
+        callbacks = [TrainingCallback([before], self.supervision.before_step)]
+        panel = self.supervision.attach_panel(trainer)
+        if panel is not None:
+            callbacks.append(TrainingCallback([after], panel.after_step))
+            callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
+        return callbacks
+
+    def random_state(self) -> dict[str, Any]:
+        """States of the global generators, part of those of a checkpoint."""
+        cuda = {"cuda_rng": torch.cuda.get_rng_state(self.device)} if torch.device(self.device).type == "cuda" else {}
+        return {"rng": torch.get_rng_state(), **cuda}
+
+    def restore_random_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the numbers that followed `random_state`."""
+        torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state and torch.device(self.device).type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
