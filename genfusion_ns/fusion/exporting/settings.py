@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor
 
 from genfusion_ns.exports.frames import FrameName
@@ -46,6 +45,8 @@ class Crop:
         """Which points lie in the box; all of them where there is none."""
         if self.obb_center is None or self.obb_scale is None:
             return torch.ones_like(points[..., 0], dtype=torch.bool)
+        from nerfstudio.data.scene_box import OrientedBox  # takes a second to import, which --help should not
+
         box = OrientedBox.from_params(self.obb_center, self.obb_rotation, self.obb_scale)
         flat = points.reshape(-1, 3).float()
         return box.within(flat).reshape(points.shape[:-1])
