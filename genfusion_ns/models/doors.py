@@ -44,6 +44,10 @@ class SurfelDoors(SplatfactoModel):
     def view(self, viewmat: Tensor, K: Tensor, width: int, height: int, background: Tensor) -> View:
         """See `GenFusionModel.view`."""
 
+    @abstractmethod
+    def backdrop(self, directions: Tensor, background: Tensor) -> Tensor:
+        """See `GenFusionModel.backdrop`."""
+
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Render one camera, perspective or equirectangular, without what lies outside of `obb_box`.
@@ -97,11 +101,6 @@ class SurfelDoors(SplatfactoModel):
         if output_name != "rgb":
             raise ValueError(f"{output_name} has no transparency; the output of that kind is rgba, made from rgb")
         return without_background(outputs["rgb"], outputs["accumulation"], outputs["background"])
-
-    def backdrop(
-        self, directions: Float[Tensor, "*shape 3"], background: Float[Tensor, "3"]
-    ) -> Float[Tensor, "*shape 3"]:
-        """What is behind everything in world directions, before a background of one colour."""
 
     def display_background(self) -> Float[Tensor, "3"]:
         """Background of a render to look at: that of the crop where nerfstudio crops, else the model's own."""
