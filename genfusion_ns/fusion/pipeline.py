@@ -94,14 +94,14 @@ class GenFusionPipeline(SupervisedPipeline):
         self.scene.sample_photos_of(self._photos())
         folder = Path(trainer.base_dir) / _FOLDER
         run = TrainingRun(self.scene, self.datamanager, self.config.repairer, total, folder)
-        self._supervision = self.config.fusion.setup(run)
+        supervision = self._supervision = self.config.fusion.setup(run)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)
         write_atomically(folder / "protocol.json", protocol.encode(), "the protocol of the run")
         if self._loaded_state is not None:
             self._restore(self._loaded_state, trainer.config)
         if self.config.mono_depth.active:
             self._photo_depths = self._estimate_photo_depths(folder, trainer.config)
-        return super().get_training_callbacks(training_callback_attributes) + self.supervision_callbacks(trainer)
+        return super().get_training_callbacks(training_callback_attributes) + self.callbacks_of(supervision, trainer)
 
     def _photos(self) -> PhotoCameras:
         """What the 3D smoothing of the scene is measured by."""

@@ -44,11 +44,12 @@ class SupervisedPipeline(SingleDevicePipeline):
             raise ValueError("there is no supervision: this pipeline was loaded to evaluate or render, not to train")
         return self._supervision
 
-    def supervision_callbacks(self, trainer: Trainer) -> list[TrainingCallback]:
-        """What has the supervision act before each step, and its panel show that after it."""
+    @staticmethod
+    def callbacks_of(supervision: Supervision, trainer: Trainer) -> list[TrainingCallback]:
+        """What has a supervision act before each step, and its panel show that after it."""
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
-        callbacks = [TrainingCallback([before], self.supervision.before_step)]
-        panel = self.supervision.attach_panel(trainer)
+        callbacks = [TrainingCallback([before], supervision.before_step)]
+        panel = supervision.attach_panel(trainer)
         if panel is not None:
             callbacks.append(TrainingCallback([after], panel.after_step))
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))

@@ -41,7 +41,8 @@ class Surroundings:
         basis, colours = sh_basis(directions.double(), DEGREE), colours.double()
         mean = colours.mean(dim=0)
         held = torch.eye(BANDS, dtype=basis.dtype) * _HELD * len(basis) * float(basis[0, 0] ** 2)
-        return cls(mean, torch.linalg.solve(basis.T @ basis + held, basis.T @ (colours - mean)))
+        solved = torch.linalg.solve(basis.T @ basis + held, basis.T @ (colours - mean))
+        return cls(mean, solved.contiguous())
 
 
 def beyond(

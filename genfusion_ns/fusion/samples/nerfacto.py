@@ -96,10 +96,11 @@ class SampledNerfactoPipeline(SupervisedPipeline):
         if trainer is None:
             raise ValueError("this pipeline needs nerfstudio's trainer for its schedule; use ns-train")
         scene, total = NerfactoScene(self.field_model), trainer.config.max_num_iterations
-        self._supervision = self.config.fusion.supervise(scene, self.datamanager, self.config.repairer, total)
+        supervision = self.config.fusion.supervise(scene, self.datamanager, self.config.repairer, total)
+        self._supervision = supervision
         if self._loaded_state is not None:
             self._restore(self._loaded_state)
-        return super().get_training_callbacks(training_callback_attributes) + self.supervision_callbacks(trainer)
+        return super().get_training_callbacks(training_callback_attributes) + self.callbacks_of(supervision, trainer)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Losses of the rays of a step, and those of the sample."""
