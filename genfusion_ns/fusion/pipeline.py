@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
@@ -16,7 +16,6 @@ from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmat
 from genfusion_ns.data.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.files import write_atomically
-from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
@@ -59,18 +58,8 @@ class GenFusionPipeline(SupervisedPipeline):
     datamanager: GenFusionDataManager  # type: ignore[assignment]
     method = "genfusion"
     checked = ("model", "fusion", "repairer", "datamanager", "mono_depth")
-
-    def __init__(
-        self,
-        config: GenFusionPipelineConfig,
-        device: str,
-        test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        grad_scaler: Any = None,
-    ) -> None:
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        self._photo_depths: PhotoDepths | None = None
+    resumed = frozenset({"strategy", "rng", "views", "supervision"})
+    _photo_depths: PhotoDepths | None = None
 
     def check_settings(self, config: GenFusionPipelineConfig, device: str) -> None:
         """See `SingleDevicePipeline.check_settings`."""
@@ -151,35 +140,10 @@ class GenFusionPipeline(SupervisedPipeline):
             **({} if self._photo_depths is None else {"mono_depth": self._photo_depths.digest}),
         }
 
-    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load the pipeline's part of a checkpoint.
-
-        Raises:
-            CheckpointError: it is damaged, or holds no scene that can be rendered.
-            ValueError: it is not that of a genfusion run with these model settings.
-        """
-        state = checked_pipeline_state(loaded_state, step)
-        try:
-            super().load_pipeline(state, step)
-        except DAMAGE as error:
-            raise ValueError(
-                f"the checkpoint of step {step} does not belong to a genfusion run with these model settings: {error}"
-            ) from error
-
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Keep the state until there is a supervision, which is after nerfstudio has loaded the checkpoint."""
         named = {_FORMER_NAMES.get(name, name): value for name, value in state.items()}
         self._loaded_state = named or None
-
-    def check_resumable(self) -> None:
-        """Refuse to train on from a checkpoint without the state of its training.
-
-        Raises:
-            ValueError: it is missing.
-        """
-        missing = {"strategy", "rng", "views", "supervision"} - set(self._loaded_state or {})
-        if missing:
-            raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
 
     def _estimate_photo_depths(self, folder: Path, trainer_config: Any) -> PhotoDepths:
         """The depth of the train photos; that of the run that is resumed, where it has some."""

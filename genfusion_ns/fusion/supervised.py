@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 
+from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.contract import Supervision
 from genfusion_ns.fusion.single_device import SingleDevicePipeline
 
@@ -20,18 +21,10 @@ DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 class SupervisedPipeline(SingleDevicePipeline):
     """A pipeline whose runs may learn from more than photos; evaluation, viewer and renderer build no supervision."""
 
-    def __init__(
-        self,
-        config: Any,
-        device: str,
-        test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        grad_scaler: Any = None,
-    ) -> None:
-        super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
-        self._supervision: Supervision | None = None
-        self._loaded_state: dict[str, Any] | None = None
+    resumed: ClassVar[frozenset[str]]
+    """Parts of the state of a training without which it cannot go on."""
+    _supervision: Supervision | None = None
+    _loaded_state: dict[str, Any] | None = None
 
     @cached_property  # nerfstudio's viewer reads every plain property before there is a supervision
     def supervision(self) -> Supervision:
@@ -54,6 +47,32 @@ class SupervisedPipeline(SingleDevicePipeline):
             callbacks.append(TrainingCallback([after], panel.after_step))
             callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], panel.finish))
         return callbacks
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load the pipeline's part of a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or holds no scene that can be rendered.
+            ValueError: it is not that of a run of this method with these model settings.
+        """
+        state = checked_pipeline_state(loaded_state, step)
+        try:
+            super().load_pipeline(state, step)
+        except DAMAGE as error:
+            raise ValueError(
+                f"the checkpoint of step {step} does not belong to a {self.method} run with these model settings: "
+                f"{error}"
+            ) from error
+
+    def check_resumable(self) -> None:
+        """Refuse to train on from a checkpoint without the state of its training.
+
+        Raises:
+            ValueError: it is missing.
+        """
+        missing = self.resumed - set(self._loaded_state or {})
+        if missing:
+            raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
 
     def random_state(self) -> dict[str, Any]:
         """States of the global generators, part of those of a checkpoint."""

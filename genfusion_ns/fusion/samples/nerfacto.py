@@ -15,7 +15,6 @@ from torch import Tensor
 
 from genfusion_ns.data.multiscale.ray_datamanager import RayDataManager, RayDataManagerConfig
 from genfusion_ns.errors import CheckpointError
-from genfusion_ns.fusion.checkpoints import checked_pipeline_state
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.samples.config import SampleConfig
 from genfusion_ns.fusion.supervised import DAMAGE, SupervisedPipeline
@@ -78,6 +77,7 @@ class SampledNerfactoPipeline(SupervisedPipeline):
     datamanager: RayDataManager  # type: ignore[assignment]
     method = "reconfusion-nerfacto"
     checked = ("model", "fusion", "repairer", "datamanager")
+    resumed = frozenset({"rng", "field", "supervision"})
 
     def check_settings(self, config: SampledNerfactoPipelineConfig, device: str) -> None:
         """See `SingleDevicePipeline.check_settings`."""
@@ -134,32 +134,6 @@ class SampledNerfactoPipeline(SupervisedPipeline):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Keep the state until there is a supervision, which is after nerfstudio has loaded the checkpoint."""
         self._loaded_state = dict(state) or None
-
-    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
-        """Load the pipeline's part of a checkpoint.
-
-        Raises:
-            CheckpointError: it is damaged.
-            ValueError: it is not that of a run with these model settings.
-        """
-        state = checked_pipeline_state(loaded_state, step)
-        try:
-            super().load_pipeline(state, step)
-        except DAMAGE as error:
-            raise ValueError(
-                f"the checkpoint of step {step} does not belong to a {self.method} run with these model settings: "
-                f"{error}"
-            ) from error
-
-    def check_resumable(self) -> None:
-        """Refuse to train on from a checkpoint without the state of its training.
-
-        Raises:
-            ValueError: it is missing.
-        """
-        missing = {"rng", "field", "supervision"} - set(self._loaded_state or {})
-        if missing:
-            raise ValueError(f"the state of its training lacks {', '.join(sorted(missing))}")
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:
