@@ -44,6 +44,18 @@ def resize_images(
     return resized.permute(0, 2, 3, 1)
 
 
+def square_means(image: Float[Tensor, "H W C"], side: int) -> Float[Tensor, "h w C"]:
+    """Means of an image over squares of `side` x `side` pixels, which have to fill it.
+
+    >>> square_means(torch.arange(4.0).reshape(2, 2, 1), 2)
+    tensor([[[1.5000]]])
+    """
+    if side == 1:
+        return image
+    height, width, channels = image.shape
+    return image.reshape(height // side, side, width // side, side, channels).mean(dim=(1, 3))
+
+
 def to_bytes(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Values of 0..1 as 8 bits on the CPU; not-a-number becomes 0. [...]
 

@@ -17,9 +17,11 @@ from genfusion_ns import perceptual
 from genfusion_ns.fusion.cameras.novel import NovelCameras, NovelViewSettings, covering_frame, view_intrinsics
 from genfusion_ns.fusion.samples.config import SampleConfig
 from genfusion_ns.fusion.samples.losses import SampleLoss
+from genfusion_ns.fusion.samples.scene import SurfelScene
 from genfusion_ns.fusion.samples.schedule import SampleSchedule, level_weight, signal_share
 from genfusion_ns.fusion.trainer import GenFusionTrainer
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
+from genfusion_ns.geometry.images import square_means
 from genfusion_ns.geometry.novel_views import nearest_cameras
 from genfusion_ns.methods import reconfusion
 from genfusion_ns.priors.config import RepairerConfig
@@ -77,6 +79,32 @@ def test_a_sample_starts_from_the_render_of_a_novel_view_and_its_nearest_photos(
     assert float(distances.min()) > 1e-3, "it is no photo"
     again = trainer.pipeline.scene.render_clip(view.viewmat[None], view.K[None], view.size)
     assert torch.equal(again.rgb[0], view.rgb)
+
+
+def test_small_views_are_means_of_pixels_as_small_as_those_of_the_photos(capture_folder, tmp_path):
+    model = trainer_of(capture_folder, tmp_path).pipeline.scene
+    size, viewmat = (8, 8), torch.eye(4)
+    viewmat[2, 3] = 3.0
+    K = torch.tensor([[10.0, 0, 4], [0, 10, 4], [0, 0, 1]])
+
+    def view(focal: float):
+        return SurfelScene(model, densify=False, transparent=False, focal=focal)
+
+    fine = model.render_clip(viewmat[None], (K * torch.tensor([[4.0], [4], [1]]))[None], (32, 32))
+    assert float(fine.alpha.max()) > 0.1
+    plain = model.render_clip(viewmat[None], K[None], size)
+    for focal, wanted in ((10.0, plain.rgb[0]), (40.0, square_means(fine.rgb[0], 4)), (400.0, None)):
+        looked = view(focal).look(viewmat, K, size)
+        if wanted is not None:
+            assert torch.allclose(looked.rgb, wanted, atol=1e-6)
+        assert looked.size == size and torch.equal(looked.K, K)
+    looked = view(40.0).look(viewmat, K, size)
+    assert not torch.allclose(looked.rgb, plain.rgb[0], atol=1e-3), "or it would not matter"
+    seen = looked.alpha[..., 0] > 0.5
+    assert bool(((looked.depth[seen] > 0.1) & (looked.depth[seen] < 10)).all())
+    shown = view(40.0).show(viewmat, K, size)
+    shown.sum().backward()
+    assert shown.shape == (8, 8, 3) and float(model.means.grad.abs().sum()) > 0
 
 
 def test_no_step_has_the_view_of_another_and_a_seed_has_its_own(capture_folder, tmp_path):

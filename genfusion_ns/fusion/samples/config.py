@@ -17,8 +17,11 @@ class SampleConfig(SampleSettings):
 
     def setup(self, run: TrainingRun) -> Supervision:
         """See `SupervisionConfig.setup`; of a run on surfels."""
-        scene = SurfelScene(run.scene, densify=self.densify, transparent=run.datamanager.transparent)
-        return self.supervise(scene, run.datamanager, run.repairer, run.total_steps)
+        data = run.datamanager
+        _ = data.cached_train  # reading the photos is what undistorts and crops the cameras
+        focal = float(data.train_dataset.cameras.fx.mean())
+        scene = SurfelScene(run.scene, densify=self.densify, transparent=data.transparent, focal=focal)
+        return self.supervise(scene, data, run.repairer, run.total_steps)
 
     def supervise(
         self, scene: SampledScene, datamanager: GenFusionDataManager, repairer: RepairerConfig, total_steps: int

@@ -11,6 +11,7 @@ from torch import Tensor
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.geometry.clips import RenderedView
 from genfusion_ns.geometry.free_space import SeenSurfaces
+from genfusion_ns.geometry.images import square_means
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 
@@ -35,17 +36,33 @@ class SampledScene(Protocol):
         ...
 
 
-class SurfelScene:
-    """Surfels: one render fits into memory with its gradient."""
+_FINEST = 4
+"""Sides of the squares of pixels at most that one pixel is the mean of; each doubling takes four times as long."""
 
-    def __init__(self, model: GenFusionModel, *, densify: bool, transparent: bool) -> None:
+
+class SurfelScene:
+    """Surfels: one render fits into memory with its gradient.
+
+    Surfels are fitted to pixels of photos, and far larger ones would each show what lies behind their middle alone. So
+    small views are rendered in pixels about as small as those of the photos, and shown as means of squares of them.
+    """
+
+    def __init__(self, model: GenFusionModel, *, densify: bool, transparent: bool, focal: float) -> None:
         """
         Args:
             model: the surfels.
             densify: sampled views count where surfels are grown.
             transparent: the photos have alpha, and what is empty is black in samples.
+            focal: focal length of the photos, in their pixels.
         """
-        self._model, self._densify, self._transparent = model, densify, transparent
+        self._model, self._densify, self._transparent, self._focal = model, densify, transparent, focal
+
+    def _finer(self, K: Float[Tensor, "3 3"], size: tuple[int, int]) -> tuple[int, Tensor, tuple[int, int]]:
+        """Side of the squares that make a pixel; intrinsics [1, 3, 3] and size of the finer raster."""
+        side = min(_FINEST, max(1, round(self._focal / float(K[0, 0]))))
+        finer = K.clone()
+        finer[:2] *= side
+        return side, finer[None], (size[0] * side, size[1] * side)
 
     @property
     def device(self) -> torch.device:
@@ -54,8 +71,10 @@ class SurfelScene:
 
     def look(self, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], size: tuple[int, int]) -> RenderedView:
         """See `SampledScene.look`."""
-        clip = self._model.render_clip(viewmat[None], K[None], size)
-        return RenderedView(clip.rgb[0], clip.depth[0], clip.alpha[0], clip.viewmats[0], clip.Ks[0])
+        side, finer, finer_size = self._finer(K, size)
+        clip = self._model.render_clip(viewmat[None], finer, finer_size)
+        rgb, alpha, depth = (square_means(x[0], side) for x in (clip.rgb, clip.alpha, clip.alpha * clip.depth))
+        return RenderedView(rgb, depth / alpha.clamp_min(1e-6), alpha, clip.viewmats[0], K.to(self.device))
 
     def show(
         self, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], size: tuple[int, int]
@@ -63,10 +82,11 @@ class SurfelScene:
         """See `SampledScene.show`; holes show the background of a training step, so that samples fill them."""
         model = self._model
         background = torch.zeros(3, device=model.device) if self._transparent else model.training_background()
-        render = model.render(viewmat[None], K[None], *size, background=background)
+        side, finer, finer_size = self._finer(K, size)
+        render = model.render(viewmat[None], finer, *finer_size, background=background)
         if self._densify:
             model.observe_render(render, generated=True)
-        return render.rgb[0]
+        return square_means(render.rgb[0], side)
 
     def surfaces(self, photos: PosedPhotos) -> SeenSurfaces:
         """See `SampledScene.surfaces`."""
