@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from genfusion_ns.files import write_atomically
 from genfusion_ns.fusion.config import FusionConfig
 from genfusion_ns.fusion.contract import SupervisionConfig, TrainingRun
 from genfusion_ns.fusion.photo_depth import MonoDepthConfig, PhotoDepths, photo_depths
+from genfusion_ns.fusion.seed_depth import FLAG as SEED_DEPTH_FLAG
+from genfusion_ns.fusion.seed_depth import SeedDepths
 from genfusion_ns.fusion.supervised import DAMAGE, SupervisedPipeline
 from genfusion_ns.messages import say
 from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
@@ -46,6 +49,9 @@ class GenFusionPipelineConfig(StoredConfig, VanillaPipelineConfig):
     """The video diffusion model that repairs rendered clips."""
     mono_depth: MonoDepthConfig = field(default_factory=MonoDepthConfig)
     """Depth of the photos from a model, as a loss on them."""
+    seed_depth_weight: float = 0.0
+    """Weight of the mean relative error of rendered depth where photos show points of structure from motion. It needs a
+    capture with a COLMAP model, which says which photo shows which point; other captures do without."""
 
 
 class GenFusionPipeline(SupervisedPipeline):
@@ -60,11 +66,14 @@ class GenFusionPipeline(SupervisedPipeline):
     checked = ("model", "fusion", "repairer", "datamanager", "mono_depth")
     resumed = frozenset({"strategy", "rng", "views", "supervision"})
     _photo_depths: PhotoDepths | None = None
+    _seed_depths: SeedDepths | None = None
 
     def check_settings(self, config: GenFusionPipelineConfig, device: str) -> None:
         """See `SingleDevicePipeline.check_settings`."""
         config.fusion.check(config.repairer, device)
         config.mono_depth.check(config.repairer, device)
+        if not 0 <= config.seed_depth_weight < math.inf:
+            raise ValueError(f"{SEED_DEPTH_FLAG} is {config.seed_depth_weight}; it must be at least 0")
 
     @property
     def scene(self) -> GenFusionModel:
@@ -82,6 +91,8 @@ class GenFusionPipeline(SupervisedPipeline):
         self.scene.set_total_steps(total)
         self.scene.sample_photos_of(self._photos())
         folder = Path(trainer.base_dir) / _FOLDER
+        if self.config.seed_depth_weight > 0:
+            self._seed_depths = SeedDepths.of(self.datamanager, self.config.seed_depth_weight, self.device)
         run = TrainingRun(self.scene, self.datamanager, self.config.repairer, total, folder)
         supervision = self._supervision = self.config.fusion.setup(run)
         protocol = json.dumps(self.datamanager.protocol(), indent=1)
@@ -105,6 +116,8 @@ class GenFusionPipeline(SupervisedPipeline):
         losses = self.model.get_loss_dict(outputs, photo, metrics)
         if self._photo_depths is not None and camera.metadata is not None:
             losses |= self._photo_depths.losses(outputs["render"], camera.metadata["cam_idx"])
+        if self._seed_depths is not None and camera.metadata is not None:
+            losses |= self._seed_depths.losses(outputs["render"], camera.metadata["cam_idx"])
         self.scene.observe_render(outputs["render"])
         if self._supervision is not None:
             weight = self._supervision.photo_weight(step, (camera.metadata or {})["cam_idx"])

@@ -152,6 +152,23 @@ def test_tracks_decide_where_projection_would_differ(tmp_path: Path) -> None:
     assert len(points.xyz) == tiny.seen[[1, 5]].any(0).sum() < occluded[[1, 5]].any(0).sum()
 
 
+@pytest.mark.parametrize("source", ["colmap", "ply"])
+def test_which_photo_sees_which_point_is_known_from_tracks_alone(tmp_path: Path, source: str) -> None:
+    tiny = make_capture(tmp_path)
+    write_transforms(tiny)
+    tiny.seen = tiny.seen & (np.random.default_rng(0).random(tiny.seen.shape) < 0.7)
+    if source == "colmap":
+        write_colmap(tiny)
+    train = [4, 1, 8]
+    points = seed(parser_configs(tiny)["nerfstudio"], train, "visible")
+    if source == "ply":
+        assert points.seen_by is None, "what projects into a photo may be hidden in it"
+        return
+    assert points.seen_by is not None
+    chosen = tiny.seen[train].any(0)
+    np.testing.assert_array_equal(points.seen_by.numpy(), tiny.seen[train][:, chosen])
+
+
 def test_pairing_is_by_name_not_by_position(tmp_path: Path) -> None:
     """A capture that lacks some of the model's images keeps every remaining view with its own tracks."""
     tiny = make_capture(tmp_path)

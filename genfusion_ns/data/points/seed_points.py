@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
@@ -51,6 +51,8 @@ class SeedPoints:
     """Where they come from, for the log."""
     normals: Float[Tensor, "M 3"] | None = None
     """Normals of the surface that all of them lie on, of length 1, where the capture says that they do."""
+    seen_by: Bool[Tensor, "V M"] | None = None
+    """Which train view sees which point, in the order of the train views; None where the file does not say."""
 
 
 def make_seed_points(
@@ -97,15 +99,18 @@ def make_seed_points(
     train_cameras = parts.cameras if parts else cameras[torch.tensor(train_ids, dtype=torch.long)]
     xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
     normals: Tensor | None = None
+    seen_by: Tensor | None = None
     if kind != "random":
         model, source = _find_model(sources, names, cameras)
         if model is not None:
-            enough = _count_train_views(model, names, train_cameras, train_ids, parts) >= _NEEDED_VIEWS[kind]
+            seen = _sight(model, names, train_cameras, train_ids, parts)
+            enough = seen.sum(0) >= _NEEDED_VIEWS[kind]
             xyz, rgb = torch.from_numpy(model.xyz[enough]).float(), torch.from_numpy(model.rgb[enough])
             normals = _usable_normals(model, enough) if on_surface else None
+            seen_by = None if model.tracks is None else torch.from_numpy(seen[:, enough])
             source = f"{source}, {len(xyz)} of {len(model.xyz)} points"
     if len(xyz) >= min_points:
-        return SeedPoints(xyz, rgb, kind, source, normals)
+        return SeedPoints(xyz, rgb, kind, source, normals, seen_by)
     if len(xyz) + num_random == 0:
         raise ValueError(
             f"There are no points to start from ({source}) and --pipeline.datamanager.num-random-points is 0; "
@@ -183,23 +188,24 @@ def _pair_cameras(model: SparseModel, names: Sequence[str]) -> dict[int, int]:
     return {camera: views[0] for camera, views in found.items() if len(views) == 1}
 
 
-def _count_train_views(
+def _sight(
     model: SparseModel,
     names: Sequence[str],
     train_cameras: Cameras,
     train_ids: Sequence[int],
     parts: SeenParts | None,
-) -> np.ndarray:
+) -> Bool[np.ndarray, "V M"]:
+    """Which train view sees which point; without tracks, into which it projects."""
     inside = None
     if parts is not None or model.tracks is None:
         masks = parts.masks if parts else None
         inside = views_seeing(train_cameras, torch.from_numpy(model.xyz).float(), masks=masks).numpy()
         if model.tracks is None:
-            return inside.sum(0)
+            return inside
     view_of_camera = _pair_cameras(model, names)
     position = {view: i for i, view in enumerate(train_ids)}
     row = np.array([position.get(view_of_camera.get(c, -1), -1) for c in range(len(model.names))], dtype=np.int64)
-    # A track may list one image twice; that is still one view.
-    points, cameras = np.unique(model.tracks[row[model.tracks[:, 1]] >= 0], axis=0).T
-    counted = np.ones(len(points), dtype=bool) if inside is None else inside[row[cameras], points]
-    return np.bincount(points[counted], minlength=len(model.xyz))
+    points, cameras = model.tracks[row[model.tracks[:, 1]] >= 0].T
+    seen = np.zeros((len(train_ids), len(model.xyz)), dtype=bool)
+    seen[row[cameras], points] = True
+    return seen if inside is None else seen & inside
