@@ -90,7 +90,7 @@ def test_a_run_follows_the_points(tracked: Path, tmp_path: Path) -> None:
         depths = SeedDepths.of(trainer.pipeline.datamanager, 1.0, "cpu")
         assert depths is not None and ("seed_depth" in trainer.pipeline.get_train_loss_dict(39)[1]) == (weight > 0)
         errors = []
-        for view in range(len(depths.views)):
+        for _ in range(len(depths.views)):
             camera, _ = trainer.pipeline.datamanager.next_train(0)
             render = trainer.pipeline.model(camera)["render"]
             errors.append(float(depths.losses(render, camera.metadata["cam_idx"])["seed_depth"]))
@@ -117,5 +117,5 @@ def test_a_capture_without_tracks_does_without(capture_folder: Path, tmp_path: P
 
 @pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
 def test_weights_out_of_range_are_refused(weight: float, capture_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--pipeline.seed-depth-weight"):
+    with pytest.raises(ValueError, match=r"--pipeline\.seed-depth-weight"):
         make_trainer(capture_folder, tmp_path, "none", method=make_method(weight))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from genfusion_ns.priors.config import KINDS, RepairerConfig, build_repairer, check_repairer
 from genfusion_ns.priors.pipeline_files import INDEX
-from genfusion_ns.priors.reconfusion.config import PACKAGED_WEIGHTS, ReconFusionOptions
+from genfusion_ns.priors.reconfusion.config import ReconFusionOptions
 from genfusion_ns.priors.reconfusion.initial import starting_pipeline
 from genfusion_ns.priors.reconfusion.loading import load_prior
 
@@ -119,12 +119,6 @@ def test_its_options_are_refused_with_another_kind():
 def test_other_resolutions_are_drawn(folder):
     prior = build_repairer(RepairerConfig(model=str(folder), resolution=(40, 32)), "cpu")
     assert prior.resolution == (40, 32)
-
-
-@pytest.mark.skipif((PACKAGED_WEIGHTS / INDEX).is_file(), reason="the package comes with weights")
-def test_without_packaged_weights_the_way_out_is_named():
-    with pytest.raises(FileNotFoundError, match=r"without weights .*reconfusion_small\.yaml"):
-        check_repairer(RepairerConfig(model="reconfusion"), "cpu")
 
 
 def test_what_is_no_stable_diffusion_is_no_start(tmp_path):

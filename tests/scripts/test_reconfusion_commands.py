@@ -8,9 +8,6 @@ import torch
 from commands import run_command, run_here
 from view_priors import save_toy_prior
 
-from genfusion_ns.priors.pipeline_files import INDEX
-from genfusion_ns.priors.reconfusion.config import PACKAGED_WEIGHTS
-
 pytestmark = pytest.mark.slow
 
 TRAIN = (
@@ -112,12 +109,6 @@ def refused(workspace: Path, method: str, *words: object) -> str:
 def test_a_missing_prior_is_named(workspace):
     said = refused(workspace, "reconfusion", "--pipeline.repairer.model", "nowhere")
     assert "'nowhere'" in said and "--pipeline.repairer.model" in said
-
-
-@pytest.mark.skipif((PACKAGED_WEIGHTS / INDEX).is_file(), reason="the package comes with weights")
-def test_without_a_prior_the_way_to_one_is_named(workspace):
-    said = refused(workspace, "reconfusion")
-    assert "without weights of reconfusion" in said and "gf-train-generator" in said and "gf-make-clips" in said
 
 
 def test_a_damaged_prior_is_named(workspace):

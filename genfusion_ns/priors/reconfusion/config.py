@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from genfusion_ns.priors.base import Capabilities
 from genfusion_ns.priors.options import FLAG, PriorOptions, SharedSettings
-from genfusion_ns.priors.pipeline_files import INDEX
 from genfusion_ns.priors.reconfusion.capabilities import CAPABILITIES
 from genfusion_ns.priors.reconfusion.folder import check_prior_folder, recognised
 
@@ -46,13 +45,6 @@ class ReconFusionOptions(PriorOptions):
 
     def check(self, settings: SharedSettings) -> None:
         """See `PriorOptions.check`."""
-        if settings.folder == PACKAGED_WEIGHTS and not (PACKAGED_WEIGHTS / INDEX).is_file():
-            raise FileNotFoundError(
-                f"this version of the package comes without weights of {self.kind} ({PACKAGED_WEIGHTS} has none); "
-                "train a prior once: gf-make-clips CLIPS --captures CAPTURE_A CAPTURE_B, then gf-train-generator "
-                "configs/generator/reconfusion_small.yaml --clips CLIPS --output PRIOR, and name that folder: "
-                f"{FLAG}.model PRIOR"
-            )
         facts = check_prior_folder(settings.folder)
         size, multiple = settings.resolution, facts.size_multiple
         if size is not None and any(side < multiple or side % multiple for side in size):

@@ -295,9 +295,9 @@ class ReconFusionSizes:
     """Of the token that CLIP makes of a photo."""
     norm_groups: int = 8
     """Divides all widths."""
-    steps: int = 4
+    steps: int = 2
     """Steps of sampling where nobody asks for others."""
-    guidance_scale: float = 1.5
+    guidance_scale: float = 1.0
     """Weight of the photos in sampling where nobody asks for another."""
 
 
