@@ -36,7 +36,7 @@ class Stage {
   /** Fewer pixels after slow frames, more after fast ones. */
   adapt(milliseconds) {
     if (!this.moving || milliseconds > 1000) return;
-    if (milliseconds > 50) this.scale = Math.max(0.3, 0.8 * this.scale);
+    if (milliseconds > 50) this.scale = Math.max(0.25, (milliseconds > 200 ? 0.5 : 0.8) * this.scale);
     else if (milliseconds < 25) this.scale = Math.min(1, 1.1 * this.scale);
   }
 
@@ -58,7 +58,7 @@ function colourOf(name) {
   return [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16) / 255);
 }
 
-/** Cameras as frusta over the picture; a click takes one of them. */
+/** Cameras as frusta over the picture, those of a path joined by a line; a click on a tip takes its camera. */
 class Overlay {
   constructor(canvas, sets, length) {
     Object.assign(this, { canvas, sets, length, tips: [] });
@@ -70,17 +70,21 @@ class Overlay {
     context.setTransform(dense, 0, 0, dense, 0, 0);
     const view = viewmatOf(camera.pose), lens = camera.lens(width, height), least = 0.02 * this.length;
     this.tips = [];
-    for (const { shown, colour, cameras } of this.sets) {
+    const seen = (place) => view.map((row) => dot(row, [...place, 1]));
+    for (const { shown, colour, cameras, path } of this.sets) {
       if (!shown) continue;
       context.strokeStyle = colour;
       context.lineWidth = 1.5;
       context.beginPath();
-      for (const one of cameras) {
-        const corners = frustum(one, 0.12 * this.length).map((p) => view.map((row) => dot(row, [...p, 1])));
-        for (const [i, j] of EDGES) line(context, lens, least, corners[i], corners[j]);
-        const [x, y, z] = corners[0];
+      const every = path ? Math.ceil(cameras.length / 12) : 1;
+      cameras.forEach((one, k) => {
+        const tip = seen(column(one.c2w, 3)), [x, y, z] = tip;
         if (z > least) this.tips.push({ camera: one, at: [(lens[0] * x) / z + lens[2], (lens[1] * y) / z + lens[3]] });
-      }
+        if (path && k) line(context, lens, least, seen(column(cameras[k - 1].c2w, 3)), tip);
+        if (k % every) return;
+        const corners = frustum(one, 0.1 * this.length).map(seen);
+        for (const [i, j] of EDGES) line(context, lens, least, corners[i], corners[j]);
+      });
       context.stroke();
     }
   }
@@ -185,6 +189,7 @@ function hook(stage) {
   return {
     camera,
     overlay,
+    scene: viewer.scene,
     modes: MODES,
     count: viewer.count,
     /** Show the scene (colour, or one of `modes`) through any camera; the PNG of exactly that size as a data URL. */
@@ -218,7 +223,7 @@ async function start() {
       byId("overlay"),
       [
         { shown: false, colour: "#e8a33d", cameras: scene.cameras },
-        { shown: false, colour: "#4fb3d9", cameras: last < 0 ? [] : scene.generated[last].cameras },
+        { shown: false, colour: "#4fb3d9", path: true, cameras: last < 0 ? [] : scene.generated[last].cameras },
       ],
       scene.distance,
     );

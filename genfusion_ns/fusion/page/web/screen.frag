@@ -41,9 +41,9 @@ void main() {
   } else if (mode == 1) {
     vec3 normal = 2.0 * sum.rgb - sum.a;
     rgb = 0.5 + 0.5 * normal / max(length(normal), 1e-6);
-    rgb = mix(empty, rgb, min(1.0, 2.0 * sum.a));
+    rgb = mix(empty, rgb, sum.a);
   } else {
-    rgb = mix(empty, ramp(sum.r / max(sum.a, 1e-6)), min(1.0, 2.0 * sum.a));
+    rgb = mix(empty, ramp(sum.r / max(sum.a, 1e-6)), sum.a);
   }
   colour = vec4(rgb, 1.0);
 }
