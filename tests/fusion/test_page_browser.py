@@ -78,22 +78,23 @@ def test_the_viewer_draws_what_our_rasteriser_draws(page, run):
         outputs = view.outputs()
         assert looked(page, number, "colour").shape == tuple(outputs["rgb"].shape)
         assert decibels(looked(page, number, "colour"), outputs["rgb"].numpy()) > 40
-        solid = outputs["accumulation"][..., 0].numpy() > 0.95
-        normals = looked(page, number, "normals")[solid], outputs["normals"].numpy()[solid]
-        assert solid.mean() > 0.2 and decibels(*normals) > 25
+        alpha, empty = outputs["accumulation"].numpy(), np.array(page.evaluate("colourOf('--sheet')"))
+        assert alpha.mean() > 0.2
+        normals = alpha * outputs["normals"].numpy() + (1 - alpha) * empty
+        assert decibels(looked(page, number, "normals"), normals) > 30
 
 
 def test_a_pixel_filter_is_drawn_as_well(page, run):
     pipeline = load_run(run / "config.yml")
     scene, camera = pipeline.scene, photo_cameras(pipeline)[0]
-    scene.config.antialias = "mip"
+    scene.config.antialias, scene.config.mip_kernel = "mip", 4.0
     with torch.no_grad():
         view = scene.view(camera.viewmat[None], camera.K[None], *camera.size, scene.display_background())
     before = looked(page, 0, "colour")
-    page.evaluate("viewer.scene.variance = 1 / 12")
+    page.evaluate("viewer.scene.variance = 4")
     filtered = looked(page, 0, "colour")
     page.evaluate("viewer.scene.variance = -1")
-    assert decibels(filtered, view.outputs()["rgb"].numpy()) > 40 > decibels(filtered, before)
+    assert decibels(filtered, view.outputs()["rgb"].numpy()) > 50 > decibels(filtered, before)
 
 
 def test_surfels_are_unpacked_as_they_were_packed(page, reported):
@@ -163,7 +164,7 @@ def test_orbiting_keeps_the_distance_and_the_horizon(page):
     assert away == pytest.approx(page.evaluate("viewer.camera.distance"), rel=1e-6)
     assert abs(tilt) < 1e-6 and shift < 1e-6
     page.evaluate("viewer.camera.turn(0, 9)")  # no farther than upright
-    assert page.evaluate("dot(column(viewer.camera.pose, 2), viewer.camera.up)") == pytest.approx(0.995, abs=1e-3)
+    assert page.evaluate("dot(column(viewer.camera.pose, 2), viewer.camera.up)") == pytest.approx(0.99, abs=8e-3)
 
 
 def test_sliders_cut_the_picture_on_top(page):

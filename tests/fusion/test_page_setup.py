@@ -32,7 +32,7 @@ def test_the_command_repeats_the_settings():
     config.optimizers["means"]["optimizer"].lr = 3e-4
     config.machine.seed, config.max_num_iterations, config.vis = 7, 300, "tensorboard"
     setup = setup_of(config, [])
-    assert setup.dataparser == "nerfstudio-data" and len(setup.settings) == 10
+    assert setup.dataparser == "nerfstudio-data" and len(setup.settings) == 11
     again = parsed(setup.command)
     assert again.pipeline.datamanager.dataparser.load_3D_points is False, "as the method has it"
     assert setup_of(again, []) == setup
