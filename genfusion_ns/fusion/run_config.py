@@ -20,6 +20,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from genfusion_ns.data.captures.location import located
 from genfusion_ns.errors import CheckpointError
 from genfusion_ns.fusion.checkpoints import checkpoints_of, read_checkpoint
 from genfusion_ns.fusion.pipeline import GenFusionPipeline, GenFusionPipelineConfig
@@ -49,11 +50,13 @@ def read_run_config(path: Path) -> TrainerConfig:
     return config
 
 
-def load_run(path: Path) -> GenFusionPipeline:
+def load_run(path: Path, way_out: str = "render it with ns-render, it has no surfels") -> GenFusionPipeline:
     """The pipeline of a run at its latest checkpoint, for renders.
 
     Args:
-        path: ``config.yml`` of the run; its checkpoints are looked for beside it, else where the config says.
+        path: ``config.yml`` of the run; its checkpoints are looked for beside it, else where the config says, and its
+            capture where that says, else near it.
+        way_out: what helps with a run of another method.
 
     Raises:
         RunConfigError: as `read_run_config`, or a run of another method.
@@ -62,16 +65,12 @@ def load_run(path: Path) -> GenFusionPipeline:
     """
     config = read_run_config(path)
     if not isinstance(config.pipeline, GenFusionPipelineConfig):
-        raise RunConfigError(
-            f"{path} is a run of another method ({config.method_name}); render it with ns-render and give the video to "
-            "--video"
-        )
-    beside = path.parent / config.relative_model_dir
-    folder = beside if beside.is_dir() else config.get_checkpoint_dir()
-    checkpoints = checkpoints_of(folder)
-    if not checkpoints:
-        raise CheckpointError(f"{folder}, where {path} has its checkpoints, holds none (step-*.ckpt)")
-    state = read_checkpoint(checkpoints[max(checkpoints)])
+        raise RunConfigError(f"{path} is a run of another method ({config.method_name}); {way_out}")
+    datamanager = config.pipeline.datamanager
+    if datamanager.data is not None:
+        datamanager.data = located(Path(datamanager.data), path)
+    checkpoint = latest_checkpoint(path, config)
+    state = read_checkpoint(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         pipeline = config.pipeline.setup(device=device, test_mode="inference")
@@ -82,8 +81,22 @@ def load_run(path: Path) -> GenFusionPipeline:
     try:
         pipeline.load_pipeline(state["pipeline"], state["step"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoints[max(checkpoints)]} does not fit {path}: {error}") from error
+        raise CheckpointError(f"{checkpoint} does not fit {path}: {error}") from error
     return pipeline.eval()
+
+
+def latest_checkpoint(path: Path, config: TrainerConfig) -> Path:
+    """The newest checkpoint of a run, beside its config.yml or else where the config says.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    beside = path.parent / config.relative_model_dir
+    folder = beside if beside.is_dir() else config.get_checkpoint_dir()
+    checkpoints = checkpoints_of(folder)
+    if not checkpoints:
+        raise CheckpointError(f"{folder}, where {path} has its checkpoints, holds none (step-*.ckpt)")
+    return checkpoints[max(checkpoints)]
 
 
 class _Loader(yaml.SafeLoader):

@@ -439,7 +439,6 @@ class GenFusionModel(SurfelDoors):
         selected: Tensor | None = None,
     ) -> SurfelRender:
         """Render the scene from C cameras; see `rasterize_surfels`. Background defaults to black."""
-        degree = min(self.step // self.schedule.sh_interval, self.config.sh_degree)
         return self._rasterize(
             self.surfels(selected),
             viewmats,
@@ -447,8 +446,18 @@ class GenFusionModel(SurfelDoors):
             width,
             height,
             background=background,
-            sh_degree=degree if self.config.sh_degree > 0 else None,
+            sh_degree=self.drawn_degree if self.config.sh_degree > 0 else None,
         )
+
+    @property
+    def drawn_degree(self) -> int:
+        """Of the spherical harmonics in renders by now."""
+        return min(self.step // self.schedule.sh_interval, self.config.sh_degree)
+
+    @property
+    def pixel_variance(self) -> float | None:
+        """Of the pixel filter of renders, pixels squared; None: the low-pass disc."""
+        return self.config.mip_kernel if self.config.antialias == "mip" else None
 
     def _rasterize(
         self,
@@ -472,7 +481,7 @@ class GenFusionModel(SurfelDoors):
             sh_degree=sh_degree,
             near=self.near,
             depth_at=self.config.depth_at,
-            pixel_variance=self.config.mip_kernel if self.config.antialias == "mip" else None,
+            pixel_variance=self.pixel_variance,
             backend=self.config.backend,
         )
 
@@ -555,6 +564,10 @@ class GenFusionModel(SurfelDoors):
     def _shows_surroundings(self, background: Float[Tensor, "3"]) -> bool:
         """Not before a background that a crop, the viewer or the configuration asks for."""
         return self._has_surroundings and torch.equal(background, self.backdrop_color.to(background))
+
+    def shown_surroundings(self, background: Float[Tensor, "3"]) -> Float[Tensor, "9 3"]:
+        """Harmonics of what `backdrop` adds to a background; 0 where that stays one colour."""
+        return self.surroundings * self._shows_surroundings(background)
 
     def backdrop(
         self, directions: Float[Tensor, "*shape 3"], background: Float[Tensor, "3"]

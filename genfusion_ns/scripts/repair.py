@@ -178,7 +178,7 @@ class Repair:
         from genfusion_ns.fusion.run_config import load_run
 
         path = read_camera_path(camera_path)
-        pipeline = load_run(config)
+        pipeline = load_run(config, "render it with ns-render and give the video to --video")
         return RunClips.of(pipeline, path, repairer.resolution, self.references, self.num_references)
 
 

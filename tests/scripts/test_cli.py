@@ -24,6 +24,7 @@ COMMANDS = {
     "gf-export-splat": ("gf-export", "splat"),
     "gf-export-mesh": ("gf-export", "mesh"),
     "gf-export-points": ("gf-export", "points"),
+    "gf-report": ("gf-report",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),

@@ -86,6 +86,35 @@ def contact_sheet(
     return sheet
 
 
+_ROWS_OF_FRAMES = 7
+"""Rows of a sheet that show frames, the rendered and the repaired ones first."""
+
+
+def frames_on_sheet(sheet: Image.Image, title_lines: int) -> list[tuple[Image.Image, Image.Image]]:
+    """Rendered and repaired frames as a contact sheet shows them, in its order; none where it has another layout.
+
+    Args:
+        sheet: as `contact_sheet` made it.
+        title_lines: how many there are above the pictures.
+    """
+    header = _LINE * (title_lines + 1)
+    height, rest = divmod(sheet.height - header - _LINE, _ROWS_OF_FRAMES + 1)
+    height -= _GAP
+    if rest or height < 1:
+        return []
+    below = header + _ROWS_OF_FRAMES * (height + _GAP)
+    pixels = np.asarray(sheet.convert("RGB").crop((_LABEL_WIDTH, header, sheet.width, below)))
+    gaps = (pixels == _PAPER).all(axis=(0, 2)).nonzero()[0]  # columns of pixels that no frame covers
+    if not len(gaps) or gaps[0] < 1:
+        return []
+    width = int(gaps[0])
+    lefts = range(0, pixels.shape[1] - width + 1, width + _GAP)
+    lefts = [left for left in lefts if not (pixels[:, left : left + width] == _PAPER).all()]
+    cells = [[(left, top, left + width, top + height) for top in (0, height + _GAP)] for left in lefts]
+    picture = Image.fromarray(pixels)
+    return [(picture.crop(before), picture.crop(after)) for before, after in cells]
+
+
 def encode_png(picture: Image.Image) -> bytes:
     """A PNG file of an RGB picture; OpenCV takes half of Pillow's time for a fifth more bytes."""
     done, content = cv2.imencode(".png", cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))

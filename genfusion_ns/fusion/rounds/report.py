@@ -81,7 +81,9 @@ def write_round_report(
     return sheets
 
 
-_LABELS = {
+TITLE_LINES = 3
+"""Of a contact sheet of a round."""
+SCORES = {
     "artifact_psnr": "photos against rendered (dB)",
     "repaired_psnr": "against repaired (dB)",
     "seen": "share that photos show",
@@ -90,11 +92,12 @@ _LABELS = {
     "sharpness": "sharpness over that of the render",
     "gradient_energy": "gradient energy",
 }
+"""What the scores of a clip are, in words."""
 
 
 def _title(record: RoundRecord, number: int) -> list[str | Verdict]:
     window, reason = record.windows[number], record.rejected[number]
-    scores = ", ".join(f"{_LABELS.get(name, name)} {value:.4g}" for name, value in record.scores[number].items())
+    scores = ", ".join(f"{SCORES.get(name, name)} {value:.4g}" for name, value in record.scores[number].items())
     return [
         f"round {record.round}, step {record.step}, clip {number + 1} of {len(record.windows)}: "
         f"path frames {window.start} to {window.start + window.length - 1}, {record.repairer}, seed {record.seed}",
