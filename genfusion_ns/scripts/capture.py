@@ -14,7 +14,7 @@ from genfusion_ns.errors import run_program
 
 @dataclass
 class Capture(CaptureFromPhotosSettings):
-    """Make a posed capture of videos, photos and folders of photos, for ns-train genfusion and other methods to go on from.
+    """Make a posed capture of videos, photos and folders of photos, for ns-train to go on from.
 
     A rerun with the same inputs goes on where the last one was stopped, and does again only what other settings change.
     Captures that have poses (ns-process-data, Polycam, Record3D, COLMAP) need none of this.
