@@ -147,7 +147,6 @@ def _photos(job: _Job) -> tuple[str, PhotoSet]:
     for part, folder in ((unfinished, job.images), (masks_unfinished, job.masks)):
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
-    job.database.unlink(missing_ok=True)
     job.journal.finish("photos", key, photos.as_json())
     return key, photos
 

@@ -15,10 +15,14 @@ from genfusion_ns.data.from_photos.video import frames_of, pixels_of
 _SIDE = 320
 """Longer side of the frames that are judged."""
 _CORNERS = 200
-_STEP = 0.05
+_STEP = 0.04
 """Motion between two chosen frames, as a share of the image's diagonal, where their number allows."""
 _STILL = 0.02
 """Motion of the whole video below which there is nothing to reconstruct from."""
+_MOVING = 0.8
+"""Quantile of the motion of corners that stands for the picture's."""
+_NOISE = 0.002
+"""Motion that is taken for noise until more of it has come together."""
 _JUMP = 0.25
 """What a frame counts of motion where nothing of the one before is found in it: a cut, or a fast turn."""
 
@@ -30,7 +34,10 @@ class Judged:
     sharpness: Float[np.ndarray, " T"]
     """Energy of the finest detail, relative to all contrast; comparable between neighbours only."""
     motion: Float[np.ndarray, " T"]
-    """Median motion of the picture since the frame before, as a share of its diagonal; 0 for the first."""
+    """Motion of the picture since the frame before, as a share of its diagonal; 0 for the first.
+
+    That of the corners that move more than four fifths do: on a walk around a subject the subject itself rests.
+    """
 
 
 def choose_frames(file: Path, most: int, advance: Callable[[], object] = lambda: None) -> list[int]:
@@ -69,8 +76,10 @@ def judge(frames: Iterable[UInt8[np.ndarray, "H W"]]) -> Judged:
     sharpness, motion, before = [], [], None
     for frame in frames:
         sharpness.append(_sharpness(frame))
-        motion.append(0.0 if before is None else _motion(before, frame))
-        before = frame
+        moved = 0.0 if before is None else _motion(before, frame)
+        motion.append(moved if moved >= _NOISE else 0.0)
+        if before is None or moved >= _NOISE:
+            before = frame
     return Judged(np.array(sharpness), np.array(motion))
 
 
@@ -116,4 +125,4 @@ def _motion(before: UInt8[np.ndarray, "H W"], frame: UInt8[np.ndarray, "H W"]) -
     if kept.sum() < max(5, len(corners) // 10):
         return _JUMP
     lengths = np.linalg.norm((found - corners).reshape(-1, 2)[kept], axis=1)
-    return min(_JUMP, float(np.median(lengths)) / float(np.hypot(*frame.shape)))
+    return min(_JUMP, float(np.quantile(lengths, _MOVING)) / float(np.hypot(*frame.shape)))

@@ -24,8 +24,8 @@ _AT_ONCE = 8
 _PAIRS_AT_ONCE = 50
 _FREE_LENS = 12
 """Photos from which on a camera's lens is described by more than one number."""
-START_FOCAL = {True: 0.85, False: 1.2}
-"""Focal length over the longer side to start from where none is known: of videos, of photos."""
+_START_PHOTO, _START_VIDEO, _START_FISHEYE = 1.2, 0.85, 0.4
+"""Focal length over the longer side to start from where none is known."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def _cameras(connection: Any, photos: Sequence[Photo], settings: CaptureFromPhot
 def _camera(photos: Sequence[Photo], lens: str) -> Any:
     colmap, photo = load_colmap(), photos[0]
     width, height = photo.size
-    focal = photo.focal or START_FOCAL[photo.from_video] * max(width, height)
+    guess = _START_FISHEYE if lens == "fisheye" else _START_VIDEO if photo.from_video else _START_PHOTO
+    focal = photo.focal or guess * max(width, height)
     model = "OPENCV_FISHEYE" if lens == "fisheye" else "OPENCV" if len(photos) >= _FREE_LENS else "SIMPLE_RADIAL"
     centre = [width / 2, height / 2]
     parameters = [focal, *centre, 0.0] if model == "SIMPLE_RADIAL" else [focal, focal, *centre, 0.0, 0.0, 0.0, 0.0]

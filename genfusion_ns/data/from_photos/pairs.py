@@ -66,7 +66,7 @@ def look_alikes(signatures: Float[np.ndarray, "N D"], count: int) -> list[Pair]:
     return [(int(i), int(j)) for i, row in enumerate(nearest) for j in row]
 
 
-def signatures(descriptors: Sequence[Num[np.ndarray, "F 128"]], seed: int) -> Float[np.ndarray, "N D"]:
+def signatures(descriptors: Iterable[Num[np.ndarray, "F 128"]], seed: int) -> Float[np.ndarray, "N D"]:
     """One vector of length 1 for each photo by the features it has (VLAD, Jégou et al. 2010).
 
     The visual words are the clusters of these photos' own features, so that no vocabulary is fetched.
@@ -108,7 +108,7 @@ def pairs_to_compare(
         return all_pairs(len(photos))
     count = _ALIKE if matching == "retrieval" else _ALIKE_BESIDE_ORDER
     pairs = neighbours(photos) if matching == "sequential" else []
-    pairs += look_alikes(signatures(list(descriptors), seed), count)
+    pairs += look_alikes(signatures(descriptors, seed), count)
     return sorted({(min(pair), max(pair)) for pair in pairs})
 
 

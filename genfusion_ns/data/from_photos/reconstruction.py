@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.from_photos.colmap_library import load_colmap
 from genfusion_ns.data.from_photos.exif import pixels_to_film
-from genfusion_ns.data.from_photos.matching import FEW_FEATURES, START_FOCAL, Evidence, opened
+from genfusion_ns.data.from_photos.matching import FEW_FEATURES, Evidence, opened
 from genfusion_ns.data.from_photos.photos import MIN_PHOTOS, Begin, Photo
 
 _ENOUGH = 0.5
@@ -52,18 +52,17 @@ def reconstruct(database: Path, images: Path, out: Path, photos: Sequence[Photo]
         CaptureError: no model with at least three photos.
     """
     best: list[Any] = []
-    starts: list[float | None] = [None]
-    if any(photo.focal is None for photo in photos):
-        starts += _OTHER_FOCALS
-    for attempt, factor in enumerate(starts):
-        _start_from(database, photos, factor)
-        title = "poses" if attempt == 0 else f"poses, from a focal length of {36 * (factor or 0):.0f} mm"
+    cameras = _cameras(database)
+    is_known = all(camera.has_prior_focal_length for camera in cameras.values())
+    for factor in (None,) if is_known else (None, *_OTHER_FOCALS):
+        _start_from(database, cameras, factor)
+        title = "poses" if factor is None else f"poses, from a focal length of {36 * factor:.0f} mm"
         models = _map(database, images, out, seed, begin(title, len(photos)))
         if not best or (models and models[0].num_reg_images() > best[0].num_reg_images()):
             best = models
         if best and best[0].num_reg_images() >= _ENOUGH * len(photos):
             break
-    _start_from(database, photos, None)
+    _start_from(database, cameras, None)
     if not best or best[0].num_reg_images() < MIN_PHOTOS:
         return Found((), 0, 0.0, 0.0)
     best[0].write(str(out))
@@ -158,21 +157,23 @@ def _map(database: Path, images: Path, folder: Path, seed: int, advance: Any) ->
     return sorted(models.values(), key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
 
-def _start_from(database: Path, photos: Sequence[Photo], factor: float | None) -> None:
-    """Set the focal lengths that are not known; None: to what they were at first."""
+def _cameras(database: Path) -> dict[int, Any]:
     with opened(database) as connection:
-        images = {image.name: image.camera_id for image in connection.read_all_images()}
-        for photo in photos:
-            if photo.focal is None and photo.name in images:
-                camera = connection.read_camera(images[photo.name])
-                start = START_FOCAL[photo.from_video] if factor is None else factor
-                focal = start * max(photo.size)
-                if abs(camera.mean_focal_length() - focal) > 1e-6:
-                    parameters = list(camera.params)
-                    for index in camera.focal_length_idxs():
-                        parameters[index] = focal
-                    camera.params = parameters
-                    connection.update_camera(camera)
+        return {camera.camera_id: camera for camera in connection.read_all_cameras()}
+
+
+def _start_from(database: Path, cameras: Mapping[int, Any], factor: float | None) -> None:
+    """Set the focal lengths that are not known to a share of the longer side; None: to what `cameras` have."""
+    with opened(database) as connection:
+        for number, camera in cameras.items():
+            if camera.has_prior_focal_length:
+                continue
+            changed, parameters = connection.read_camera(number), list(camera.params)
+            if factor is not None:
+                for index in camera.focal_length_idxs():
+                    parameters[index] = factor * max(camera.width, camera.height)
+            changed.params = parameters
+            connection.update_camera(changed)
 
 
 def _names(model: Any) -> list[str]:

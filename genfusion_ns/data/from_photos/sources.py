@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genfusion_ns.data.captures.checks.colmap import usual_colmap_folder
 from genfusion_ns.data.captures.image_files import PHOTO_ENDINGS, CaptureError
 from genfusion_ns.data.media.frame_sequences import natural_order
 
@@ -68,10 +69,10 @@ def find_sources(given: Sequence[Path]) -> list[Source]:
 
 
 def _photos_in(folder: Path) -> list[Path]:
-    poses = next((folder / name for name in _POSE_FILES if (folder / name).is_file()), None)
+    poses = next((Path(name) for name in _POSE_FILES if (folder / name).is_file()), usual_colmap_folder(folder))
     if poses is not None:
         raise CaptureError(
-            f"{folder} has poses already, in {poses.name}; they are left as they are: ns-train genfusion --data "
+            f"{folder} has poses already, in {poses}; they are left as they are: ns-train genfusion --data "
             f"{folder}. To find them anew give its photos alone, such as {folder / 'images'}"
         )
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]

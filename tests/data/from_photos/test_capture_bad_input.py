@@ -84,6 +84,11 @@ def blender_poses_there(given: Given) -> None:
     (given.inputs[0] / "transforms_train.json").write_text("{}")
 
 
+def colmap_poses_there(given: Given) -> None:
+    (given.inputs[0] / "sparse" / "0").mkdir(parents=True)
+    (given.inputs[0] / "sparse" / "0" / "images.bin").touch()
+
+
 def heic_folder(given: Given) -> None:
     empty_folder(given)
     (given.inputs[0] / "IMG_1.HEIC").touch()
@@ -215,6 +220,7 @@ REFUSED = [
     (only_videos, r"has videos but no photos; name the videos, such as .*clip\.MOV"),
     (poses_there, r"has poses already, in transforms\.json; they are left as they are: ns-train genfusion --data"),
     (blender_poses_there, r"has poses already, in transforms_train\.json"),
+    (colmap_poses_there, r"has poses already, in sparse/0; they are left as they are"),
     (heic_folder, r"IMG_1\.HEIC is of a kind that is not read; save it as JPEG"),
     (raw_file, r"IMG_1\.CR2 is of a kind that is not read; develop it"),
     (unknown_kind, r"notes\.txt is neither a photo .* nor a video .*; rename or convert it"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photo_walks import film, photograph, textures, walk
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, shift
 
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.from_photos.frames import Judged, choose_frames, judge, spread
@@ -66,6 +66,17 @@ def test_motion_is_that_of_the_picture() -> None:
     np.testing.assert_allclose(judge(grey).motion, [0, *3 * [5 / 200]], atol=2e-4)
 
 
+def test_slow_motion_counts_and_noise_does_not() -> None:
+    rng = np.random.default_rng(0)
+    picture = (gaussian_filter(rng.standard_normal((150, 200)), 4) * 600 + 127).clip(0, 255)
+    still = [
+        (picture[10:130, :160] + 2 * rng.standard_normal((120, 160))).clip(0, 255).astype(np.uint8) for _ in range(30)
+    ]
+    assert judge(still).motion.sum() < 0.005
+    slow = [shift(picture, (0, -0.2 * k), order=3)[10:130, :160].clip(0, 255).astype(np.uint8) for k in range(50)]
+    assert judge(slow).motion.sum() == pytest.approx(0.2 * 49 / 200, rel=0.1)
+
+
 def test_frames_are_evenly_spread_over_motion_not_time() -> None:
     """The camera rests for 60 of 100 frames, and few are taken there."""
     motion = np.r_[np.full(20, 0.05), np.zeros(60), np.full(20, 0.05)]
@@ -82,7 +93,7 @@ def test_no_more_frames_than_asked_for_and_none_without_motion(most: int) -> Non
     assert 3 <= len(chosen) <= most
     assert chosen == sorted(set(chosen))
     slow = Judged(rng.uniform(size=200), np.full(200, 0.001))
-    assert len(spread(slow, most)) == min(most, 4), "0.2 diagonals of motion are four steps"
+    assert len(spread(slow, most)) == min(most, 5), "0.2 diagonals of motion are five steps"
 
 
 def test_a_cut_does_not_swallow_frames() -> None:

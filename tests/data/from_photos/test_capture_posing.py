@@ -160,12 +160,15 @@ def test_masks_keep_features_out_and_are_declared(photos: Path, tmp_path: Path) 
     seen = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
     seen[:, -80:] = 0
     Image.fromarray(seen).save(mask)
-    make([few], tmp_path / "out", masks=mask)
+    make([few], tmp_path / "out", masks=mask, undistort=True)
     with opened(tmp_path / "out" / ".capture" / "database.db") as database:
         places = [np.asarray(database.read_keypoints(i.image_id).data)[:, 0] for i in database.read_all_images()]
     assert max(x.max() for x in places) < SIZE[0] - 79
     frames = json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]
-    assert all((tmp_path / "out" / frame["mask_path"]).is_file() for frame in frames)
+    for frame in frames:
+        hidden = np.asarray(Image.open(tmp_path / "out" / frame["mask_path"])) == 0
+        assert hidden.shape == np.asarray(Image.open(tmp_path / "out" / frame["file_path"])).shape[:2]
+        assert 0.15 < hidden.mean() < 0.35
 
 
 def test_a_turned_video_and_photos_make_one_capture(tmp_path: Path) -> None:
