@@ -101,9 +101,9 @@ def make_capture(
 def _run(job: _Job) -> CaptureReport:
     key, photos = _photos(job)
     settings = job.settings
-    key = key_of(key, settings.features, settings.feature_size, settings.lens, settings.seed)
+    key = key_of(key, settings.features, settings.feature_size, settings.lens)
     _features(job, key, photos)
-    key = key_of(key, chosen_matching(photos.photos, settings.matching))
+    key = key_of(key, chosen_matching(photos.photos, settings.matching), settings.seed)
     _matches(job, key, photos)
     key = key_of(key, "model")
     found = _model(job, key, photos)

@@ -48,8 +48,8 @@ def reconstruct(database: Path, images: Path, out: Path, photos: Sequence[Photo]
         seed: of random samples.
         begin: of the progress.
 
-    Raises:
-        CaptureError: no model with at least three photos.
+    Returns:
+        What was found, without any model where none has at least three photos; see `require_model`.
     """
     best: list[Any] = []
     cameras = _cameras(database)
