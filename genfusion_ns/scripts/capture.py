@@ -42,6 +42,8 @@ class Capture(CaptureFromPhotosSettings):
         *inputs, out = self.paths
         with _Bars() as bars:
             report = make_capture(inputs, out, self, bars.begin, self.overwrite)
+        for origin, damage in report.damaged:
+            print(f"note: {origin} {damage}")
         for origin, reason in report.left_out:
             print(f"left out: {origin} {reason}")
         print(

@@ -16,7 +16,7 @@ from genfusion_ns.data.from_photos.photos import Begin, PhotoSet, gather
 from genfusion_ns.data.from_photos.reconstruction import Found, reasons_left_out, reconstruct, require_model
 from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
 from genfusion_ns.data.from_photos.sources import Source, find_sources
-from genfusion_ns.data.from_photos.stages import Journal, key_of, open_journal
+from genfusion_ns.data.from_photos.stages import Journal, alone_in, key_of, open_journal
 from genfusion_ns.data.from_photos.writing import publish, write_capture
 from genfusion_ns.files import system_error, write_error
 
@@ -40,6 +40,8 @@ class CaptureReport:
     """Focal length that was found, as for 35 mm film."""
     left_out: tuple[tuple[str, str], ...]
     """Photos without a pose as the user knows them, with the reason."""
+    damaged: tuple[tuple[str, str], ...]
+    """Videos of which only a part could be read, with what is missing."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def make_capture(
         overwrite: `out` may hold an earlier capture of other inputs.
 
     Raises:
-        CaptureError: inputs that cannot be used, or of which no poses are found; the message says what to photograph.
+        CaptureError: inputs that cannot be used, or of which no poses are found (the message says what to photograph);
+            `out` has something else, or another process writes it.
         ValueError: settings out of range.
         ImportError: pycolmap is not installed.
         WriteError: the disk is full or not writable.
@@ -88,10 +91,10 @@ def make_capture(
     settings.check()
     sources = find_sources(inputs)
     load_colmap()
-    journal = open_journal(out, [os.path.abspath(path) for path in inputs], overwrite)
-    job = _Job(journal, sources, settings, begin, out)
     try:
-        return _run(job)
+        with alone_in(out):
+            journal = open_journal(out, [os.path.abspath(path) for path in inputs], overwrite)
+            return _run(_Job(journal, sources, settings, begin, out))
     except Exception as error:
         if isinstance(error, ValueError) or system_error(error) is None or isinstance(error, ImportError):
             raise
@@ -122,6 +125,7 @@ def _run(job: _Job) -> CaptureReport:
             *((one.origin, one.reason) for one in photos.refused),
             *((names[name], reason) for name, reason in reasons.items()),
         ),
+        damaged=tuple((one.origin, one.reason) for one in photos.damaged),
     )
 
 

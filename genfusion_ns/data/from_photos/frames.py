@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from genfusion_ns.data.captures.image_files import CaptureError
-from genfusion_ns.data.from_photos.video import frames_of, pixels_of
+from genfusion_ns.data.from_photos.video import Reading, frames_of, pixels_of
 
 _SIDE = 320
 """Longer side of the frames that are judged."""
@@ -40,28 +40,33 @@ class Judged:
     """
 
 
-def choose_frames(file: Path, most: int, advance: Callable[[], object] = lambda: None) -> list[int]:
+def choose_frames(
+    file: Path, most: int, advance: Callable[[], object] = lambda: None, reading: Reading | None = None
+) -> list[int]:
     """Numbers of the frames of a video that a capture is made from.
 
     Args:
         file: a video.
         most: at most so many.
         advance: called for each frame.
+        reading: notes how far the video could be read.
 
     Raises:
         CaptureError: it cannot be decoded, has too few frames, or the camera does not move.
     """
+    reading = Reading() if reading is None else reading
 
     def greys() -> Iterable[UInt8[np.ndarray, "H W"]]:
-        for frame in frames_of(file):
+        for frame in frames_of(file, reading):
             yield pixels_of(frame, _SIDE, grey=True)
             advance()
 
     judged = judge(greys())
     total = float(judged.motion.sum())
     if len(judged.motion) < 3:
+        damage = f"{file} {reading.damage}. " if reading.damage else ""
         raise CaptureError(
-            f"{file} has {len(judged.motion)} frame(s), at least 3 are needed; record 20 seconds or more"
+            f"{damage}{file} has {len(judged.motion)} frame(s), at least 3 are needed; record 20 seconds or more"
         )
     if total < _STILL:
         raise CaptureError(
@@ -86,7 +91,7 @@ def judge(frames: Iterable[UInt8[np.ndarray, "H W"]]) -> Judged:
 def spread(judged: Judged, most: int) -> list[int]:
     """Frames at even steps of motion, each the sharpest of its step; at least 3, at most `most`."""
     path = np.cumsum(judged.motion)
-    count = int(np.clip(np.ceil(path[-1] / _STEP), 3, min(most, len(path))))
+    count = int(np.clip(np.ceil(path[-1] / _STEP - 1e-6), 3, min(most, len(path))))
     step = _steps(path, count)
     best = [
         int(members[np.argmax(judged.sharpness[members])])

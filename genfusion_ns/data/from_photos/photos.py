@@ -18,7 +18,7 @@ from genfusion_ns.data.from_photos.frames import choose_frames
 from genfusion_ns.data.from_photos.masks import MaskSource
 from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
 from genfusion_ns.data.from_photos.sources import Source, plain, unused
-from genfusion_ns.data.from_photos.video import frames_of, number_of_frames, pixels_of
+from genfusion_ns.data.from_photos.video import Reading, frames_of, number_of_frames, pixels_of
 
 MIN_PHOTOS = 3
 _QUALITY = 95
@@ -52,7 +52,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Refused:
-    """A photo that could not be taken up."""
+    """A photo that could not be taken up, or a video not to its end."""
 
     origin: str
     reason: str
@@ -64,16 +64,23 @@ class PhotoSet:
 
     photos: tuple[Photo, ...]
     refused: tuple[Refused, ...]
+    damaged: tuple[Refused, ...] = ()
+    """Videos of which only a part could be read."""
 
     def as_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""
-        return {"photos": [asdict(photo) for photo in self.photos], "refused": [asdict(one) for one in self.refused]}
+        return {
+            "photos": [asdict(photo) for photo in self.photos],
+            "refused": [asdict(one) for one in self.refused],
+            "damaged": [asdict(one) for one in self.damaged],
+        }
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> PhotoSet:
         """What `as_json` gave."""
         photos = [Photo(**{**photo, "size": tuple(photo["size"])}) for photo in content["photos"]]
-        return PhotoSet(tuple(photos), tuple(Refused(**one) for one in content["refused"]))
+        refused, damaged = (tuple(Refused(**one) for one in content.get(kind, [])) for kind in ("refused", "damaged"))
+        return PhotoSet(tuple(photos), refused, damaged)
 
 
 def gather(
@@ -98,9 +105,9 @@ def gather(
             writer.add_video(number, source, begin)
         else:
             writer.add_photos(number, source, begin)
-    found = PhotoSet(tuple(writer.photos), tuple(writer.refused))
+    found = PhotoSet(tuple(writer.photos), tuple(writer.refused), tuple(writer.damaged))
     if len(found.photos) < MIN_PHOTOS:
-        reasons = "".join(f"; {one.origin}: {one.reason}" for one in found.refused[:3])
+        reasons = "".join(f"; {one.origin}: {one.reason}" for one in (*found.refused, *found.damaged)[:3])
         raise CaptureError(
             f"{', '.join(str(source.path) for source in sources)}: {len(found.photos)} photo(s) can be used, at least "
             f"{MIN_PHOTOS} are needed and 20 or more are good{reasons}. Take photos from places a step apart, so that "
@@ -117,6 +124,7 @@ class _Writer:
     ) -> None:
         self.photos: list[Photo] = []
         self.refused: list[Refused] = []
+        self.damaged: list[Refused] = []
         self._folder, self._masks_folder, self._masks, self._settings = folder, masks_folder, masks, settings
         self._stems: set[str] = set()
 
@@ -135,8 +143,10 @@ class _Writer:
     def add_video(self, number: int, source: Source, begin: Begin) -> None:
         """Take up the frames of a video that are worth it."""
         (file,) = source.files
-        total = number_of_frames(file)
-        chosen = choose_frames(file, self._settings.frames, begin(f"motion of {file}", total))
+        total, reading = number_of_frames(file), Reading()
+        chosen = choose_frames(file, self._settings.frames, begin(f"motion of {file}", total), reading)
+        if reading.damage:
+            self.damaged.append(Refused(str(file), reading.damage))
         wanted, advance = set(chosen), begin(f"frames of {file}", len(chosen))
         for index, frame in enumerate(frames_of(file)):
             if index in wanted:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.digests import digest_of
-from genfusion_ns.files import write_atomically
+from genfusion_ns.files import LockedError, locked, write_atomically
 from genfusion_ns.json_files import JsonFileError, read_json
 
 STAGES = ("photos", "features", "matches", "model", "files")
 """In order; each rests on those before it."""
 WORK = ".capture"
 """Folder inside the capture with everything that only `gf-capture` needs."""
+_LOCK = "lock"
+"""File in it that the process holds which works on the capture."""
 
 
 class Journal:
@@ -47,6 +51,14 @@ class Journal:
         for name in STAGES[STAGES.index(stage) :]:
             self._file(name).unlink(missing_ok=True)
 
+    def forget_all(self) -> None:
+        """Nothing is done, of any inputs; the lock stays."""
+        for path in self.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+
     def started_from(self) -> Any | None:
         """The inputs of the capture that was begun here."""
         try:
@@ -69,6 +81,33 @@ class Journal:
         return self.work / f"{stage}.json"
 
 
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Context manager: no other process works on the capture in `out` meanwhile.
+
+    A folder that `open_journal` refuses is left as it is.
+
+    Raises:
+        CaptureError: another process does.
+        OSError: the folder cannot be made.
+    """
+    work = out / WORK
+    is_foreign = out.exists() and (not out.is_dir() or (not work.is_dir() and any(out.iterdir())))
+    if is_foreign:
+        yield
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(work / _LOCK))
+        except LockedError as error:
+            raise CaptureError(
+                f"{out} is being written by another gf-capture ({error.holder}); wait until it ends, or give another "
+                "folder"
+            ) from error
+        yield
+
+
 def open_journal(out: Path, inputs: list[str], overwrite: bool) -> Journal:
     """The journal of the capture in `out`, which is begun where there is none.
 
@@ -85,7 +124,7 @@ def open_journal(out: Path, inputs: list[str], overwrite: bool) -> Journal:
         raise CaptureError(f"{out} is a file; the last argument is the folder to write, which may be new")
     if out.is_dir() and any(out.iterdir()):
         found = journal.started_from()
-        if found is None:
+        if found is None and any(path.name != WORK for path in out.iterdir()):
             has_poses = (out / "transforms.json").is_file()
             raise CaptureError(
                 f"{out} is not empty and was not written by gf-capture"
@@ -94,13 +133,13 @@ def open_journal(out: Path, inputs: list[str], overwrite: bool) -> Journal:
             )
         if found == inputs and not overwrite:
             return journal
-        if not overwrite:
+        if found is not None and not overwrite:
             before = ", ".join(map(str, found)) if isinstance(found, list) else str(found)
             raise CaptureError(
                 f"{out} holds a capture of {before}, not of {', '.join(inputs)}; give another folder, or --overwrite "
                 "to make it anew"
             )
-        shutil.rmtree(journal.work)
+        journal.forget_all()
         (out / "transforms.json").unlink(missing_ok=True)
     journal.start(inputs)
     return journal

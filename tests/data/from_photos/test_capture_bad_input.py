@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -192,6 +193,36 @@ def short_video(given: Given) -> None:
     )
 
 
+def video_without_its_end(given: Given) -> None:
+    """The index of an MP4 file is at its end."""
+    moving_video(given, "clip.mp4", 0.8)
+
+
+def video_without_frames(given: Given) -> None:
+    moving_video(given, "clip.mkv", 0.1)
+
+
+def moving_video(given: Given, name: str, share: float) -> None:
+    """A part of a video of 30 frames."""
+    given.inputs = [given.out.parent / name]
+    picture = np.asarray(Image.open(given.out.parent / "photos" / "photo_0.png"))
+    film(given.inputs[0], [np.roll(picture, 6 * k, 1) for k in range(30)])
+    content = given.inputs[0].read_bytes()
+    given.inputs[0].write_bytes(content[: int(share * len(content))])
+
+
+def video_without_picture(given: Given) -> None:
+    import av
+
+    given.inputs = [given.out.parent / "clip.mp4"]
+    with av.open(str(given.inputs[0]), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 44100
+        for part in (sound, None):
+            container.mux(stream.encode(part))
+
+
 def still_video(given: Given) -> None:
     given.inputs = [given.out.parent / "clip.mp4"]
     film(given.inputs[0], [np.asarray(Image.open(given.out.parent / "photos" / "photo_0.png"))] * 5)
@@ -248,8 +279,11 @@ REFUSED = [
     (masks_for_a_video, "--masks .* is a folder, but which frames of a video are taken .*give one mask image"),
     (two_photos, r"2 photo\(s\) can be used, at least 3 are needed and 20 or more are good.*Take photos from places"),
     (damaged_photos, r"0 photo\(s\) can be used.*photo_0\.png: is damaged or cut off.*Take photos"),
-    (no_video, r"clip\.mp4 is not a video that can be read .*convert it first"),
-    (empty_video, r"clip\.mp4 is not a video that can be read .*convert it first"),
+    (no_video, r"clip\.mp4 is not a video that can be read, or is cut off .*copy it .* again, or convert it"),
+    (empty_video, r"clip\.mp4 is not a video that can be read, or is cut off .*copy it .* again, or convert it"),
+    (video_without_its_end, r"clip\.mp4 is not a video that can be read, or is cut off .*copy it .* again"),
+    (video_without_frames, r"clip\.mkv has no frame that can be decoded; copy it from the camera again"),
+    (video_without_picture, r"clip\.mp4 has no video stream; give the video itself"),
     (short_video, r"clip\.mp4 has 2 frame\(s\), at least 3 are needed; record 20 seconds"),
     (still_video, r"clip\.mp4: the picture moves by .*Record while walking around the subject"),
     (blurred_video, r"0 of \d photos have 150 features or more.*Record slowly, in good light"),
@@ -272,6 +306,29 @@ def test_it_is_refused_and_nothing_is_written(damage: Callable[[Given], None], s
     written = [path.name for path in given.out.iterdir()] if given.out.is_dir() else []
     there = {"diary.txt", "transforms.json"} if damage in (out_is_foreign, out_has_poses) else set()
     assert not {*written} - {".capture", *there}
+
+
+def test_two_processes_do_not_write_one_capture(given: Given) -> None:
+    """The second one comes while the first one reads photos."""
+    pytest.importorskip("pycolmap", reason="the extra `capture` is not installed: pycolmap")
+    from genfusion_ns.data.from_photos.capture import make_capture
+
+    settings, said = CaptureFromPhotosSettings(), []
+
+    def meanwhile(*_: object) -> Any:
+        for overwrite in (False, True):
+            with pytest.raises(
+                CaptureError, match=rf"out is being written by another .*process {os.getpid()}"
+            ) as caught:
+                make_capture(given.inputs, given.out, settings, Progress().begin, overwrite)
+            said.append(str(caught.value))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_capture(given.inputs, given.out, settings, meanwhile)
+    assert len(said) == 2
+    with pytest.raises(CaptureError, match="no poses were found"):  # it is free again
+        make(given)
 
 
 def test_one_argument_is_not_enough(tmp_path: Path) -> None:

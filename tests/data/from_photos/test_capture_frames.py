@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from photo_walks import film, photograph, textures, walk
+from photo_walks import Progress, film, photograph, textures, walk
 from scipy.ndimage import gaussian_filter, shift
 
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.data.from_photos.frames import Judged, choose_frames, judge, spread
-from genfusion_ns.data.from_photos.video import frames_of, number_of_frames, pixels_of
+from genfusion_ns.data.from_photos.photos import PhotoSet, gather
+from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
+from genfusion_ns.data.from_photos.sources import find_sources
+from genfusion_ns.data.from_photos.video import Reading, frames_of, number_of_frames, pixels_of
 from genfusion_ns.data.media.frame_sequences import VideoFile
 
 
@@ -105,3 +109,48 @@ def test_a_still_video_is_refused(tmp_path: Path, frames: list[np.ndarray]) -> N
     film(tmp_path / "still.mp4", [frames[0]] * 6)
     with pytest.raises(CaptureError, match=r"still\.mp4: the picture moves by 0\.\d % .*Record while walking"):
         choose_frames(tmp_path / "still.mp4", 10)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mov"])
+def test_a_video_is_used_as_far_as_it_can_be_read(ending: str, frames: list[np.ndarray], tmp_path: Path) -> None:
+    """Its end is missing, or a part of its middle; a whole one is not spoken of."""
+    file = tmp_path / f"clip.{ending}"
+    film(file, [*frames, *frames[::-1]] * 2)
+    whole, content = Reading(), file.read_bytes()
+    choose_frames(file, 10, reading=whole)
+    assert (whole.frames, whole.damage) == (48, None)
+    if ending == "mkv":
+        file.write_bytes(content[: int(0.6 * len(content))])
+        said = r"is damaged or cut off: \d\d frame.s. can be read, the last at [23]\.\d s; copy it"
+    else:
+        start, end = len(content) // 3, len(content) // 2
+        file.write_bytes(content[:start] + bytes(end - start) + content[end:])
+        said = r"is damaged or cut off: \d\d frame.s. of the 48 that it promises can be read"
+    reading = Reading()
+    chosen = choose_frames(file, 10, reading=reading)
+    assert 10 < reading.frames < 48
+    assert 3 <= len(chosen) <= 10
+    assert re.search(said, reading.damage or "")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    settings = CaptureFromPhotosSettings(frames=10)
+    found = gather(find_sources([file]), settings, tmp_path / "images", tmp_path / "masks", Progress().begin)
+    assert [one.origin for one in found.photos] == [f"{file}, frame {k + 1}" for k in chosen]
+    assert [(one.origin, one.reason) for one in found.damaged] == [(str(file), reading.damage)]
+    assert PhotoSet.from_json(found.as_json()) == found
+
+
+def test_too_few_frames_are_put_down_to_the_damage(frames: list[np.ndarray], tmp_path: Path) -> None:
+    film(tmp_path / "whole.mkv", [*frames, *frames])
+    content, file, said = (tmp_path / "whole.mkv").read_bytes(), tmp_path / "clip.mkv", ""
+    for size in range(2000, len(content), 250):
+        file.write_bytes(content[:size])
+        try:
+            choose_frames(file, 10)
+        except CaptureError as error:
+            said = str(error)
+            if "no frame" not in said:
+                break
+        else:
+            break
+    assert re.search(r"clip.mkv is damaged or cut off: [12] frame.*clip.mkv has [12] frame.s., at least 3", said)
