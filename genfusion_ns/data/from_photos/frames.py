@@ -130,4 +130,4 @@ def _motion(before: UInt8[np.ndarray, "H W"], frame: UInt8[np.ndarray, "H W"]) -
     if kept.sum() < max(5, len(corners) // 10):
         return _JUMP
     lengths = np.linalg.norm((found - corners).reshape(-1, 2)[kept], axis=1)
-    return min(_JUMP, float(np.quantile(lengths, _MOVING)) / float(np.hypot(*frame.shape)))
+    return min(_JUMP, float(np.quantile(lengths, _MOVING)) / float(np.hypot(frame.shape[0], frame.shape[1])))

@@ -82,7 +82,8 @@ def signatures(descriptors: Iterable[Num[np.ndarray, "F 128"]], seed: int) -> Fl
     pooled = np.concatenate(samples)
     if len(pooled) > _FOR_WORDS:
         pooled = pooled[rng.choice(len(pooled), _FOR_WORDS, replace=False)]
-    words, _ = kmeans2(pooled, min(_WORDS, max(1, len(pooled) // 20)), iter=12, minit="++", seed=rng)
+    count = min(_WORDS, max(1, len(pooled) // 20))
+    words, _ = kmeans2(pooled, count, iter=12, minit="++", seed=rng)  # type: ignore[call-arg]  # rng from scipy 1.15 on
     found = np.zeros((len(samples), words.size))
     for row, sample in zip(found, samples, strict=True):
         if len(sample):

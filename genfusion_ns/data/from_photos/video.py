@@ -91,14 +91,14 @@ def frames_of(file: Path, reading: Reading | None = None) -> Iterator[Any]:
 
 def _decoded(container: Any, stream: Any, reading: Reading) -> Iterator[Any]:
     """The frames of a stream; packets that are damaged are passed over and counted."""
-    import av
+    from av.error import FFmpegError
 
     packets = container.demux(stream)
     while reading.unreadable < _MOST_UNREADABLE:
         try:
             packet = next(packets, None)
             frames = [] if packet is None else packet.decode()
-        except av.error.FFmpegError:
+        except FFmpegError:
             reading.unreadable += 1
             continue
         if packet is None:
@@ -127,13 +127,14 @@ def pixels_of(frame: Any, longest: int | None = None, grey: bool = False) -> UIn
 def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise ImportError(
             "videos are read by PyAV, which is not installed: pip install 'genfusion-ns[capture]'"
         ) from error
     try:
         container = av.open(str(file))
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise CaptureError(f"{file} is not a video that can be read, or is cut off ({error}); {_WAY_OUT}") from error
     with container:
         if not container.streams.video:
