@@ -126,6 +126,28 @@ def replacing_files(folder: Path, what: str = "", way_out: str = "") -> Iterator
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def require_room(path: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        path: to be written, or written into; it need not exist.
+        needed: bytes.
+
+    Raises:
+        WriteError: its disk has less left.
+    """
+    absolute = path.absolute()
+    existing = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WriteError(f"{path} needs {in_bytes(needed)}, but its disk has {in_bytes(free)} left; free disk space")
+
+
+def in_bytes(size: float) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
 class LockedError(OSError):
     """Another process holds a lock."""
 

@@ -1,4 +1,4 @@
-"""Locks between processes."""
+"""Locks between processes, and room on the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genfusion_ns.files import LockedError, locked
+from genfusion_ns.files import LockedError, WriteError, in_bytes, locked, require_room
 
 HOLD = """
 import sys
@@ -34,3 +34,10 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
         pass
     with locked(path):
         pass
+
+
+def test_a_disk_without_room_is_refused_before_the_work(tmp_path: Path) -> None:
+    require_room(tmp_path / "new" / "folder", 1)
+    with pytest.raises(WriteError, match=r"folder needs 1152921504.6 GB, but its disk has .* left; free"):
+        require_room(tmp_path / "new" / "folder", 1 << 60)
+    assert (in_bytes(2.5e9), in_bytes(3e6)) == ("2.5 GB", "3.0 MB")

@@ -16,12 +16,15 @@ from genfusion_ns.data.from_photos.colmap_library import load_colmap
 from genfusion_ns.data.from_photos.pairs import Pair, chosen_matching, pairs_to_compare
 from genfusion_ns.data.from_photos.photos import Begin, Photo
 from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
+from genfusion_ns.files import require_room
 
 FEW_FEATURES = 150
 """Features below which a photo is hardly ever placed."""
 _AT_ONCE = 8
 """Photos whose features are looked for between two steps of the progress."""
 _PAIRS_AT_ONCE = 50
+_BYTES_OF_FEATURE, _BYTES_OF_PAIR = 220, 16_000
+"""Room in the database, generously: COLMAP ends the program where it gets none."""
 _FREE_LENS = 12
 """Photos from which on a camera's lens is described by more than one number."""
 _START_PHOTO, _START_VIDEO, _START_FISHEYE = 1.2, 0.85, 0.4
@@ -68,31 +71,38 @@ def find_features(
 
     Raises:
         CaptureError: hardly a photo has features.
+        WriteError: the disk has no room for them.
     """
     colmap = load_colmap()
     with opened(database) as connection:
         cameras = _cameras(connection, photos, settings)
         there = {image.name for image in connection.read_all_images()}
+    missing = sum(photo.name not in there for photo in photos)
+    require_room(database.parent, missing * settings.features * _BYTES_OF_FEATURE)
     advance = begin("features", len(photos))
     options = colmap.FeatureExtractionOptions()
     options.max_image_size = settings.feature_size
     options.sift.max_num_features = settings.features
     for batch in _batches(photos):
-        missing = [photo.name for photo in batch if photo.name not in there]
-        if missing:
+        names = [photo.name for photo in batch if photo.name not in there]
+        if names:
             reader = colmap.ImageReaderOptions()
             reader.existing_camera_id = cameras[batch[0].camera]
             if batch[0].has_mask:
                 reader.mask_path = masks
             mode = colmap.CameraMode.SINGLE
-            colmap.extract_features(database, images, missing, mode, reader_options=reader, extraction_options=options)
+            colmap.extract_features(database, images, names, mode, reader_options=reader, extraction_options=options)
         for _ in batch:
             advance()
     _require_features(evidence(database), photos)
 
 
 def find_matches(database: Path, photos: Sequence[Photo], settings: CaptureFromPhotosSettings, begin: Begin) -> None:
-    """Match the pairs of photos that `settings` ask for and that have not been matched yet."""
+    """Match the pairs of photos that `settings` ask for and that have not been matched yet.
+
+    Raises:
+        WriteError: the disk has no room for the matches.
+    """
     colmap = load_colmap()
     matching = chosen_matching(photos, settings.matching)
     with opened(database) as connection:
@@ -100,6 +110,7 @@ def find_matches(database: Path, photos: Sequence[Photo], settings: CaptureFromP
         known = [photo for photo in photos if photo.name in numbers]
         descriptors = (_descriptors(connection, numbers[photo.name]) for photo in known)
         pairs = pairs_to_compare(known, matching, descriptors, settings.seed)
+    require_room(database.parent, len(pairs) * _BYTES_OF_PAIR)
     advance = begin(f"matches ({matching})", len(pairs))
     listed = database.with_name("pairs.txt")
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
