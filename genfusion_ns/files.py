@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -119,6 +124,64 @@ def replacing_files(folder: Path, what: str = "", way_out: str = "") -> Iterator
         raise write_error(folder, error, what, way_out) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        path: to be written, or written into; it need not exist.
+        needed: bytes.
+
+    Raises:
+        WriteError: its disk has less left.
+    """
+    absolute = path.absolute()
+    existing = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WriteError(f"{path} needs {in_bytes(needed)}, but its disk has {in_bytes(free)} left; free disk space")
+
+
+def in_bytes(size: float) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+class LockedError(OSError):
+    """Another process holds a lock."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is locked by {holder}")
+        self.holder = holder
+        """That process in words."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Context manager: this process alone holds the lock file `path`, which is made where it is missing and stays.
+
+    The system frees it when the process ends in whatever way, so none is left over from a crash. Where the disk has no
+    locks (some of networks), nothing is held.
+
+    Raises:
+        LockedError: another one holds it, also another block of this process.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                number = os.read(handle, 32).decode(errors="replace").strip()
+                raise LockedError(path, f"process {number}" if number else "another process") from error
+            except OSError:
+                pass
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(handle)
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ COMMANDS = {
     "gf-export-mesh": ("gf-export", "mesh"),
     "gf-export-points": ("gf-export", "points"),
     "gf-report": ("gf-report",),
+    "gf-capture": ("gf-capture",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),
@@ -78,6 +79,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.data.clips.frame_samples import FrameAugmentation
     from genfusion_ns.data.clips.pair_samples import AugmentationConfig
     from genfusion_ns.data.datamanager import GenFusionDataManagerConfig
+    from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
     from genfusion_ns.data.masking import MaskingConfig
     from genfusion_ns.data.multiscale.parser import MultiscaleBlenderDataParserConfig
     from genfusion_ns.data.multiscale.ray_datamanager import RayDataManagerConfig
@@ -127,6 +129,7 @@ def test_every_config_field_of_ours_has_help():
         TripoSRSizes,
     )
     from genfusion_ns.scripts.bench_loop import BenchLoop
+    from genfusion_ns.scripts.capture import Capture
     from genfusion_ns.scripts.convert_mipnerf import ConvertMipNerf
     from genfusion_ns.scripts.image3d import Image3d
     from genfusion_ns.scripts.make_clips import MakeClips
@@ -188,6 +191,8 @@ def test_every_config_field_of_ours_has_help():
         ViewSettings,
         MeshSettings,
         PointSettings,
+        CaptureFromPhotosSettings,
+        Capture,
     ):
         source = inspect.getsource(config)
         inherited = {

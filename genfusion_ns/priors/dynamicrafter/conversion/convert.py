@@ -17,6 +17,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from genfusion_ns.files import require_room
 from genfusion_ns.priors.dynamicrafter.architecture import Architecture, weighted_parts
 from genfusion_ns.priors.dynamicrafter.conversion.plan import VAE_PREFIX, Plan, plan_conversion
 from genfusion_ns.priors.dynamicrafter.conversion.safetensors_writer import write_safetensors
@@ -80,7 +81,7 @@ def convert_checkpoint(
     if autoencoder is not None:
         pipeline.register_modules(vae=autoencoder)
     values = [value for part in weighted_parts(pipeline).values() for value in part.state_dict().values()]
-    _check_space(output, sum(value.numel() for value in values) * dtype.itemsize)
+    require_room(output, sum(value.numel() for value in values) * dtype.itemsize)
     # Written beside its place, so that an interrupted conversion does not look like a pipeline.
     staging = output.absolute().with_name(f".{output.name}.{os.getpid()}.part")
     try:
@@ -172,10 +173,3 @@ def _write_part(
     shapes = {key: tuple(value.shape) for key, value in part.state_dict().items()}
     file = "model.safetensors" if transformers_part else "diffusion_pytorch_model.safetensors"
     write_safetensors(folder / file, shapes, dtype, read)
-
-
-def _check_space(output: Path, needed: int) -> None:
-    existing = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise OSError(f"{output} needs {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f} GB left")
