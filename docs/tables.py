@@ -20,7 +20,13 @@ from genfusion_ns.fusion.benchmark.table import means_of, read_rows, table_of
 from genfusion_ns.json_files import JsonValue, read_json
 
 DOCS = Path(__file__).resolve().parent
-PAGES = (DOCS / "figures.md", DOCS / "antialias.md", DOCS / "mipnerf.md", DOCS.parent / "README.md")
+PAGES = (
+    DOCS / "figures.md",
+    DOCS / "antialias.md",
+    DOCS / "mipnerf.md",
+    DOCS / "methods" / "reconfusion.md",
+    DOCS.parent / "README.md",
+)
 RESULTS = DOCS / "results"
 _TABLE = re.compile(r"(<!-- table (?P<name>\w+)(?P<means> means)? -->\n).*?(?P<end><!-- end of table -->\n)", re.DOTALL)
 

@@ -96,6 +96,10 @@ genfusion = MethodSpecification(
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",
 )
 
+_SMALL_PRIOR: dict[str, Any] = {"weight": 0.1, "final_level": 0.7, "lpips_weight": 0.0}
+"""How samples of the prior that the package has are used. Blurred ones count little, are drawn from much noise, where
+they are best, and teach no detail. A prior of full size takes the paper's 1, 0 and 1."""
+
 reconfusion = MethodSpecification(
     config=_trainer(
         "reconfusion",
@@ -103,7 +107,7 @@ reconfusion = MethodSpecification(
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
             model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
-            fusion=SampleConfig(),
+            fusion=SampleConfig(**_SMALL_PRIOR),
             repairer=RepairerConfig(model="reconfusion"),
         ),
     ),
@@ -128,7 +132,7 @@ reconfusion_nerfacto = MethodSpecification(
             model=SparseNerfactoModelConfig(
                 num_proposal_samples_per_ray=(96, 48), num_nerf_samples_per_ray=32, log2_hashmap_size=17
             ),
-            fusion=SampleConfig(sample_every=4),
+            fusion=SampleConfig(sample_every=4, **_SMALL_PRIOR),
             repairer=RepairerConfig(model="reconfusion"),
         ),
         optimizers={"fields": _field_optimizer(), "proposal_networks": _field_optimizer()},

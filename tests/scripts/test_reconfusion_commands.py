@@ -101,6 +101,16 @@ def test_nerfacto_trains_and_is_evaluated(workspace):
     assert json.loads((workspace / "nerfacto.json").read_text())["results"]["psnr"] > 0
 
 
+def test_the_prior_of_the_package_is_the_default(workspace):
+    said = run_command(
+        *("ns-train", "reconfusion", "--data", "scene", "--timestamp", "packaged", "--max-num-iterations", "3"),
+        *TRAIN[:-2],
+        cwd=workspace,
+    )
+    assert "samples of 64x64 pixels" in said
+    assert checkpoint(workspace / "runs" / "scene" / "reconfusion" / "packaged")["step"] == 2
+
+
 def refused(workspace: Path, method: str, *words: object) -> str:
     said = run_here("ns-train", method, "--data", "scene", *words, cwd=workspace, succeed=False)
     return " ".join(said.split())
