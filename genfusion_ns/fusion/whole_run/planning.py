@@ -189,7 +189,8 @@ class Planner:
             if here.name != "compact" or self.can_compress:
                 add(here, anywhere)
         has = [one.name for one in planned if one.name in self.settings.chosen() or one.is_done(journal)]
-        add(report_stage(self.places, method, has), report_stage(_ANYWHERE, method, has))
+        title = Path(self.absolute[0]).stem
+        add(report_stage(self.places, method, title, has), report_stage(_ANYWHERE, method, title, has))
         return planned
 
     @property

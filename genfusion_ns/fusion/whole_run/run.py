@@ -13,13 +13,15 @@ from genfusion_ns.fusion.checkpoints import checkpoints_of
 from genfusion_ns.fusion.whole_run.choice import Choice
 from genfusion_ns.fusion.whole_run.facts import PosedCapture
 from genfusion_ns.fusion.whole_run.flight import write_flight
-from genfusion_ns.fusion.whole_run.journal import Journal, Lock
+from genfusion_ns.fusion.whole_run.journal import FORGOTTEN, Journal, Lock
 from genfusion_ns.fusion.whole_run.planning import Planned, Planner
 from genfusion_ns.fusion.whole_run.process import run_stage
 from genfusion_ns.fusion.whole_run.rest_time import expected_seconds, time_to_go
 from genfusion_ns.fusion.whole_run.stages import COMPACT_LIBRARY, with_checkpoints
 from genfusion_ns.json_files import read_json
 
+_RESUMED = ("capture", "train")
+"""Stages that go on where they were stopped; others begin again."""
 GO_ON = "rerun the same command to go on; what is done is kept"
 
 
@@ -31,9 +33,10 @@ def show_plan(planner: Planner) -> None:
     """
     journal, capture = Journal(planner.places.out, planner.absolute), planner.capture()
     print(f"Plan for {', '.join(planner.inputs)}; everything goes into {planner.places.out}")
+    ahead: set[str] = set()
     if capture is not None:
-        _show_stage(capture, journal, planner)
-    if capture is not None and not capture.is_done(journal):
+        _show_stage(capture, journal, planner, ahead)
+    if capture is not None and "capture" in ahead:
         facts, reading = planner.expected(), ("nerfstudio-data", ())
         print(f"If all goes well {facts.photos} photos get poses; what follows is chosen anew when they have them:")
     else:
@@ -42,15 +45,19 @@ def show_plan(planner: Planner) -> None:
     choice = planner.choice(journal, facts, capture)
     _say(choice)
     for planned in planner.stages(journal, facts, choice, reading, capture):
-        _show_stage(planned, journal, planner)
+        _show_stage(planned, journal, planner, ahead)
 
 
-def _show_stage(planned: Planned, journal: Journal, planner: Planner) -> None:
-    state = "to do"
-    if planned.name not in planner.settings.chosen():
-        state = "left out"
-    elif planned.is_done(journal) and planned.name not in planner.settings.redo:
+def _show_stage(planned: Planned, journal: Journal, planner: Planner, ahead: set[str]) -> None:
+    """One line; `ahead` are the stages to do so far, and gets this one where it is."""
+    wanted = planner.settings
+    if planned.is_done(journal) and planned.name not in wanted.redo and not ahead & set(planned.stage.needs):
         state = "done"
+    elif planned.name not in wanted.chosen():
+        state = "left out"
+    else:
+        state = "to do"
+        ahead.add(planned.name)
     print(f"{planned.name:<9} {state:<9} $ {shlex.join(planned.stage.words)}")
 
 
@@ -129,9 +136,9 @@ class _Runner:
             print(f"\n== {name}: left out", flush=True)
             return
         goes_on = record is not None and record["key"] == planned.key and not record["done"]
-        why = "goes on" if goes_on else self._reason(planned)
+        why = "goes on" if goes_on and name in _RESUMED else self._reason(planned)
         print(f"\n== {name}{f': {why}' if why else ''}{f' ({left})' if left else ''}", flush=True)
-        if not goes_on:
+        if not (goes_on and name in _RESUMED):
             for path in planned.stage.clear:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if before is not None:
@@ -139,10 +146,12 @@ class _Runner:
         self._do(planned)
 
     def _reason(self, planned: Planned) -> str:
-        """Why a stage that was done is done again; empty where it was not."""
-        if not self.journal.is_done(planned.name):
+        """Why a stage that was begun before begins again; empty where there is nothing to say."""
+        record = self.journal.stage(planned.name)
+        if record is None or (record["key"] == planned.key and not record["done"]):
             return ""
-        record = self.journal.stage(planned.name) or {}
+        if record["key"] == FORGOTTEN:
+            return "again, as asked for"
         missing = [path for path in planned.stage.products if not path.exists()]
         if record["key"] == planned.key and missing:
             return f"again, {missing[0]} is gone"

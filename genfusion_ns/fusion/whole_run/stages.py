@@ -152,9 +152,9 @@ def later_stages(places: Places, method: str) -> list[Stage]:
     ]
 
 
-def report_stage(places: Places, method: str, has: Sequence[str]) -> Stage:
+def report_stage(places: Places, method: str, title: str, has: Sequence[str]) -> Stage:
     """The page, of the stages that there are."""
-    words = ["gf-report", str(places.run(method)), "--output", str(places.report)]
+    words = ["gf-report", str(places.run(method)), "--output", str(places.report), "--overwrite", "--title", title]
     if "video" in has:
         words += ["--video", str(places.video)]
     if "evaluate" in has:
