@@ -20,8 +20,8 @@ class Run(WholeRunSettings):
     """Make a scene of a video, photos, or a capture with poses: poses, training, evaluation, video, exports, one page.
 
     Each stage is a command of its own, which is printed. A rerun goes on where the last one ended; stages whose
-    settings or photos have changed are done again, and those that rest on them. Flags of ns-train that begin with
-    --pipeline., --optimizers., --machine. or --logging. are handed to it.
+    settings or photos have changed are done again, and those that rest on them. Flags of ns-train in the groups
+    pipeline, optimizers, machine and logging are handed to it.
     """
 
     inputs: tyro.conf.Positional[tuple[Path, ...]] = ()

@@ -34,9 +34,9 @@ class WholeRunSettings:
     """auto: genfusion, or genfusion-masked for captures with masks. Completion and the published settings, which need a
     GPU, are for those who ask for them."""
     steps: int | None = None
-    """Length of the training; by default as many as suit the number of photos and fit into --minutes."""
+    """Length of the training; by default as many as suit the number of photos and fit into the minutes."""
     downscale: int | None = None
-    """Train at this part of the photos' size; by default as large as fits into --minutes."""
+    """Train at this part of the photos' size; by default as large as fits into the minutes."""
     rounds: Literal["auto", "yes", "no"] = "auto"
     """Rounds of generated views. auto: where they count: with few photos, masks, or the published generator."""
     hold_out: int | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def begun(said: str) -> list[str]:
 def killed(tmp_path_factory, sample_capture) -> Iterator[tuple[Path, list[str]]]:
     """A run that is stopped in the training, killed in it, and after each of two stages; then it is let to its end."""
     folder = tmp_path_factory.mktemp("killed")
-    (folder / "room").symlink_to(sample_capture)
+    shutil.copytree(sample_capture, folder / "room")
     checkpoints = folder / OUT / "nerfstudio_models"
 
     def steps() -> int:
@@ -97,7 +98,7 @@ def to_do(folder: Path, *flags: str) -> list[str]:
     return re.findall(r"^(\w+) +to do ", said, re.MULTILINE)
 
 
-def test_a_rerun_does_nothing_and_changes_do_what_rests_on_them(killed):
+def test_a_rerun_does_nothing_and_changes_do_what_rests_on_them(killed, sample_capture):
     folder, _ = killed
     again = run_here("gf-run", *WORDS, *TRAIN, cwd=folder)
     assert begun(again) == []
@@ -109,6 +110,11 @@ def test_a_rerun_does_nothing_and_changes_do_what_rests_on_them(killed):
     assert to_do(folder, "--redo", "train") == rest
     assert to_do(folder, "--redo", "video") == ["video"]
     assert to_do(folder, "--minutes", "99") == [], "steps and size are given, so time decides nothing"
+    photo = next((folder / "room" / "images").glob("*.png"))
+    os.utime(photo)
+    assert to_do(folder) == rest
+    shutil.copystat(sample_capture / "images" / photo.name, photo)
+    assert to_do(folder) == []
 
 
 def test_what_is_gone_is_made_again_and_nothing_else(killed):
