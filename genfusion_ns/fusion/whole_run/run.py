@@ -213,7 +213,7 @@ def _summary(planner: Planner, choice: Choice) -> None:
 
 def _scores(file: Path) -> str:
     results = read_json(file)["results"]
-    held_out = set(results["test_views"].value or ()).isdisjoint(results["train_views"].value or ())
     numbers = {name: results[name].number() for name in ("psnr", "ssim", "lpips") if results[name].is_given}
     shown = ", ".join(f"{name.upper()} {value:.2f}" for name, value in numbers.items())
+    held_out = results["held_out"].flag()
     return f"{shown} ({'held out' if held_out else 'trained on: none was held out'})"
