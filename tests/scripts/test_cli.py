@@ -26,6 +26,7 @@ COMMANDS = {
     "gf-export-points": ("gf-export", "points"),
     "gf-report": ("gf-report",),
     "gf-capture": ("gf-capture",),
+    "gf-run": ("gf-run",),
     "gf-convert-generator": ("gf-convert-generator",),
     "gf-bench-generator": ("gf-bench-generator",),
     "gf-bench-loop": ("gf-bench-loop",),
@@ -114,6 +115,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.fusion.samples.nerfacto import SampledNerfactoPipelineConfig, SampledNerfactoTrainerConfig
     from genfusion_ns.fusion.samples.settings import SampleSettings
     from genfusion_ns.fusion.seeding import SeedingConfig
+    from genfusion_ns.fusion.whole_run.settings import WholeRunSettings
     from genfusion_ns.models.mipnerf.model import MipNerfModelConfig
     from genfusion_ns.models.nerfacto import SparseNerfactoModelConfig
     from genfusion_ns.models.surfel_model import GenFusionModelConfig
@@ -135,6 +137,7 @@ def test_every_config_field_of_ours_has_help():
     from genfusion_ns.scripts.make_clips import MakeClips
     from genfusion_ns.scripts.make_multiscale import MakeMultiscale
     from genfusion_ns.scripts.render_scales import RenderScales
+    from genfusion_ns.scripts.run import Run
 
     for config in (
         RoundSettings,
@@ -193,6 +196,8 @@ def test_every_config_field_of_ours_has_help():
         PointSettings,
         CaptureFromPhotosSettings,
         Capture,
+        WholeRunSettings,
+        Run,
     ):
         source = inspect.getsource(config)
         inherited = {
