@@ -223,7 +223,7 @@ def test_text_of_a_run_stays_text(reported):
         rounds=(dataclasses.replace(content.rounds[0], repairer=evil, clips=(clip,)),),
         problems=(evil,),
         evaluation_note=evil,
-        setup=dataclasses.replace(content.setup, settings=(setting,), command=evil),
+        setup=dataclasses.replace(content.setup, settings=(setting,), lines=(evil,)),
     )
     page = reported_evil.page(reported.most).decode()
     assert "<script>alert" not in page and "<img src=x" not in page and "&lt;script&gt;alert(1)" in page

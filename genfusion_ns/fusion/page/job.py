@@ -135,7 +135,7 @@ def gathered(settings: ReportSettings) -> ReportedRun:
     step = int(latest_checkpoint(file, config).stem.removeprefix("step-"))
     content = Content(
         title=settings.title or config.experiment_name or folder.name,
-        method=config.method_name,
+        method=str(config.method_name),
         steps=step + 1,
         photos=len(cameras),
         run=folder.name,

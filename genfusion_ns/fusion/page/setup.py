@@ -53,9 +53,15 @@ class Setup:
     dataparser: str
     """Its subcommand; empty where it is that of the method, with the same settings."""
     dataparser_settings: tuple[Setting, ...]
-    command: str
+    lines: tuple[str, ...]
+    """Of the command: one flag each."""
     versions: tuple[tuple[str, str, str], ...]
     """Name of a package, its version in training as far as rounds recorded it, and today's."""
+
+    @property
+    def command(self) -> str:
+        """That repeats the run, in one line."""
+        return " ".join(self.lines)
 
 
 def setup_of(config: TrainerConfig, rounds: list[Path]) -> Setup:
@@ -66,7 +72,7 @@ def setup_of(config: TrainerConfig, rounds: list[Path]) -> Setup:
         rounds: folders of its rounds, in their order.
     """
     methods, _ = discover_methods()
-    default = methods.get(config.method_name)
+    default = methods.get(config.method_name or "")
     settings = tuple(_differences(config, default, "")) if default is not None else ()
     ours, usual = config.pipeline.datamanager.dataparser, None  # type: ignore[attr-defined]
     if default is not None:
@@ -76,7 +82,7 @@ def setup_of(config: TrainerConfig, rounds: list[Path]) -> Setup:
         settings=settings,
         dataparser=dataparser,
         dataparser_settings=parsed,
-        command=_command(config, settings, dataparser, parsed),
+        lines=_lines(config, settings, dataparser, parsed),
         versions=tuple(_versions(rounds)),
     )
 
@@ -126,15 +132,16 @@ def _dataparser(ours: Any, usual: Any) -> tuple[str, tuple[Setting, ...]]:
     return (name, settings) if settings or type(ours) is not type(usual) else ("", ())
 
 
-def _command(config: TrainerConfig, settings: tuple[Setting, ...], dataparser: str, parsed: tuple[Setting, ...]) -> str:
+def _lines(
+    config: TrainerConfig, settings: tuple[Setting, ...], dataparser: str, parsed: tuple[Setting, ...]
+) -> tuple[str, ...]:
     data = config.pipeline.datamanager.data or config.data  # type: ignore[attr-defined]
-    words = ["ns-train", config.method_name, "--data", str(data)]
-    for setting in settings:
-        words += [setting.flag, *setting.words]
-    words += [dataparser] if dataparser else []
-    for setting in parsed:
-        words += [setting.flag, *setting.words]
-    return shlex.join(words)
+    lines = [["ns-train", str(config.method_name), "--data", str(data)]]
+    lines += [[setting.flag, *setting.words] for setting in settings]
+    if dataparser:
+        lines.append([dataparser])
+        lines += [[setting.flag, *setting.words] for setting in parsed]
+    return tuple(map(shlex.join, lines))
 
 
 def _versions(rounds: list[Path]) -> Iterator[tuple[str, str, str]]:
