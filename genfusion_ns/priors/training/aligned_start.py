@@ -9,6 +9,7 @@ of the image along y and z, and queries and keys begin by comparing them. Nothin
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,8 @@ def align(network: TripoSRNetwork) -> None:
     backbone.proj_in.weight.add_(_NOISE * torch.randn_like(backbone.proj_in.weight))
     nn.init.zeros_(backbone.proj_in.bias)
     image_axes = [*range(count, _AXES * count)]
-    for block in backbone.transformer_blocks:
+    blocks: Any = backbone.transformer_blocks
+    for block in blocks:
         for head in range(sizes["heads"]):
             # Within the planes a head looks along one axis; every fourth is left free.
             axis = head % (_AXES + 1)
@@ -84,11 +86,11 @@ def _place_image(embeddings: Float[Tensor, "1 m C"], count: int) -> None:
     embeddings[0, 1:] = grid.flatten(0, 1)
 
 
-def _compare(attention: nn.Module, head: int, width: int, channels: list[int]) -> None:
+def _compare(attention: Any, head: int, width: int, channels: list[int]) -> None:
     """Let a head compare these channels of queries and keys."""
     rows = slice(head * width, (head + 1) * width)
     for layer in (attention.to_q, attention.to_k):
-        weights: Tensor = layer.weight  # type: ignore[assignment]
+        weights: Tensor = layer.weight
         weights[rows] = 2 * _NOISE * torch.randn_like(weights[rows])
         for row, channel in enumerate(channels):
             weights[rows][row, channel] += _SHARPNESS**0.5
