@@ -20,7 +20,7 @@ from genfusion_ns.fusion.image_start.orbit import Orbit, orbit_of
 from genfusion_ns.fusion.image_start.photo_pose import LEAST_OVERLAP, place_photo
 from genfusion_ns.fusion.image_start.settings import Image3dSettings
 from genfusion_ns.priors.triposr.background import BackgroundRemover, rgba_of
-from genfusion_ns.priors.triposr.loading import load_network
+from genfusion_ns.priors.triposr.loading import choose_network, load_network
 from genfusion_ns.priors.triposr.mesh_files import write_mesh
 from genfusion_ns.priors.triposr.objects import MadeObject, ObjectMaker, StageTimes
 from genfusion_ns.priors.triposr.pictures import cut_out, over_grey, read_picture
@@ -56,7 +56,11 @@ class Image3dJob:
         self.settings = settings = settings.on(gpu=device.type == "cuda")
         self.orbit: Orbit = orbit_of(settings.num_views or 0, settings.elevations, settings.view_size or 0)
         self.remover = BackgroundRemover() if settings.remove_background else None
-        self.maker = ObjectMaker(load_network(settings.model), device, settings.precision)
+        chosen = choose_network(settings.model)
+        if chosen.note is not None:
+            print(chosen.note, flush=True)
+        self.network = chosen.model
+        self.maker = ObjectMaker(load_network(chosen.model), device, settings.precision)
 
     def run(self, images: Sequence[Path], output: Path) -> list[Outcome]:
         """Make and write all of them, into folders 0, 1, ... of `output`; errors of one image are kept with it."""
@@ -126,6 +130,7 @@ class Image3dJob:
     def _record(self, image: Path, made: MadeObject, faces: int, volume: float) -> dict[str, Any]:
         return {
             "image": str(image),
+            "network": self.network,
             "settings": {field.name: getattr(self.settings, field.name) for field in fields(Image3dSettings)},
             "seconds": {name: round(value, 3) for name, value in made.times.seconds.items()},
             "queries": made.radiance.queries,

@@ -11,9 +11,11 @@ from typing import Literal
 class Image3dSettings:
     """How objects are made of images, and what is written of them."""
 
-    model: str = "stabilityai/TripoSR"
-    """Network: a name on the Hugging Face hub, fetched once (1.7 GB); a folder with its config.yaml and model.ckpt; or
-    one that gf-train-generator wrote."""
+    model: str = "auto"
+    """Network: auto (stabilityai/TripoSR where it has been fetched before, else small; downloads nothing), small (comes
+    with the package, and knows simple solids alone), a name on the Hugging Face hub, fetched once
+    (stabilityai/TripoSR, 1.7 GB), a folder with its config.yaml and model.ckpt, or one that gf-train-generator
+    wrote."""
     remove_background: bool = False
     """Cut the object out of images without alpha, by rembg (pip install 'genfusion-ns[image3d]')."""
     as_is: bool = False
