@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,10 @@ class Image3dJob:
         if chosen.note is not None:
             print(chosen.note, flush=True)
         self.network = chosen.model
-        self.maker = ObjectMaker(load_network(chosen.model), device, settings.precision)
+        network = load_network(chosen.model)
+        if settings.threshold is None:
+            self.settings = settings = replace(settings, threshold=network.config["surface_density"])
+        self.maker = ObjectMaker(network, device, settings.precision)
 
     def run(self, images: Sequence[Path], output: Path) -> list[Outcome]:
         """Make and write all of them, into folders 0, 1, ... of `output`; errors of one image are kept with it."""
@@ -92,7 +95,7 @@ class Image3dJob:
         with times.stage("input"):
             rgba, picture = self._input(image)
         made = self.maker.make(picture, skip=settings.skip_empty, chunk=settings.chunk_size, times=times)
-        mesh = made.mesh(settings.mc_resolution or 0, settings.threshold)
+        mesh = made.mesh(settings.mc_resolution or 0, settings.threshold or 0)
         shape = made.textured(mesh, settings.texture_size) if settings.bake_texture else mesh
         views = made.views(self.orbit.c2w, self.orbit.K, self.orbit.size)
         points = made.points(mesh, settings.num_points, settings.seed)

@@ -24,8 +24,8 @@ class Image3dSettings:
     """Share of the image's side that the object fills, above 0, at most 1; as in the network's training."""
     mc_resolution: int | None = None
     """Points of the grid of marching cubes along a side; by default 256 on a GPU and 128 elsewhere."""
-    threshold: float = 25.0
-    """Density of the surface."""
+    threshold: float | None = None
+    """Density of the surface; by default what the network says, 25 with the published one."""
     num_views: int | None = None
     """Views around the object in all; by default 30 on a GPU and 8 elsewhere."""
     elevations: tuple[float, ...] = (0.0, 20.0)
@@ -62,7 +62,7 @@ class Image3dSettings:
         """
         if not 0 < self.foreground_ratio <= 1:
             raise ValueError(f"--foreground-ratio is {self.foreground_ratio}; allowed are values above 0, at most 1")
-        if not 0 < self.threshold < math.inf:
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
             raise ValueError(f"--threshold is {self.threshold}; a positive density is needed, 25 is usual")
         ranges = {
             "mc_resolution": (8, 1024),
