@@ -261,8 +261,8 @@ def _train_compact(config: TrainCompactConfig, initial: str | None, accelerator:
 
 
 def _train_triposr(config: TrainTripoSRConfig, initial: str | None, accelerator: Accelerator) -> Report | None:
-    from genfusion_ns.data.objects.samples import ObjectDataset
-    from genfusion_ns.fusion.object_data import mean_image, split_objects
+    from genfusion_ns.data.objects.samples import ObjectDataset, judged
+    from genfusion_ns.fusion.object_data import mean_view, split_objects
     from genfusion_ns.priors.training.triposr import train
     from genfusion_ns.priors.triposr.loading import load_network
 
@@ -277,8 +277,9 @@ def _train_triposr(config: TrainTripoSRConfig, initial: str | None, accelerator:
         seed=optimisation.seed,
     )
     network = None if initial is None else load_network(initial)
-    mean = mean_image(training)
-    return train(batches, held_out, mean, config.output, optimisation, config.resume, network, accelerator)
+    mean = mean_view(training)
+    kept = [judged(views, config.sampling, optimisation.validation_views) for views in held_out]
+    return train(batches, kept, mean, config.output, optimisation, config.resume, network, accelerator)
 
 
 def _train_dynamicrafter(config: TrainDynamiCrafterConfig, initial: str, accelerator: Accelerator) -> Report | None:

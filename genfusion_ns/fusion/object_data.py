@@ -73,11 +73,12 @@ def _captures(choice: ObjectChoice, folder: Path) -> tuple[list[ObjectViews], li
     return training, [read_object(path, choice.view_size) for path in kept] or training[:1]
 
 
-def mean_image(objects: Sequence[ObjectViews]) -> Float[Tensor, "H W 3"]:
-    """Mean of all views of objects over white."""
+def mean_view(objects: Sequence[ObjectViews]) -> Float[Tensor, "H W 4"]:
+    """Mean of all views of objects: colours over white, and opacity."""
     total, count = torch.zeros(()), 0
     for views in objects:
         rgba = views.rgba.float() / 255
-        total = total + (rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]).sum(0)
+        alpha = rgba[..., 3:]
+        total = total + torch.cat([rgba[..., :3] * alpha + 1 - alpha, alpha], dim=-1).sum(0)
         count += len(views)
     return total / count

@@ -14,10 +14,7 @@ from genfusion_ns.data.captures.checks.transforms import check_blender
 from genfusion_ns.data.captures.file_lookup import FileLookup
 from genfusion_ns.data.captures.image_files import CaptureError
 from genfusion_ns.geometry.cameras import resize_intrinsics
-from genfusion_ns.geometry.object_views import ObjectViews
-
-DISTANCE = 1.9
-"""Median distance of the cameras from the middle, to which captures are scaled."""
+from genfusion_ns.geometry.object_views import DISTANCE, ObjectViews
 
 
 def object_captures(folder: Path) -> list[Path]:

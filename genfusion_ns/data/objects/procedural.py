@@ -11,10 +11,9 @@ from numpy.random import Generator
 
 from genfusion_ns.data.sample_scene.shapes import Shape, Surface
 from genfusion_ns.data.sample_scene.tracer import Tracer
-from genfusion_ns.geometry.object_views import ObjectViews
+from genfusion_ns.geometry.object_views import DISTANCE, FOV_Y, ObjectViews
 from genfusion_ns.geometry.pixel_rays import intrinsics, orbit_poses, pixel_rays
 
-_DISTANCE, _FOV_Y = 1.9, 40.0
 _REACH = 0.55
 """Half the diagonal of the box around an object."""
 _LIGHT = np.array([0.45, -0.35, 0.82])
@@ -52,7 +51,7 @@ class ProceduralObject:
     def views(self, c2w: Float[torch.Tensor, "V 4 4"], side: int) -> ObjectViews:
         """Square photographs of `side` pixels, angle of view 40 degrees, with soft edges."""
         tracer, fine = Tracer([self.shapes]), side * _SAMPLES
-        origins, directions = pixel_rays(c2w, intrinsics(_FOV_Y, (fine, fine)), (fine, fine))
+        origins, directions = pixel_rays(c2w, intrinsics(FOV_Y, (fine, fine)), (fine, fine))
         images = []
         for origin, direction in zip(origins, directions, strict=True):
             rgba = self._shaded(tracer, origin[0, 0].numpy(), direction.reshape(-1, 3).numpy())
@@ -60,7 +59,7 @@ class ProceduralObject:
         premultiplied = torch.stack(images).view(-1, side, _SAMPLES, side, _SAMPLES, 4).mean((2, 4))
         straight = premultiplied[..., :3] / premultiplied[..., 3:].clamp(min=1e-3)
         rgba = torch.cat([straight.clamp(0, 1), premultiplied[..., 3:]], dim=-1)
-        return ObjectViews((rgba * 255).round().to(torch.uint8), c2w, intrinsics(_FOV_Y, (side, side)))
+        return ObjectViews((rgba * 255).round().to(torch.uint8), c2w, intrinsics(FOV_Y, (side, side)))
 
     def _shaded(self, tracer: Tracer, origin: np.ndarray, directions: np.ndarray) -> Float[np.ndarray, "N 4"]:
         """Colour over black and alpha of rays."""
@@ -87,7 +86,7 @@ def procedural_views(seed: int, count: int, side: int, elevations: tuple[float, 
     rng = np.random.default_rng([seed, 21])
     azimuths = (np.arange(count) + rng.random()) * (360 / count) + rng.uniform(-0.3, 0.3, count) * (360 / count)
     poses = [
-        orbit_poses(torch.tensor([azimuth], dtype=torch.float32), float(rng.uniform(*elevations)), _DISTANCE)
+        orbit_poses(torch.tensor([azimuth], dtype=torch.float32), float(rng.uniform(*elevations)), DISTANCE)
         for azimuth in azimuths
     ]
     return ProceduralObject.of(seed).views(torch.cat(poses), side)

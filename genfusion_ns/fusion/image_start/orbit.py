@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.geometry.object_views import DISTANCE, FOV_Y
 from genfusion_ns.geometry.pixel_rays import evenly_around, intrinsics, orbit_poses
 
-DISTANCE, FOV_Y = 1.9, 40.0
-"""Of the cameras that the network was trained with: from the middle of the object, and vertical, in degrees."""
 _HELD_OUT = 8
 """Every so many views one is held out, and at least one."""
 _LEAST_VIEWS = 3

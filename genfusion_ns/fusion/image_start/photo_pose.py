@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from genfusion_ns.fusion.image_start.capture_files import Photo
-from genfusion_ns.fusion.image_start.orbit import DISTANCE, FOV_Y
+from genfusion_ns.geometry.object_views import DISTANCE, FOV_Y
 from genfusion_ns.geometry.pixel_rays import intrinsics, orbit_poses
 from genfusion_ns.priors.triposr.objects import MadeObject
 

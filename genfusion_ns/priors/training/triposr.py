@@ -22,8 +22,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from genfusion_ns.geometry.images import psnr, resize_images
-from genfusion_ns.geometry.object_views import ObjectSample, ObjectViews
+from genfusion_ns.geometry.object_views import FOREGROUND, JudgedObject, ObjectSample
 from genfusion_ns.perceptual import HOW_TO_GET, weights_file
+from genfusion_ns.priors.training.aligned_start import align
 from genfusion_ns.priors.training.image_losses import PerceptualLoss
 from genfusion_ns.priors.training.loop import build_accelerator, fit
 from genfusion_ns.priors.training.lora import add_lora, merge_lora, save_lora
@@ -35,9 +36,6 @@ from genfusion_ns.priors.triposr.occupancy import Occupancy
 from genfusion_ns.priors.triposr.pictures import PictureError, as_tensor, cut_out, over_grey
 from genfusion_ns.priors.weight_files import forget_origin
 
-_RATIO = 0.85
-_SHARPER = 3.0
-"""Factor of the weights of queries and keys in a network that is trained from nothing."""
 _CHUNK = 2**18
 _LEAST_PATCH = 32
 """Pixels along a window from which on LPIPS sees anything."""
@@ -54,6 +52,8 @@ class ObjectReport:
     """Of the mean of all views that were trained on, in dB: what knows nothing of the object."""
     mask_overlap: float
     """Of the outlines, intersection over union, 0..1."""
+    mask_overlap_mean_image: float
+    """Of the outline of that mean, where more than half of the views are opaque."""
 
     def as_dict(self) -> dict[str, float]:
         """The numbers by name."""
@@ -63,7 +63,7 @@ class ObjectReport:
         """One line for a log."""
         return (
             f"other views of held-out objects: PSNR {self.psnr:.2f} dB (mean image {self.psnr_mean_image:.2f}), "
-            f"outlines {self.mask_overlap:.3f}"
+            f"outlines {self.mask_overlap:.3f} ({self.mask_overlap_mean_image:.3f})"
         )
 
 
@@ -92,22 +92,22 @@ class TripoSRObjective:
     def __init__(
         self,
         network: TripoSRNetwork,
-        held_out: Sequence[ObjectViews],
-        mean_image: Float[Tensor, "H W 3"],
+        held_out: Sequence[JudgedObject],
+        mean_view: Float[Tensor, "H W 4"],
         config: TripoSROptimisation,
     ) -> None:
         """
         Args:
             network: to be trained.
             held_out: objects that are never trained on.
-            mean_image: of all views that are trained on, over white.
+            mean_view: of all that are trained on: colours over white, and opacity.
             config: see `TripoSROptimisation`.
 
         Raises:
             ImportError: LoRA without peft.
         """
         self.sizes = {name: value for name, value in network.config.items() if not name.startswith("_")}
-        self.held_out, self.mean_image, self.config = held_out, mean_image, config
+        self.held_out, self.mean_view, self.config = held_out, mean_view, config
         # Published networks have it, nothing uses it.
         pooler: Any = network.image_tokenizer.model.pooler
         pooler.requires_grad_(False)
@@ -165,30 +165,29 @@ class TripoSRObjective:
         network = self._loaded(weights)
         nn.Module.to(network, next(iter(weights.values())).device)
         scores, rows = [], []
-        for views in self.held_out:
-            numbers, row = self._compare(network, views)
+        for judged in self.held_out:
+            numbers, row = self._compare(network, judged)
             scores.append(numbers)
             rows.append(row)
         means = torch.tensor(scores, dtype=torch.float64).mean(0).tolist()
         return Judgement(ObjectReport(*means), torch.cat(rows[:_ROWS]))
 
-    def _compare(self, network: TripoSRNetwork, views: ObjectViews) -> tuple[tuple[float, float, float], Tensor]:
-        device = next(network.parameters()).device
-        first = int((views.elevations() - 15).abs().argmin())
-        turned = views.seen_from(first)
-        chosen = [
-            (first + (k + 1) * len(views) // (self.config.validation_views + 1)) % len(views)
-            for k in range(self.config.validation_views)
-        ]
-        picture = condition(views.rgba[first].numpy(), self.sizes["image_size"]).to(device)
+    def _compare(self, network: TripoSRNetwork, judged: JudgedObject) -> tuple[tuple[float, ...], Tensor]:
+        """The numbers of an `ObjectReport`, and a row of pictures."""
+        device, views = next(network.parameters()).device, judged.others
+        picture = condition(judged.given.numpy(), self.sizes["image_size"]).to(device)
         field = network.field(network(picture)[0])
-        found = render_views(field, turned.c2w[chosen], views.K, views.size, self.sizes["samples"], Occupancy.of(field))
-        rgba = views.rgba[chosen].float() / 255
+        found = render_views(field, views.c2w, views.K, views.size, self.sizes["samples"], Occupancy.of(field))
+        rgba = views.rgba.float() / 255
         truth, solid = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:], rgba[..., 3:] > 0.5
         shown, opaque = found.rgb.cpu(), found.alpha.cpu() > 0.5
-        overlap = float((solid & opaque).sum() / (solid | opaque).sum().clamp(min=1))
-        mean = resize_images(self.mean_image[None], views.size)
-        numbers = (_decibels(shown - truth), _decibels(mean - truth), overlap)
+        mean = resize_images(self.mean_view[None], views.size)
+        numbers = (
+            _decibels(shown - truth),
+            _decibels(mean[..., :3] - truth),
+            _overlap(solid, opaque),
+            _overlap(solid, (mean[..., 3:] > 0.5).expand_as(solid)),
+        )
         given = resize_images(picture.permute(0, 2, 3, 1).cpu(), views.size)
         pairs = [side for pair in zip(truth, shown, strict=True) for side in pair]
         return numbers, torch.cat([given[0], *pairs], dim=1)
@@ -218,7 +217,7 @@ def condition(rgba: np.ndarray, size: int) -> Float[Tensor, "1 3 s s"]:
         size: pixels along the network's image.
     """
     try:
-        picture = over_grey(cut_out(Image.fromarray(rgba), _RATIO, "a view"))
+        picture = over_grey(cut_out(Image.fromarray(rgba), FOREGROUND, "a view"))
     except PictureError:
         picture = np.full((size, size, 3), 127, np.uint8)
     planes = as_tensor(picture).permute(0, 3, 1, 2)
@@ -227,8 +226,8 @@ def condition(rgba: np.ndarray, size: int) -> Float[Tensor, "1 3 s s"]:
 
 def train(
     batches: Dataset[list[ObjectSample]],
-    held_out: Sequence[ObjectViews],
-    mean_image: Float[Tensor, "H W 3"],
+    held_out: Sequence[JudgedObject],
+    mean_view: Float[Tensor, "H W 4"],
     output: Path,
     config: TripoSROptimisation,
     resume: bool = True,
@@ -240,7 +239,7 @@ def train(
     Args:
         batches: item i is the i-th batch of the training, over all processes.
         held_out: objects that are never trained on.
-        mean_image: see `TripoSRObjective`.
+        mean_view: see `TripoSRObjective`.
         output: receives what `fit` writes.
         config: see `TripoSROptimisation`.
         resume: go on from the checkpoint in `output` where there is one.
@@ -253,21 +252,14 @@ def train(
     accelerator = accelerator or build_accelerator(config)
     set_seed(config.seed)
     network = initial or fresh_network(config.network)
-    objective = TripoSRObjective(network, held_out, mean_image, config)
+    objective = TripoSRObjective(network, held_out, mean_view, config)
     return fit(objective, batches, output, config, resume, accelerator)
 
 
 def fresh_network(sizes: TripoSRSizes) -> TripoSRNetwork:
-    """A network to be trained from nothing, whose attention differs from token to token from the start.
-
-    As layers usually begin, all tokens attend to all of the image alike, and training stays for thousands of steps at
-    the mean object in the mean colour of the image.
-    """
+    """A network to be trained from nothing, whose attention is aligned with the image; see `align`."""
     network = TripoSRNetwork(**asdict(sizes))
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if ".to_q." in name or ".to_k." in name:
-                parameter.mul_(_SHARPER)
+    align(network)
     return network
 
 
@@ -276,6 +268,10 @@ def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     start = f"network.{prefix}"
     chosen = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
     return {name: value.detach().to("cpu", copy=True) for name, value in chosen.items()}
+
+
+def _overlap(one: Tensor, other: Tensor) -> float:
+    return float((one & other).sum() / (one | other).sum().clamp(min=1))
 
 
 def _decibels(error: Tensor) -> float:

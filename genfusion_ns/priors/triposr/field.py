@@ -12,7 +12,7 @@ from torch.nn import functional
 
 CHUNK = 8192
 """Points that are asked for at once."""
-_AXES = ((0, 1), (0, 2), (1, 2))
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))
 """Coordinates of a point that are column and row of each plane."""
 
 
@@ -57,7 +57,7 @@ class TriplaneField:
     def features(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N G"]:
         """Features of points, those of the three planes one after the other; beyond the cube they fade to zero."""
         scaled = (points / self.radius).to(self.code)
-        grids = torch.stack([scaled[:, list(axes)] for axes in _AXES])[:, :, None]
+        grids = torch.stack([scaled[:, list(axes)] for axes in PLANE_AXES])[:, :, None]
         found = functional.grid_sample(self.code, grids, mode="bilinear", padding_mode="zeros", align_corners=False)
         return found[..., 0].permute(2, 0, 1).flatten(1)
 
