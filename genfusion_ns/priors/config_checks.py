@@ -114,6 +114,7 @@ TRIPOSR: dict[str, Check] = {
     **{name: whole(1, 256) for name in ("vit_layers", "layers", "decoder_layers")},
     "radius": number(1e-3, 1e3),
     "density_bias": number(-1e3, 1e3),
+    "surface_density": number(1e-6),
 }
 """Of `TripoSRNetwork`."""
 UNET: dict[str, Check] = {

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from triposr_toys import SIZES, small_triposr, stages
 
-from genfusion_ns.priors.triposr.loading import load_network
+from genfusion_ns.priors.triposr.loading import PACKAGED_WEIGHTS, choose_network, load_network
 from genfusion_ns.priors.triposr.network import TripoSRNetwork
 from genfusion_ns.priors.triposr.published import load_published, published_sizes
 
@@ -169,6 +169,28 @@ def test_what_is_missing_is_said(published, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = raised(FileNotFoundError, load_network, "stabilityai/TripoSR-that-is-not-here")
     assert "config.yaml and model.ckpt" in message and "--model FOLDER" in message
+
+
+def in_the_cache(root, *names) -> None:
+    """Files as the cache of the hub has them."""
+    folder = root / "models--stabilityai--TripoSR"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text("abc")
+    for name in names:
+        (folder / "snapshots" / "abc").mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / "abc" / name).write_text("")
+
+
+def test_auto_takes_the_published_network_only_where_it_was_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    small = choose_network("auto")
+    assert small.model == str(PACKAGED_WEIGHTS) and small.note and "--model stabilityai/TripoSR" in small.note
+    assert choose_network("small") == small
+    in_the_cache(tmp_path, "config.yaml")
+    assert choose_network("auto") == small
+    in_the_cache(tmp_path, "config.yaml", "model.ckpt")
+    assert choose_network("auto").model == "stabilityai/TripoSR" and choose_network("auto").note is None
+    assert choose_network("small") == small and choose_network("else/where").model == "else/where"
 
 
 def test_own_folders_of_other_networks(network, tmp_path):

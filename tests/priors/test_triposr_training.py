@@ -19,9 +19,9 @@ from genfusion_ns.geometry.pixel_rays import intrinsics, meet_cube, orbit_poses,
 from genfusion_ns.priors.training.lora import LoraSettings
 from genfusion_ns.priors.training.settings import TripoSROptimisation, TripoSRSizes
 from genfusion_ns.priors.training.triposr import TripoSRObjective, fresh_network, train
-from genfusion_ns.priors.triposr.loading import load_network
+from genfusion_ns.priors.triposr.loading import PACKAGED_WEIGHTS, load_network
 from genfusion_ns.priors.triposr.network import TripoSRNetwork
-from genfusion_ns.seeds import seeded_generator
+from genfusion_ns.seeds import seed_of, seeded_generator
 
 SIZES = TripoSRSizes(
     image_size=32,
@@ -215,6 +215,16 @@ def test_one_object_is_learned(views, tmp_path):
     report = training(views, tmp_path, optimisation, sampling=ObjectSampling(windows=5, crop=12))
     # The mean of its own views is a strong guess for an object that hardly changes from side to side.
     assert report.psnr > report.psnr_mean_image and report.mask_overlap > 0.8
+
+
+def test_the_network_of_the_package_knows_objects_that_it_never_saw():
+    made = [procedural_views(seed_of(0, "object", number), 8, 48) for number in (0, 10, 20, 1, 2, 3, 4)]
+    sampling = ObjectSampling(frame="image", elevations=(0, 25))
+    kept = [judged(views, sampling, 3) for views in made[:3]]
+    network = load_network(str(PACKAGED_WEIGHTS))
+    objective = TripoSRObjective(network, kept, mean_view(made[3:]), TINY)
+    report = objective.validate(objective.network.state_dict()).report
+    assert report.psnr > report.psnr_mean_image + 1 and report.mask_overlap > report.mask_overlap_mean_image + 0.04
 
 
 def blender_capture(folder: Path, views, angle=0.6911112):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from genfusion_ns.fusion.image_start.orbit import Orbit, orbit_of
 from genfusion_ns.fusion.image_start.photo_pose import LEAST_OVERLAP, place_photo
 from genfusion_ns.fusion.image_start.settings import Image3dSettings
 from genfusion_ns.priors.triposr.background import BackgroundRemover, rgba_of
-from genfusion_ns.priors.triposr.loading import load_network
+from genfusion_ns.priors.triposr.loading import choose_network, load_network
 from genfusion_ns.priors.triposr.mesh_files import write_mesh
 from genfusion_ns.priors.triposr.objects import MadeObject, ObjectMaker, StageTimes
 from genfusion_ns.priors.triposr.pictures import cut_out, over_grey, read_picture
@@ -56,7 +56,14 @@ class Image3dJob:
         self.settings = settings = settings.on(gpu=device.type == "cuda")
         self.orbit: Orbit = orbit_of(settings.num_views or 0, settings.elevations, settings.view_size or 0)
         self.remover = BackgroundRemover() if settings.remove_background else None
-        self.maker = ObjectMaker(load_network(settings.model), device, settings.precision)
+        chosen = choose_network(settings.model)
+        if chosen.note is not None:
+            print(chosen.note, flush=True)
+        self.network = chosen.model
+        network = load_network(chosen.model)
+        if settings.threshold is None:
+            self.settings = settings = replace(settings, threshold=network.config["surface_density"])
+        self.maker = ObjectMaker(network, device, settings.precision)
 
     def run(self, images: Sequence[Path], output: Path) -> list[Outcome]:
         """Make and write all of them, into folders 0, 1, ... of `output`; errors of one image are kept with it."""
@@ -88,7 +95,7 @@ class Image3dJob:
         with times.stage("input"):
             rgba, picture = self._input(image)
         made = self.maker.make(picture, skip=settings.skip_empty, chunk=settings.chunk_size, times=times)
-        mesh = made.mesh(settings.mc_resolution or 0, settings.threshold)
+        mesh = made.mesh(settings.mc_resolution or 0, settings.threshold or 0)
         shape = made.textured(mesh, settings.texture_size) if settings.bake_texture else mesh
         views = made.views(self.orbit.c2w, self.orbit.K, self.orbit.size)
         points = made.points(mesh, settings.num_points, settings.seed)
@@ -126,6 +133,7 @@ class Image3dJob:
     def _record(self, image: Path, made: MadeObject, faces: int, volume: float) -> dict[str, Any]:
         return {
             "image": str(image),
+            "network": self.network,
             "settings": {field.name: getattr(self.settings, field.name) for field in fields(Image3dSettings)},
             "seconds": {name: round(value, 3) for name, value in made.times.seconds.items()},
             "queries": made.radiance.queries,

@@ -11,9 +11,11 @@ from typing import Literal
 class Image3dSettings:
     """How objects are made of images, and what is written of them."""
 
-    model: str = "stabilityai/TripoSR"
-    """Network: a name on the Hugging Face hub, fetched once (1.7 GB); a folder with its config.yaml and model.ckpt; or
-    one that gf-train-generator wrote."""
+    model: str = "auto"
+    """Network: auto (stabilityai/TripoSR where it has been fetched before, else small; downloads nothing), small (comes
+    with the package, and knows simple solids alone), a name on the Hugging Face hub, fetched once
+    (stabilityai/TripoSR, 1.7 GB), a folder with its config.yaml and model.ckpt, or one that gf-train-generator
+    wrote."""
     remove_background: bool = False
     """Cut the object out of images without alpha, by rembg (pip install 'genfusion-ns[image3d]')."""
     as_is: bool = False
@@ -22,8 +24,8 @@ class Image3dSettings:
     """Share of the image's side that the object fills, above 0, at most 1; as in the network's training."""
     mc_resolution: int | None = None
     """Points of the grid of marching cubes along a side; by default 256 on a GPU and 128 elsewhere."""
-    threshold: float = 25.0
-    """Density of the surface."""
+    threshold: float | None = None
+    """Density of the surface; by default what the network says, 25 with the published one."""
     num_views: int | None = None
     """Views around the object in all; by default 30 on a GPU and 8 elsewhere."""
     elevations: tuple[float, ...] = (0.0, 20.0)
@@ -60,7 +62,7 @@ class Image3dSettings:
         """
         if not 0 < self.foreground_ratio <= 1:
             raise ValueError(f"--foreground-ratio is {self.foreground_ratio}; allowed are values above 0, at most 1")
-        if not 0 < self.threshold < math.inf:
+        if self.threshold is not None and not 0 < self.threshold < math.inf:
             raise ValueError(f"--threshold is {self.threshold}; a positive density is needed, 25 is usual")
         ranges = {
             "mc_resolution": (8, 1024),

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from genfusion_ns.priors.hub import fetch_files, is_hub_name
 from genfusion_ns.priors.triposr.network import TripoSRNetwork
 from genfusion_ns.priors.triposr.published import CONFIG, REPOSITORY, WEIGHTS, load_published, published_sizes
 
+AUTO, SMALL = "auto", "small"
+PACKAGED_WEIGHTS = Path(__file__).parents[1] / "weights" / "triposr_small"
 _SIZE = "1.7 GB"
+_LIMITS = (
+    "note: the small network of the package knows solids of two to four plain parts, and shows little else; for photos "
+    f"of other things give --model {REPOSITORY} ({_SIZE}, fetched once)"
+)
+
+
+@dataclass(frozen=True)
+class ChosenNetwork:
+    """Which network a user's word means."""
+
+    model: str
+    """What `load_network` takes."""
+    note: str | None = None
+    """What the user should know of it."""
+
+
+def choose_network(model: str) -> ChosenNetwork:
+    """The network that a user means; downloads nothing.
+
+    Args:
+        model: auto is the published one where it has been fetched already, and else the small one; small is the one
+            that comes with the package; all else as in `load_network`.
+    """
+    if model == AUTO and _is_fetched():
+        return ChosenNetwork(REPOSITORY)
+    return ChosenNetwork(str(PACKAGED_WEIGHTS), _LIMITS) if model in (AUTO, SMALL) else ChosenNetwork(model)
+
+
+def _is_fetched() -> bool:
+    """Whether the published network is in the cache of the Hugging Face hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(REPOSITORY, name), str) for name in (CONFIG, WEIGHTS[0]))
 
 
 def load_network(model: str) -> TripoSRNetwork:

@@ -111,6 +111,7 @@ class TripoSRNetwork(ModelMixin, ConfigMixin):
         radius: float = 0.87,
         samples: int = 128,
         density_bias: float = -1.0,
+        surface_density: float = 25.0,
     ) -> None:
         """
         Args:
@@ -125,6 +126,7 @@ class TripoSRNetwork(ModelMixin, ConfigMixin):
             radius: half the side of the cube that the field fills.
             samples: steps of a ray, each of which counts as 1 / samples, however long it is.
             density_bias: added before the exponential.
+            surface_density: where the surface of an object is, if nobody says otherwise.
         """
         super().__init__()
         self.image_tokenizer = ImageTokenizer(
