@@ -20,6 +20,7 @@ from genfusion_ns.exports.splats import Splats
 from genfusion_ns.fusion.exporting.views import ExportCamera
 from genfusion_ns.fusion.page.budget import Choice, fitted, left_out
 from genfusion_ns.fusion.page.figures import read_evaluation
+from genfusion_ns.fusion.page.film import SMALLER, encoded_again, find_film, read_film
 from genfusion_ns.fusion.page.job import gathered, write_report
 from genfusion_ns.fusion.page.packing import pack, unpack
 from genfusion_ns.fusion.page.rounds import comparisons, rounds_of_run
@@ -145,6 +146,27 @@ def test_frames_of_a_video_are_its_halves(tmp_path):
         picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
         assert picture.shape == (32, 48, 3) and np.abs(picture - grey).max() < 12
     assert comparisons(tmp_path, 1, 3) == []
+
+
+def test_videos_are_found_and_made_smaller(tmp_path):
+    from genfusion_ns.data.media.clip_videos import write_video
+    from genfusion_ns.data.media.frame_sequences import VideoFile
+
+    (tmp_path / "broken.mp4").write_bytes(b"half a video")
+    assert find_film(tmp_path) is None
+    noise = torch.rand(4, 600, 400, 3, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / "flight.mp4", noise)
+    assert find_film(tmp_path) == tmp_path / "flight.mp4"
+    whole = read_film(tmp_path / "flight.mp4")
+    sizes = [len(whole)]
+    for how in SMALLER:
+        (tmp_path / "smaller.mp4").write_bytes(encoded_again(whole, how))
+        video = VideoFile(tmp_path / "smaller.mp4")
+        assert video.size[1] == how.lines and len(video) == 4
+        sizes.append((tmp_path / "smaller.mp4").stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    with pytest.raises(ValueError, match="ffmpeg says"):
+        encoded_again(b"no video", SMALLER[0])
 
 
 def test_witnesses_see_what_is_in_front(run):
