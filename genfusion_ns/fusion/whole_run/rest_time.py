@@ -28,7 +28,7 @@ def expected_seconds(facts: CaptureFacts, choice: Choice) -> dict[str, float]:
         "splat": _START,
         "compact": _START,
         "mesh": _START + 2 * facts.trained * _RENDER * step,
-        "report": _START,
+        "report": 2 * _START,
     }
 
 
