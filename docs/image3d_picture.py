@@ -1,8 +1,8 @@
 """An object that no training saw: its photo for gf-image3d, and what was made of it beside the truth as one picture.
 
-    python docs/image3d_picture.py photo --object 10 --output solid.png
-    gf-image3d solid.png --model small --output-dir out --fit
-    python docs/image3d_picture.py sheet --object 10 --made out/0 \
+    python docs/image3d_picture.py photo --object 20 --output solid.png
+    gf-image3d solid.png --model small --output-dir out --fit --fit-steps 300
+    python docs/image3d_picture.py sheet --object 20 --made out/0 \
         --run out/runs/0/genfusion/image/config.yml --output docs/images/image3d.jpg
 """
 
@@ -39,7 +39,7 @@ class Photo:
     """Take the photo; every tenth object is kept out of the training."""
 
     output: Path
-    object: int = 10
+    object: int = 20
     """Number of the object."""
 
     def run(self) -> None:
@@ -57,7 +57,7 @@ class Sheet:
     run_config: Annotated[Path, tyro.conf.arg(name="run")]
     """config.yml of the run that went on from it."""
     output: Path
-    object: int = 10
+    object: int = 20
     """Number of the object."""
 
     def run(self) -> None:
