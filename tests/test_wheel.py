@@ -1,9 +1,10 @@
-"""The package as a wheel, away from the checkout: the embedded generator comes with it and repairs a clip."""
+"""The package as a wheel, away from the checkout: the embedded networks come with it, and the generator repairs a clip."""
 
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_a_wheel_brings_the_weights(tmp_path: Path):
         pytest.skip(f"no wheel can be built without the build tools of pyproject.toml: {built.stderr[-300:]}")
     assert built.returncode == 0, built.stderr[-3000:]
     (wheel,) = tmp_path.glob("genfusion_ns-*.whl")
-    assert wheel.stat().st_size < 12e6
+    assert wheel.stat().st_size < 17e6
+    with zipfile.ZipFile(wheel) as content:
+        names = content.namelist()
+    for prior in ("compact", "reconfusion/unet", "triposr_small"):
+        assert [name for name in names if name.startswith(f"genfusion_ns/priors/weights/{prior}/")], prior
     target = tmp_path / "site"
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
     run = subprocess.run(
