@@ -1,4 +1,4 @@
-"""The package as a wheel, away from the checkout: the embedded networks come with it, and the generator repairs a clip."""
+"""The package as a wheel, away from the checkout: its networks come with it, and the generator repairs a clip."""
 
 import os
 import shutil
