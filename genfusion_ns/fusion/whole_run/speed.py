@@ -13,7 +13,8 @@ from genfusion_ns.fusion.whole_run.choice import Speed
 from genfusion_ns.rendering.benchmark import generated_scene
 
 _SIZES = ((160, 90), (480, 270))
-_SURFELS = 20_000
+_SURFELS = 60_000
+"""As runs have on average; at their end they have up to 100,000."""
 _STEPS = 5
 
 
