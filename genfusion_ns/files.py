@@ -158,8 +158,10 @@ class LockedError(OSError):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[int]:
     """Context manager: this process alone holds the lock file `path`, which is made where it is missing and stays.
+
+    Its descriptor is given; a process that inherits it holds the lock as well, until both have ended.
 
     The system frees it when the process ends in whatever way, so none is left over from a crash. Where the disk has no
     locks (some of networks), nothing is held.
@@ -179,7 +181,7 @@ def locked(path: Path) -> Iterator[None]:
                 pass
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
-        yield
+        yield handle
     finally:
         os.close(handle)
 

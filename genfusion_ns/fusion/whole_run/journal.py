@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from genfusion_ns.errors import message_of
-from genfusion_ns.files import write_atomically, write_error
+from genfusion_ns.files import LockedError, locked, write_atomically, write_error
 from genfusion_ns.json_files import JsonValue, read_json
 
 RECORD = "run.json"
@@ -143,6 +141,7 @@ class Lock:
 
     def __init__(self, out: Path) -> None:
         self._out = out
+        self._held = ExitStack()
         self.descriptor = -1
 
     def __enter__(self) -> Lock:
@@ -154,18 +153,15 @@ class Lock:
         """
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(self._out / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise write_error(self._out, error, "into", "give another --output") from error
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self.descriptor)
+            self.descriptor = self._held.enter_context(locked(self._out / _LOCK))
+        except LockedError as error:
             raise ValueError(
                 f"another gf-run, or a command that it has started and that goes on, works in {self._out} "
-                f"({message_of(error)}); wait for it, or end it"
+                f"({error}); wait for it, or end it"
             ) from error
+        except OSError as error:
+            raise write_error(self._out, error, "into", "give another --output") from error
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)  # what was started may hold it still
+        self._held.close()  # what was started may hold it still
