@@ -211,6 +211,11 @@ def _published_model(run: int, **task: Any) -> GenFusionModelConfig:
     )
 
 
+def _published_data(**task: Any) -> GenFusionDataManagerConfig:
+    """Sparse points that train views see, and no others."""
+    return GenFusionDataManagerConfig(dataparser=_dataparser(), backdrop_points=False, surface_points=False, **task)
+
+
 def _published_fusion(**task: Any) -> FusionConfig:
     """The loop of all three tasks: every clip is believed, and supervises in full."""
     return FusionConfig(
@@ -250,7 +255,7 @@ genfusion_published = MethodSpecification(
         "genfusion-published",
         7000,
         GenFusionPipelineConfig(
-            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser(), backdrop_points=False),
+            datamanager=_published_data(),
             repairer=_published_repairer(3.2),
             mono_depth=MonoDepthConfig(model="repairer"),
             model=_published_model(
@@ -284,9 +289,7 @@ genfusion_masked_published = MethodSpecification(
         "genfusion-masked-published",
         7000,
         GenFusionPipelineConfig(
-            datamanager=GenFusionDataManagerConfig(
-                dataparser=_dataparser(), backdrop_points=False, train_every=2, masking=MaskingConfig(source="windows")
-            ),
+            datamanager=_published_data(train_every=2, masking=MaskingConfig(source="windows")),
             repairer=_published_repairer(3.2),
             model=_published_model(
                 7000,
@@ -314,7 +317,7 @@ genfusion_completion_published = MethodSpecification(
         "genfusion-completion-published",
         26000,
         GenFusionPipelineConfig(
-            datamanager=GenFusionDataManagerConfig(dataparser=_dataparser(), backdrop_points=False),
+            datamanager=_published_data(),
             repairer=_published_repairer(2.2),
             model=_published_model(
                 26000,

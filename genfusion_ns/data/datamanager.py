@@ -14,6 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
 from genfusion_ns.data.captures.capture import (
@@ -41,6 +42,7 @@ from genfusion_ns.data.masking import (
 from genfusion_ns.data.points.backdrop import directional_colours, find_backdrop
 from genfusion_ns.data.points.scene_extent import SceneExtent
 from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
+from genfusion_ns.data.points.surface_points import find_surface_points
 from genfusion_ns.data.view_selection import NameIndex, ViewSplit, select_views
 from genfusion_ns.messages import say
 from genfusion_ns.seeds import seeded_generator
@@ -74,6 +76,9 @@ class GenFusionDataManagerConfig(StoredConfig, FullImageDatamanagerConfig):
     """With fewer sparse points than this, random points are added."""
     random_points_seed: int = 0
     """Seed of the random points."""
+    surface_points: bool = True
+    """Start from points on the surfaces between sparse points as well: where a photo sees three of these near each
+    other and about as far away."""
     backdrop_points: bool = True
     """Where much of the train photos shows one colour and no seed point (an object before a white wall, a plain sky),
     start from points on a far sphere as well, and have that colour behind empty renders."""
@@ -126,8 +131,11 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         parser = whole_capture_config(parser)
         config = replace(config, dataparser=parser, data=parser.data)
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
-        if test_mode == "val" and config.backdrop_points:  # only training starts from points
-            self._add_backdrop()
+        if test_mode == "val":  # only training starts from points
+            if config.surface_points:
+                self._add_surface_points()
+            if config.backdrop_points:
+                self._add_backdrop()
 
     @property
     def train_view_ids(self) -> tuple[int, ...]:
@@ -367,16 +375,30 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         chosen = select_outputs(self.capture.outputs, ids)
         return replace(chosen, image_filenames=named_apart(chosen.image_filenames))
 
+    def _add_surface_points(self) -> None:
+        if self.generated.points is not None:  # they cover the surface as they are
+            return
+        photos = self.cached_train  # reading the photos is what undistorts and crops the cameras
+        found = find_surface_points(self.train_dataset.cameras, photos, *self.seeds.sparse)
+        self._append_points(found.xyz, found.rgb)
+        self.train_dataset.metadata["surface_points"] = found.normals, found.radius
+        say(f"Points on surfaces between them: {len(found)}.")
+
+    def _append_points(self, xyz: Tensor, rgb: Tensor) -> None:
+        """Behind those that the scene starts from by now."""
+        metadata = self.train_dataparser_outputs.metadata
+        metadata.update(
+            points3D_xyz=torch.cat([metadata["points3D_xyz"], xyz]),
+            points3D_rgb=torch.cat([metadata["points3D_rgb"], rgb.float()]),
+        )
+
     def _add_backdrop(self) -> None:
         if self.generated.background is not None:  # known, and nothing is there
             self.train_dataset.metadata["backdrop_color"] = torch.tensor(self.generated.background)
             return
-        photos, metadata = self.cached_train, self.train_dataparser_outputs.metadata
+        photos = self.cached_train
         found = find_backdrop(self.train_dataset.cameras, photos, self.seeds.xyz)
-        metadata.update(
-            points3D_xyz=torch.cat([metadata["points3D_xyz"], found.xyz]),
-            points3D_rgb=torch.cat([metadata["points3D_rgb"], found.rgb.float()]),
-        )
+        self._append_points(found.xyz, found.rgb)
         # The dataset's metadata are a copy, which the model gets.
         self.train_dataset.metadata.update(num_backdrop_points=len(found.xyz), backdrop_color=found.plain)
         if found.plain is None and not self.transparent:

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import SplatfactoModelConfig, random_quat_tensor
+from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
@@ -35,10 +34,11 @@ from genfusion_ns.geometry.pixel_rays import pixel_rays
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
 from genfusion_ns.models.doors import SurfelDoors
-from genfusion_ns.models.insertion import NewSurfels, evenly_picked, facing_quats, insert_surfels, parameter_values
+from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels
 from genfusion_ns.models.losses import charbonnier_loss, normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
+from genfusion_ns.models.starting_points import StartingPoints
 from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
 from genfusion_ns.models.views import View
 from genfusion_ns.rendering.contract import RasterSettings
@@ -60,11 +60,6 @@ _UNMEASURED: dict[str, Any] = {
 were measured."""
 _SMOOTH_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample, and steps at the end that keep the last one."""
-_LEAST_SPACING, _ALONE = 1e-5, 0.1
-"""Size of surfels that start in one place, and of one that starts alone, in scene lengths."""
-
-_ON_SURFACE = 0.5
-"""Opacity of surfels that start on a known surface, with its normals."""
 
 
 @dataclass
@@ -327,35 +322,15 @@ class GenFusionModel(SurfelDoors):
     def _initial_parameters(self) -> dict[str, Parameter]:
         limit = self.config.max_surfels
         if self.seed_points is not None and not self.config.random_init:
-            means, colours = self.seed_points[0].float(), self.seed_points[1].float() / 255
-            backdrop = self._metadata.get("num_backdrop_points", 0)
-            if 0 < limit < len(means):
-                say(f"Seed points: {limit} of {len(means)} are taken (--pipeline.model.max-surfels).")
-                kept = evenly_picked(len(means), limit)
-                backdrop = int((kept >= len(means) - backdrop).sum())
-                means, colours = means[kept], colours[kept]
+            start = StartingPoints.of(self.seed_points, self._metadata)
+            if 0 < limit < len(start.means):
+                say(f"Seed points: {limit} of {len(start.means)} are taken (--pipeline.model.max-surfels).")
+                start = start.chosen(evenly_picked(len(start.means), limit))
         else:
-            backdrop, count = 0, min(self.config.num_random, limit or self.config.num_random)
+            count = min(self.config.num_random, limit or self.config.num_random)
             means = (torch.rand(count, 3) - 0.5) * self.config.random_scale * self.length
-            colours = torch.rand(len(means), 3)
-        normals: Tensor | None = self._metadata.get("points3D_normals")
-        if normals is not None and len(normals) == len(means) and backdrop == 0:
-            quats, opacity = facing_quats(normals), _ON_SURFACE
-        else:
-            quats, opacity = random_quat_tensor(len(means)), 0.1
-        # A backdrop is far away and coarse; it must neither set nor be held to the sizes of what is near.
-        nearby = len(means) - backdrop
-        radius = torch.cat([_spacing(part, self.length) for part in (means[:nearby], means[nearby:]) if len(part)])
-        degree = self.config.sh_degree
-        values = parameter_values(
-            means,
-            colours,
-            radius,
-            quats,
-            opacity=opacity,
-            sh_degree=degree,
-            scene_length=self.length,
-        )
+            start = StartingPoints(means, torch.rand(len(means), 3))
+        values = start.parameter_values(self.config.sh_degree, self.length)
         return {name: Parameter(values[name].contiguous()) for name in _PARAMETERS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -764,19 +739,6 @@ def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:
         K[..., row, column] = values.squeeze(-1)
     K[..., 2, 2] = 1.0
     return K
-
-
-def _spacing(points: Float[Tensor, "N 3"], scene_length: float) -> Float[Tensor, " N"]:
-    """Root mean square distance to the three nearest neighbours, scene units; outliers are capped."""
-    from scipy.spatial import KDTree
-
-    neighbours, least = min(4, len(points)), _LEAST_SPACING * scene_length
-    distances = KDTree(points.numpy()).query(points.numpy(), k=neighbours)[0].reshape(len(points), neighbours)[:, 1:]
-    if neighbours == 1:
-        return torch.full((len(points),), _ALONE * scene_length)
-    spacing = np.sqrt(np.square(distances).mean(axis=-1))
-    spacing = np.clip(spacing, least, max(np.quantile(spacing, 0.98), least))
-    return torch.from_numpy(spacing.astype(np.float32))
 
 
 def _use_threads(threads: int | None) -> None:

@@ -30,7 +30,9 @@ class PhotoSource:
         Raises:
             CaptureError: the capture cannot be used.
         """
-        config = GenFusionDataManagerConfig(dataparser=dataparser_of(folder, downscale), backdrop_points=False)
+        config = GenFusionDataManagerConfig(
+            dataparser=dataparser_of(folder, downscale), surface_points=False, backdrop_points=False
+        )
         self._data = GenFusionDataManager(config, device="cpu", test_mode="val")
         self._range = depth_range(self._data.train_dataset.cameras, self._data.seeds.xyz)
         if self._data.capture.outputs.mask_filenames is not None:

@@ -41,6 +41,7 @@ class RayDataManagerConfig(GenFusionDataManagerConfig):
     rays_seed: int = 0
     """Seed of the pixels that each step draws."""
 
+    surface_points: Suppress[bool] = False
     backdrop_points: Suppress[bool] = False
     train_cameras_sampling_strategy: Suppress[str] = "random"  # type: ignore[assignment]
 

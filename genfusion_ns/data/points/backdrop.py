@@ -20,6 +20,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 from torch.nn import functional as F
 
+from genfusion_ns.data.points.photo_cells import photo_cells
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 
 _CELLS = 48
@@ -58,8 +59,7 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
 
     Args:
         cameras: of the photos as they are given here: undistorted and cropped. [V]
-        photos: of each view ``image`` [H, W, 3 or 4] (uint8 or 0..1) and, if parts are hidden, ``mask`` [H, W, 1]
-            (True where seen). Hidden and transparent places stay empty.
+        photos: of each view, see `photo_cells`. Hidden and transparent places stay empty.
         points: seed points in their frame, at least one. [M, 3]
 
     Returns:
@@ -70,7 +70,7 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     middle, radius = _sphere(centers, points)
     directions, colours, sizes, empties, cells = [points.new_zeros(0, 3)], [points.new_zeros(0, 3)], [], 0, 0
     for i, photo in enumerate(photos):
-        colour, seen = _cells(photo)
+        colour, seen = photo_cells(photo, _CELLS, _LEAST_SIDE)
         empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape)
         rays = _rays(cameras, i, viewmats[i], empty)
         hit, direction = _on_sphere(centers[i] - middle, rays, radius)
@@ -99,7 +99,7 @@ def directional_colours(
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
     directions, colours = [viewmats.new_zeros(0, 3)], [viewmats.new_zeros(0, 3)]
     for i, photo in enumerate(photos):
-        colour, seen = _cells(photo)
+        colour, seen = photo_cells(photo, _CELLS, _LEAST_SIDE)
         directions.append(_rays(cameras, i, viewmats[i], seen))
         colours.append(colour[seen])
     return torch.cat(directions), torch.cat(colours)
@@ -122,20 +122,6 @@ def _sphere(centers: Float[Tensor, "V 3"], points: Float[Tensor, "M 3"]) -> tupl
         for distance in ((centers - middle).norm(dim=-1), (points - middle).norm(dim=-1))
     ]
     return middle, _RADIUS * max(reach)
-
-
-def _cells(photo: Mapping[str, Any]) -> tuple[Float[Tensor, "r c 3"], Bool[Tensor, "r c"]]:
-    """Mean colour of each cell, 0..1, and whether all of it is seen and opaque."""
-    image = photo["image"].cpu()
-    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-    height, width = image.shape[:2]
-    side = max(max(height, width) / _CELLS, _LEAST_SIDE)
-    known = image[..., 3:4] if image.shape[-1] == 4 else torch.ones_like(image[..., :1])
-    if "mask" in photo:
-        known = known * photo["mask"].cpu().float()
-    planes = torch.cat([image[..., :3], known], dim=-1).permute(2, 0, 1)[None]
-    small = F.adaptive_avg_pool2d(planes, (max(1, round(height / side)), max(1, round(width / side))))[0]
-    return small[:3].permute(1, 2, 0), small[3] > 0.999
 
 
 def _covered(

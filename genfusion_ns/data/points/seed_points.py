@@ -53,6 +53,14 @@ class SeedPoints:
     """Normals of the surface that all of them lie on, of length 1, where the capture says that they do."""
     seen_by: Bool[Tensor, "V M"] | None = None
     """Which train view sees which point, in the order of the train views; None where the file does not say."""
+    num_random: int = 0
+    """How many of them, the last ones, were drawn at random."""
+
+    @property
+    def sparse(self) -> tuple[Float[Tensor, "S 3"], Bool[Tensor, "V S"] | None]:
+        """Positions of those that are not random, and which train view sees which, as far as that is known."""
+        count = len(self.xyz) - self.num_random
+        return self.xyz[:count], None if self.seen_by is None else self.seen_by[:, :count]
 
 
 def make_seed_points(
@@ -121,7 +129,11 @@ def make_seed_points(
     if kind != "random":
         source += f", fewer than {min_points}, so {len(extra)} random ones in view of the train cameras are added"
     mixed = f"{kind}+random" if len(xyz) else "random"
-    return SeedPoints(torch.cat([xyz, extra]), torch.cat([rgb, grey]), mixed, source)
+    if seen_by is not None:
+        seen_by = torch.cat([seen_by, seen_by.new_zeros(len(seen_by), len(extra))], dim=1)
+    return SeedPoints(
+        torch.cat([xyz, extra]), torch.cat([rgb, grey]), mixed, source, seen_by=seen_by, num_random=len(extra)
+    )
 
 
 def _find_model(sources: SparseSources, names: Sequence[str], cameras: Cameras) -> tuple[SparseModel | None, str]:
