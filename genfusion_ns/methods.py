@@ -202,6 +202,7 @@ def _published_model(run: int, **task: Any) -> GenFusionModelConfig:
     """The surfels of all three tasks in a run of so many steps; `task`: what differs between them."""
     return GenFusionModelConfig(
         background_color="black",
+        unseen_sides="shown",
         num_downscales=0,
         sh_degree_interval=1000 / run,
         cull_scale_thresh=0.1,

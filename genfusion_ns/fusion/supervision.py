@@ -39,7 +39,7 @@ def generated_view_losses(
         the model, which `weight` does not touch).
     """
     background = torch.zeros(3, device=view.rgb.device) if transparent else model.training_background()
-    render = model.render(view.viewmat[None], view.K[None], *view.size, background=background)
+    render = model.render_shown(view.viewmat, view.K, *view.size, background=background)
     if config.densify:
         model.observe_render(render, generated=True)
     confidence = view.confidence.float()

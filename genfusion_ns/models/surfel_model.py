@@ -8,8 +8,7 @@ of volumetric Gaussians then show the exported scene as the flat discs that it i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -38,6 +37,7 @@ from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surf
 from genfusion_ns.models.losses import charbonnier_loss, normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
+from genfusion_ns.models.seen_sides import PhotoCameras, seen_sides, shown_from
 from genfusion_ns.models.starting_points import StartingPoints
 from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
 from genfusion_ns.models.views import View
@@ -58,8 +58,9 @@ _UNMEASURED: dict[str, Any] = {
 }
 """Lengths in scene units, and what is behind renders, of models without a capture and of checkpoints from before they
 were measured."""
-_SMOOTH_EVERY, _SMOOTH_FROZEN = 100, 100
-"""Steps between two looks at what the photos sample, and steps at the end that keep the last one."""
+_LOOK_EVERY, _SMOOTH_FROZEN = 100, 100
+"""Steps between two looks at what the photos sample and which sides they see, and steps at the end that keep the last
+sampling."""
 
 
 @dataclass
@@ -82,6 +83,9 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
     smoothing_3d: bool = False
     """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
     detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
+    unseen_sides: Literal["hidden", "shown"] = "hidden"
+    """Surfels whose one side photos see, from the other one: 'hidden', so that a wall which a run has put too near does
+    not stand before the cameras behind it, or 'shown' as discs that look alike from both, as in other viewers."""
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
     them in the colour of the photos' backdrop where that has only one, else in the colours that photos have in that
@@ -166,18 +170,6 @@ class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
 
 
 @dataclass(frozen=True)
-class PhotoCameras:
-    """Cameras of C photos."""
-
-    viewmats: Float[Tensor, "C 4 4"]
-    """World-to-camera."""
-    Ks: Float[Tensor, "C 3 3"]
-    """Intrinsics in pixels."""
-    sizes: Sequence[tuple[int, int]]
-    """Width and height of each in pixels."""
-
-
-@dataclass(frozen=True)
 class _Schedule:
     """Step counts of one run, with every share of the config resolved."""
 
@@ -217,6 +209,7 @@ class GenFusionModel(SurfelDoors):
     scene_length: Tensor
     near_plane: Tensor
     smoothing: Tensor
+    sides: Tensor
     backdrop_color: Tensor
     surroundings: Tensor
     background_color: Tensor
@@ -256,6 +249,8 @@ class GenFusionModel(SurfelDoors):
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
         # Variances of the 3D smoothing, scene units squared; of no surfel where there is none.
         self.register_buffer("smoothing", torch.zeros(self.num_points if self.config.smoothing_3d else 0))
+        # From which sides photos see the surfels, see `seen_sides`; of no surfel where that is not asked or known.
+        self.register_buffer("sides", torch.zeros(0, dtype=torch.uint8))
         self._photo_cameras: PhotoCameras | None = None
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.register_forward_hook(self._in_scene_units)
@@ -346,6 +341,7 @@ class GenFusionModel(SurfelDoors):
             parameter.data = parameter.data.new_zeros((count, *parameter.shape[1:]))
         self.smoothing = self.smoothing.new_zeros(count if self.config.smoothing_3d else 0)
         dict.setdefault("smoothing", self.smoothing)
+        self.sides = dict.setdefault("sides", self.sides.new_zeros(0)).to(self.sides)
         result = torch.nn.Module.load_state_dict(self, dict, **kwargs)
         self._take_measures()
         return result
@@ -385,10 +381,31 @@ class GenFusionModel(SurfelDoors):
         return torch.logit(self.surfels().opacities, eps=1e-7)[:, None]
 
     def sample_photos_of(self, cameras: PhotoCameras) -> None:
-        """Take these photos as what the 3D smoothing is measured by; measured at once when it never was."""
+        """Take these photos as what the 3D smoothing and the sides that they see are measured by; smoothing is measured
+        at once when it never was.
+        """
         self._photo_cameras = cameras
         if len(self.smoothing) != self.num_points or not self.smoothing.any():
             self._smooth()
+
+    def _look(self) -> None:
+        """Take from the photos what depends on where the surfels are by now."""
+        self._smooth()
+        self._find_sides()
+
+    def _find_sides(self) -> None:
+        """Note from which sides photos see the surfels as they are."""
+        photos = self._photo_cameras
+        if self.config.unseen_sides == "shown" or photos is None or self.num_points == 0:
+            self.sides = self.sides.new_zeros(0)
+            return
+        self.sides = seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
+
+    def shown_from(self, viewmat: Float[Tensor, "4 4"]) -> Bool[Tensor, " N"] | None:
+        """Which surfels a camera shows, by the sides that photos see; None where all are shown."""
+        if self.config.unseen_sides == "shown" or len(self.sides) != self.num_points or self.num_points == 0:
+            return None
+        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], self.sides)
 
     def _smooth(self) -> None:
         """Measure the 3D smoothing of the surfels as they are; without photos to measure by there is none."""
@@ -423,6 +440,22 @@ class GenFusionModel(SurfelDoors):
             background=background,
             sh_degree=self.drawn_degree if self.config.sh_degree > 0 else None,
         )
+
+    def render_shown(
+        self,
+        viewmat: Float[Tensor, "4 4"],
+        K: Float[Tensor, "3 3"],
+        width: int,
+        height: int,
+        *,
+        background: Float[Tensor, "3"] | None = None,
+    ) -> SurfelRender:
+        """Render one camera without the sides that no photo sees; statistics of the render are of all surfels."""
+        surfels, shown = self.surfels(), self.shown_from(viewmat)
+        if shown is not None:
+            surfels = replace(surfels, opacities=surfels.opacities * shown)
+        degree = self.drawn_degree if self.config.sh_degree > 0 else None
+        return self._rasterize(surfels, viewmat[None], K[None], width, height, background=background, sh_degree=degree)
 
     @property
     def drawn_degree(self) -> int:
@@ -466,14 +499,14 @@ class GenFusionModel(SurfelDoors):
     ) -> Clip:
         """Artifact clip of the scene as it is now, on black, at (width, height) `size` in pixels."""
         viewmats, Ks = viewmats.to(self.device), Ks.to(self.device)
-        render = self.render(viewmats, Ks, *size)
+        frames = [self.render_shown(viewmat, K, *size) for viewmat, K in zip(viewmats, Ks, strict=True)]
         return Clip(
-            rgb=render.rgb.clamp(0, 1),
-            depth=render.depth,
-            alpha=render.alpha,
+            rgb=torch.cat([frame.rgb for frame in frames]).clamp(0, 1),
+            depth=torch.cat([frame.depth for frame in frames]),
+            alpha=torch.cat([frame.alpha for frame in frames]),
             viewmats=viewmats,
             Ks=Ks,
-            normals=torch.nn.functional.normalize(render.normals, dim=-1) if normals else None,
+            normals=torch.nn.functional.normalize(torch.cat([f.normals for f in frames]), dim=-1) if normals else None,
         )
 
     @full_precision()
@@ -526,8 +559,11 @@ class GenFusionModel(SurfelDoors):
         height: int,
         background: Float[Tensor, "3"],
     ) -> View:
-        """One perspective view to look at, without what lies outside of the crop box where there is one."""
-        selected = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
+        """One perspective view to look at, without sides that no photo sees and what is outside of the crop box."""
+        selected = self.shown_from(viewmat[0])
+        if self.crop_box is not None:
+            inside = self.crop_box.within(self.means).squeeze(-1)
+            selected = inside if selected is None else inside & selected
         render = self.render(viewmat, K, width, height, background=background, selected=selected)
         view = View.of(render, K, viewmat, background)
         if not self._shows_surroundings(background):
@@ -688,7 +724,7 @@ class GenFusionModel(SurfelDoors):
             scene_length=self.length,
         )
         if len(new):
-            self._smooth()
+            self._look()
         return len(new)
 
     def keep_empty(self, places: Clearings | None) -> int:
@@ -705,7 +741,7 @@ class GenFusionModel(SurfelDoors):
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
         removed = self.strategy.empty_places(self.gauss_params, optimizers, self.strategy_state)
         if removed:
-            self._smooth()
+            self._look()
         return removed
 
     def is_kept_empty(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
@@ -726,9 +762,12 @@ class GenFusionModel(SurfelDoors):
             step=step,
             info=observed[0],
         )
-        due = step % _SMOOTH_EVERY == 0 and step < self.strategy.total_steps - _SMOOTH_FROZEN
-        if due or len(self.smoothing) != self.num_points:
+        last = self.strategy.total_steps - 1
+        due = step % _LOOK_EVERY == 0
+        if (due and step <= last - _SMOOTH_FROZEN) or len(self.smoothing) != self.num_points:
             self._smooth()
+        if due or step == last or len(self.sides) not in (0, self.num_points):
+            self._find_sides()
 
 
 def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:

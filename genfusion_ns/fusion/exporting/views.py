@@ -142,7 +142,7 @@ class SurfaceViews:
 
     def _render(self, camera: ExportCamera) -> SurfelRender:
         viewmat, K = self._placed(camera)
-        return self.scene.render(viewmat[None], K[None], *camera.size)
+        return self.scene.render_shown(viewmat, K, *camera.size)
 
     def _surface(self, index: int) -> SurfaceView:
         settings, camera = self.settings, self.cameras[index]

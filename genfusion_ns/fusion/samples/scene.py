@@ -83,7 +83,7 @@ class SurfelScene:
         model = self._model
         background = torch.zeros(3, device=model.device) if self._transparent else model.training_background()
         side, finer, finer_size = self._finer(K, size)
-        render = model.render(viewmat[None], finer, *finer_size, background=background)
+        render = model.render_shown(viewmat, finer[0], *finer_size, background=background)
         if self._densify:
             model.observe_render(render, generated=True)
         return square_means(render.rgb[0], side)

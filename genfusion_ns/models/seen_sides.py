@@ -1,0 +1,104 @@
+"""From which side photos see each surfel, and from where it is shown.
+
+Few photos leave open how far away things behind the subject are, so a run may put a wall into the middle of the room.
+In the photos that looks right, but a camera that goes behind it sees nothing but its back. Of a surface that photos see
+from one side alone nothing is known from the other one: there it is not shown, and what lies beyond it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from genfusion_ns.geometry.cameras import camera_centers, resize_intrinsics
+from genfusion_ns.geometry.clips import SOLID_ALPHA
+from genfusion_ns.rendering.homographies import rotation_matrices
+from genfusion_ns.rendering.surfels import SurfelRender
+
+FRONT, BACK = 1, 2
+"""Bits of the sides from which photos see a surfel: the one that its normal points to, and the other."""
+_WIDTH = 128
+"""Pixels across the renders that say what is hidden."""
+_MOST_PHOTOS = 100
+"""Of more photos an even share is looked at."""
+_BEFORE = 1.05
+"""A surfel is seen up to this multiple of the rendered depth: surfaces are made of several layers."""
+
+Draw = Callable[[Tensor, Tensor, int, int], SurfelRender]
+"""Renders the scene from cameras (viewmats [C, 4, 4], Ks [C, 3, 3]) at a width and height."""
+
+
+@dataclass(frozen=True)
+class PhotoCameras:
+    """Cameras of C photos."""
+
+    viewmats: Float[Tensor, "C 4 4"]
+    """World-to-camera."""
+    Ks: Float[Tensor, "C 3 3"]
+    """Intrinsics in pixels."""
+    sizes: Sequence[tuple[int, int]]
+    """Width and height of each in pixels."""
+
+
+@torch.no_grad()
+def seen_sides(
+    means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], photos: PhotoCameras, near: float, draw: Draw
+) -> UInt8[Tensor, " N"]:
+    """From which sides photos see each surfel: the sum of `FRONT` and `BACK`, 0 where no photo does.
+
+    A photo sees a surfel whose centre it shows, unless the scene hides it.
+
+    Args:
+        means, quats: of the surfels; w, x, y, z of any length.
+        photos: their cameras.
+        near: near plane, scene units.
+        draw: the scene that may hide them.
+    """
+    normals = surfel_normals(quats)
+    sides = torch.zeros(len(means), dtype=torch.uint8, device=means.device)
+    for view in range(0, len(photos.sizes), -(-len(photos.sizes) // _MOST_PHOTOS)):
+        size = photos.sizes[view]
+        small = (min(_WIDTH, size[0]), max(1, round(size[1] * min(1.0, _WIDTH / size[0]))))
+        viewmat = photos.viewmats[view].to(means)
+        K = resize_intrinsics(photos.Ks[view].to(means), size, small)
+        seen = _seen(means, viewmat, K, small, near, draw)
+        ahead = _ahead(viewmat, means, normals)
+        sides |= torch.where(seen & ahead, FRONT, 0).to(torch.uint8)
+        sides |= torch.where(seen & ~ahead, BACK, 0).to(torch.uint8)
+    return sides
+
+
+def shown_from(
+    viewmat: Float[Tensor, "4 4"], means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], sides: UInt8[Tensor, " N"]
+) -> Bool[Tensor, " N"]:
+    """Which surfels a camera shows: those that it sees from a side from which a photo does, or that no photo sees."""
+    side = torch.where(_ahead(viewmat, means, surfel_normals(quats)), FRONT, BACK)
+    return (sides == 0) | ((sides & side) > 0)
+
+
+def surfel_normals(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3"]:
+    """The axes of surfels in the world, of length 1."""
+    return rotation_matrices(quats)[..., 2]
+
+
+def _ahead(viewmat: Tensor, means: Tensor, normals: Tensor) -> Bool[Tensor, " N"]:
+    """Whether the normals point to the side of the camera."""
+    return ((camera_centers(viewmat[None])[0] - means) * normals).sum(dim=-1) > 0
+
+
+def _seen(
+    means: Tensor, viewmat: Tensor, K: Tensor, size: tuple[int, int], near: float, draw: Draw
+) -> Bool[Tensor, " N"]:
+    width, height = size
+    local = means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    z = local[:, 2]
+    x, y = ((local @ K.T)[:, :2] / z.clamp(min=near)[:, None]).unbind(dim=-1)
+    inside = (z > near) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    render = draw(viewmat[None], K[None], width, height)
+    row, column = y.clamp(0, height - 1).long(), x.clamp(0, width - 1).long()
+    hidden = (render.alpha[0, row, column, 0] > SOLID_ALPHA) & (z > _BEFORE * render.depth[0, row, column, 0])
+    return inside & ~hidden

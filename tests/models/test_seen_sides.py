@@ -1,0 +1,119 @@
+"""Surfels are shown from the sides from which photos see them, and from both where no photo does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from tiny_model import generated_view, make_model
+
+from genfusion_ns.geometry.cameras import viewmat_to_c2w
+from genfusion_ns.models.seen_sides import BACK, FRONT, PhotoCameras, surfel_normals
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+K = torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]])
+BEFORE = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+BEFORE[2, 3] = 2.0
+"""At z = 2 on the axis, looking back at the origin."""
+BEHIND = torch.eye(4)
+BEHIND[2, 3] = 2.0
+"""At z = -2, looking along z."""
+
+
+def photos(*viewmats: torch.Tensor) -> PhotoCameras:
+    return PhotoCameras(torch.stack(viewmats), K.expand(len(viewmats), 3, 3), [(32, 24)] * len(viewmats))
+
+
+def wall(*viewmats: torch.Tensor, **settings: Any) -> GenFusionModel:
+    """Opaque surfels that face along z or against it, in front of one photo or several."""
+    model = make_model(background_color="black", **settings).eval()
+    model.gauss_params["means"].data[:, :2] *= 0.6
+    model.gauss_params["quats"].data[:100] = torch.tensor([1.0, 0, 0, 0])
+    model.gauss_params["quats"].data[100:] = torch.tensor([0.0, 1, 0, 0])
+    model.gauss_params["scales"].data[:, :2] = torch.log(torch.tensor(0.1))
+    model.gauss_params["opacities"].data[:] = 3.0
+    model.gauss_params["means"].data[:, 2] = 0.0
+    model.sample_photos_of(photos(*viewmats))
+    model._look()
+    return model
+
+
+def coverage(model: GenFusionModel, viewmat: torch.Tensor) -> float:
+    c2w = viewmat_to_c2w(viewmat[None])[:, :3]
+    camera = Cameras(c2w, fx=30.0, fy=30.0, cx=16.0, cy=12.0, width=32, height=24)
+    return float(model.get_outputs_for_camera(camera)["accumulation"].mean())
+
+
+def test_a_wall_that_photos_see_from_one_side_is_not_shown_from_the_other() -> None:
+    model = wall(BEFORE)
+    facing = surfel_normals(model.gauss_params["quats"])[:, 2] > 0
+    assert torch.equal(model.sides, torch.where(facing, FRONT, BACK).to(torch.uint8))
+    assert coverage(model, BEFORE) > 0.25
+    assert coverage(model, BEHIND) == 0.0
+    assert model.render_clip(torch.stack([BEFORE, BEHIND]), K.expand(2, 3, 3), (32, 24)).alpha[1].sum() == 0
+
+
+def test_seen_from_both_sides_it_is_shown_from_both() -> None:
+    model = wall(BEFORE, BEHIND)
+    assert (model.sides == FRONT | BACK).all()
+    assert coverage(model, BEHIND) == pytest.approx(coverage(model, BEFORE), rel=1e-3)
+
+
+def test_what_no_photo_sees_is_shown_from_everywhere() -> None:
+    model = wall(BEFORE)
+    means, near = model.gauss_params["means"], torch.arange(200) < 150
+    means.data[~near, :2] *= 0.2
+    means.data[~near, 2] = -1.0  # behind the wall
+    model.gauss_params["scales"].data[near, :2] = torch.log(torch.tensor(0.4))
+    model._look()
+    assert (model.sides[near] > 0).all()
+    assert (model.sides[~near] == 0).all()
+    alone = model.render_shown(BEHIND, K, 32, 24).alpha
+    expected = model.render(BEHIND[None], K[None], 32, 24, selected=~near).alpha
+    torch.testing.assert_close(alone, expected)
+
+
+def test_shown_as_discs_from_both_sides_where_that_is_asked() -> None:
+    model = wall(BEFORE, unseen_sides="shown")
+    assert coverage(model, BEHIND) == pytest.approx(coverage(model, BEFORE), rel=1e-3)
+
+
+def test_checkpoints_keep_the_sides_and_older_ones_have_none() -> None:
+    model = wall(BEFORE)
+    state = copy.deepcopy(model.state_dict())
+    other = make_model(background_color="black").eval()
+    other.load_state_dict(copy.copy(state))
+    assert torch.equal(other.sides, model.sides)
+    assert coverage(other, BEHIND) == 0.0
+    del state["sides"]
+    other.load_state_dict(state)
+    assert other.shown_from(BEHIND) is None
+    assert coverage(other, BEHIND) > 0.25
+
+
+def test_generated_views_teach_only_what_they_show() -> None:
+    model = wall(BEFORE).train()
+    view = generated_view()
+    for viewmat, taught in ((view.viewmat, True), (BEHIND, False)):
+        render = model.render_shown(viewmat, view.K, *view.size)
+        model.observe_render(render, generated=True)
+        model.gauss_params["opacities"].grad = None
+        render.rgb.sum().backward()
+        assert render.info["radii"].shape[1] == model.num_points
+        assert bool(model.gauss_params["opacities"].grad.abs().sum() > 0) == taught
+
+
+def test_sides_follow_the_surfels_through_a_run() -> None:
+    model = wall(BEFORE).train()
+    model.step = 5
+    model.sides = model.sides[:-7]  # as after a refinement
+    info = model.render(BEFORE[None], K[None], 32, 24)
+    model.observe_render(info)
+    info.rgb.sum().backward()
+    model.optimizers = dict.fromkeys(model.gauss_params)
+    model.strategy.refine_stop_iter = 0
+    model.step_post_backward(5)
+    assert len(model.sides) == model.num_points
