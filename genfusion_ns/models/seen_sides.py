@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import camera_centers, resize_intrinsics
+from genfusion_ns.geometry.cameras import camera_centers, project, resize_intrinsics
 from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.rendering.homographies import rotation_matrices
 from genfusion_ns.rendering.surfels import SurfelRender
@@ -25,8 +25,9 @@ _WIDTH = 128
 """Pixels across the renders that say what is hidden."""
 _MOST_PHOTOS = 100
 """Of more photos an even share is looked at."""
-_BEFORE = 1.05
-"""A surfel is seen up to this multiple of the rendered depth: surfaces are made of several layers."""
+_BEHIND = 0.03
+"""Share of its depth by which a surfel may lie behind what a photo shows and still count as seen, as surfaces are made
+of several layers; `gf-export` takes it for two views that agree."""
 
 Draw = Callable[[Tensor, Tensor, int, int], SurfelRender]
 """Renders the scene from cameras (viewmats [C, 4, 4], Ks [C, 3, 3]) at a width and height."""
@@ -65,7 +66,7 @@ def seen_sides(
         small = (min(_WIDTH, size[0]), max(1, round(size[1] * min(1.0, _WIDTH / size[0]))))
         viewmat = photos.viewmats[view].to(means)
         K = resize_intrinsics(photos.Ks[view].to(means), size, small)
-        seen = _seen(means, viewmat, K, small, near, draw)
+        seen = middles_shown(means, viewmat, K, draw(viewmat[None], K[None], *small), near)
         ahead = _ahead(viewmat, means, normals)
         sides |= torch.where(seen & ahead, FRONT, 0).to(torch.uint8)
         sides |= torch.where(seen & ~ahead, BACK, 0).to(torch.uint8)
@@ -90,15 +91,26 @@ def _ahead(viewmat: Tensor, means: Tensor, normals: Tensor) -> Bool[Tensor, " N"
     return ((camera_centers(viewmat[None])[0] - means) * normals).sum(dim=-1) > 0
 
 
-def _seen(
-    means: Tensor, viewmat: Tensor, K: Tensor, size: tuple[int, int], near: float, draw: Draw
+@torch.no_grad()
+def middles_shown(
+    means: Float[Tensor, "N 3"],
+    viewmat: Float[Tensor, "4 4"],
+    K: Float[Tensor, "3 3"],
+    render: SurfelRender,
+    near: float,
 ) -> Bool[Tensor, " N"]:
-    width, height = size
-    local = means @ viewmat[:3, :3].T + viewmat[:3, 3]
-    z = local[:, 2]
-    x, y = ((local @ K.T)[:, :2] / z.clamp(min=near)[:, None]).unbind(dim=-1)
-    inside = (z > near) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    render = draw(viewmat[None], K[None], width, height)
-    row, column = y.clamp(0, height - 1).long(), x.clamp(0, width - 1).long()
-    hidden = (render.alpha[0, row, column, 0] > SOLID_ALPHA) & (z > _BEFORE * render.depth[0, row, column, 0])
-    return inside & ~hidden
+    """Which surfels a camera shows the middle of: inside of the picture, and nothing solid before it.
+
+    Args:
+        means: their middles.
+        viewmat, K: of the camera.
+        render: what it shows.
+        near: near plane, scene units.
+    """
+    pixels, z = project(means, viewmat.to(means), K.to(means))
+    z, (height, width) = z[:, 0], render.alpha.shape[1:3]
+    inside = (z >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    solid = torch.where(render.alpha > SOLID_ALPHA, render.median_depth, torch.inf)[0, ..., 0]
+    front = torch.zeros_like(z)
+    front[inside] = solid[pixels[inside, 1].long(), pixels[inside, 0].long()]
+    return inside & (z <= (1 + _BEHIND) * front)

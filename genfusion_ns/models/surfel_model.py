@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
@@ -401,11 +401,17 @@ class GenFusionModel(SurfelDoors):
             return
         self.sides = seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
 
+    def shown_sides(self) -> UInt8[Tensor, " N"]:
+        """From which sides surfels are shown, see `seen_sides`; 0: from both."""
+        known = self.config.unseen_sides == "hidden" and len(self.sides) == self.num_points
+        return self.sides if known else self.sides.new_zeros(self.num_points)
+
     def shown_from(self, viewmat: Float[Tensor, "4 4"]) -> Bool[Tensor, " N"] | None:
         """Which surfels a camera shows, by the sides that photos see; None where all are shown."""
-        if self.config.unseen_sides == "shown" or len(self.sides) != self.num_points or self.num_points == 0:
+        sides = self.shown_sides()
+        if not bool(sides.any()):
             return None
-        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], self.sides)
+        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], sides)
 
     def _smooth(self) -> None:
         """Measure the 3D smoothing of the surfels as they are; without photos to measure by there is none."""

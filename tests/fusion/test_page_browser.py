@@ -13,9 +13,10 @@ from browser import Browser, find_chromium
 from page_run import make_report_run
 from PIL import Image
 
+from genfusion_ns.fusion.exporting.views import ExportCamera
 from genfusion_ns.fusion.page.job import gathered
 from genfusion_ns.fusion.page.packing import pack
-from genfusion_ns.fusion.page.scene import photo_cameras
+from genfusion_ns.fusion.page.scene import camera_facts, photo_cameras
 from genfusion_ns.fusion.page.settings import ReportSettings
 from genfusion_ns.fusion.run_config import load_run
 
@@ -97,8 +98,31 @@ def test_a_pixel_filter_is_drawn_as_well(page, run):
     assert decibels(filtered, view.outputs()["rgb"].numpy()) > 50 > decibels(filtered, before)
 
 
+def test_sides_that_no_photo_sees_are_not_drawn(page, run):
+    pipeline = load_run(run / "config.yml")
+    scene, camera = pipeline.scene, photo_cameras(pipeline)[0]
+    # From twice as far behind what the photo shows, looking back at it.
+    beyond = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+    beyond[2, 3] = 2 * scene.length
+    viewmat = (beyond @ camera.viewmat)[None]
+    pose = camera_facts(ExportCamera(viewmat[0], camera.K, camera.size))["c2w"]
+    url = page.evaluate(
+        "(() => { const c = read('scene').cameras[0]; "
+        f"return viewer.look({pose}, c, c.width, c.height, 'colour'); }})()"
+    )
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")) / 255
+    pictures = {}
+    for sides in ("hidden", "shown"):
+        scene.config.unseen_sides = sides
+        with torch.no_grad():
+            view = scene.view(viewmat, camera.K[None], *camera.size, scene.display_background())
+        pictures[sides] = view.outputs()["rgb"].numpy()
+    assert decibels(drawn, pictures["hidden"]) > 40
+    assert decibels(drawn, pictures["shown"]) < 33
+
+
 def test_surfels_are_unpacked_as_they_were_packed(page, reported):
-    again = pack(reported.splats, np.zeros(len(reported.splats), int))
+    again = pack(reported.splats, np.zeros(len(reported.splats), int), reported.sides)
     header, content = json.dumps(again.header), base64.b64encode(again.content).decode()
     page.call(
         "Runtime.evaluate",

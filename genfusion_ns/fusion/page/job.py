@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from genfusion_ns.exports.errors import check_output
 from genfusion_ns.exports.splats import LEAST_LOGIT, Splats
@@ -56,11 +57,14 @@ def write_report(settings: ReportSettings) -> Path:
 class ReportedRun:
     """All that a page can show of a run, and pages that show a part of it."""
 
-    def __init__(self, content: Content, splats: Splats, seen: Witnesses, film: bytes | None) -> None:
+    def __init__(
+        self, content: Content, splats: Splats, sides: Int[np.ndarray, " N"], seen: Witnesses, film: bytes | None
+    ) -> None:
         """
         Args:
             content: without what is chosen.
             splats: all surfels of the run, with all degrees of harmonics that renders have.
+            sides: from which sides they are shown.
             seen: what photos say about each of them.
             film: an mp4.
         """
@@ -69,6 +73,7 @@ class ReportedRun:
         order = order[splats.logits[order] >= LEAST_LOGIT]  # renders skip the others
         self.content, self.film = content, film
         self.splats, self._photos, self._weight = splats.only(order), photos[order], weight[order]
+        self.sides = sides[order]
         frames = _FRAMES if any(found.clips for found in content.rounds) else 0
         self.most = Choice({0: 0, 3: 1, 8: 2, 15: 3}[splats.rest.shape[1]], frames, 0 if film else len(SMALLER) + 1)
         """Nothing is left out."""
@@ -101,7 +106,7 @@ class ReportedRun:
 
     def _pack(self, degree: int, count: int) -> PackedSurfels:
         chosen = np.arange(len(self.splats)) < count
-        return pack(self.splats.only(chosen).up_to_degree(degree), self._photos[chosen])
+        return pack(self.splats.only(chosen).up_to_degree(degree), self._photos[chosen], self.sides[chosen])
 
     def _compare(self, frames: int) -> dict[tuple[int, int], list[Comparison]]:
         """By round and clip."""
@@ -147,7 +152,7 @@ def gathered(settings: ReportSettings) -> ReportedRun:
         setup=setup_of(config, [found.folder for found in rounds]),
     )
     splats = splats_of(pipeline.scene).up_to_degree(pipeline.scene.drawn_degree)
-    return ReportedRun(content, splats, seen, film_content)
+    return ReportedRun(content, splats, pipeline.scene.shown_sides().cpu().numpy(), seen, film_content)
 
 
 def _evaluation(settings: ReportSettings, folder: Path) -> tuple[Evaluation | None, str]:

@@ -38,12 +38,13 @@ class PackedSurfels:
     """All arrays, compressed."""
 
 
-def pack(splats: Splats, seen: Int[np.ndarray, " N"]) -> PackedSurfels:
+def pack(splats: Splats, seen: Int[np.ndarray, " N"], sides: Int[np.ndarray, " N"]) -> PackedSurfels:
     """Round and compress surfels.
 
     Args:
         splats: at least one, finite.
         seen: number of photos that see each of them; above 255 counts as 255.
+        sides: from which sides they are shown, as `seen_sides` has it.
     """
     opacities = 1 / (1 + np.exp(-splats.logits.astype(np.float64)))
     places, place_ranges = _rounded(splats.means, 2**24 - 1)
@@ -55,6 +56,7 @@ def pack(splats: Splats, seen: Int[np.ndarray, " N"]) -> PackedSurfels:
         "dc": ("u2", *_rounded(splats.dc, 65535)),
         "place_high": ("u1", places >> 16, place_ranges),
         "seen": ("u1", np.minimum(seen, 255)[:, None], []),
+        "sides": ("u1", sides[:, None], []),
     }
     degree = math.isqrt(splats.rest.shape[1] + 1) - 1
     if degree:

@@ -6,20 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from genfusion_ns.fusion.exporting.views import ExportCamera
-from genfusion_ns.geometry.cameras import project, resize_intrinsics
-from genfusion_ns.geometry.clips import SOLID_ALPHA
+from genfusion_ns.geometry.cameras import resize_intrinsics
+from genfusion_ns.models.seen_sides import middles_shown
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 _LONGEST_SIDE = 640
 """Of the pictures in which surfels are counted, pixels; smaller ones would say the same."""
-_BEHIND = 0.03
-"""Share of its depth by which a surfel may lie behind what a photo shows and still count as seen; as `gf-export` takes
-for two views that agree."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def witnesses(scene: GenFusionModel, cameras: Sequence[ExportCamera], advance: C
             render = _render(scene, replace(surfels, features_dc=colours), camera)
             (slope,) = torch.autograd.grad(render.rgb[..., 0].sum(), colours)
         weight += slope[:, 0]
-        photos += _shown(surfels.means, render, camera, scene.near)
+        photos += middles_shown(surfels.means, camera.viewmat, camera.K, render, scene.near)
         advance(done, len(cameras))
     return Witnesses(photos, weight)
 
@@ -76,14 +73,3 @@ def _render(scene: GenFusionModel, surfels: Surfels, camera: ExportCamera) -> Su
         pixel_variance=scene.pixel_variance,
         backend=scene.config.backend,
     )
-
-
-@torch.no_grad()
-def _shown(means: Float[Tensor, "N 3"], render: SurfelRender, camera: ExportCamera, near: float) -> Bool[Tensor, " N"]:
-    pixels, z = project(means, camera.viewmat.to(means), camera.K.to(means))
-    z, (width, height) = z[:, 0], camera.size
-    inside = (z >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-    solid = torch.where(render.alpha > SOLID_ALPHA, render.median_depth, torch.inf)[0, ..., 0]
-    front = torch.zeros_like(z)
-    front[inside] = solid[pixels[inside, 1].long(), pixels[inside, 0].long()]
-    return inside & (z <= (1 + _BEHIND) * front)

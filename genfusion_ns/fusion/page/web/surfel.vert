@@ -10,7 +10,7 @@ precision highp sampler2D;
 
 uniform sampler2D places;   // xyz: centre; w: share of the photos that see it
 uniform sampler2D firsts;   // xyz: first tangent times its size; w: opacity
-uniform sampler2D seconds;  // xyz: second tangent times its size
+uniform sampler2D seconds;  // xyz: second tangent times its size; w: sides that photos see, bits 1 (normal) and 2
 uniform sampler2D colours;  // (degree + 1)^2 coefficients of spherical harmonics per surfel, one after the other
 uniform mat4 viewmat;       // world to camera, OpenCV axes
 uniform vec4 lens;          // fx, fy, cx, cy in pixels
@@ -73,6 +73,8 @@ void main() {
   mat3 turn = mat3(viewmat);
   vec3 m = turn * place.xyz + viewmat[3].xyz, a = turn * first.xyz, b = turn * second.xyz;
   if (m.z < near) return;
+  int sides = int(second.w + 0.5), side = dot(cross(first.xyz, second.xyz), eye - place.xyz) > 0.0 ? 1 : 2;
+  if (sides != 0 && (sides & side) == 0) return;
 
   vec2 slope = m.xy / m.z;
   vec2 u = lens.x * (vec2(a.x, b.x) - slope.x * vec2(a.z, b.z));

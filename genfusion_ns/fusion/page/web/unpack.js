@@ -20,12 +20,12 @@ const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
  *
  * @param {ArrayBuffer} buffer all arrays, one after the other
  * @param {object} header count, degree, and per array its kind, offset, columns, and the range of each column
- * @returns places [3N], seen [N], firsts and seconds [3N] (tangents times sizes), opacities [N], colours [3 N bands]
+ * @returns places [3N], seen [N], sides [N], firsts and seconds [3N] (tangents times sizes), opacities [N], colours [3 N bands]
  */
 function unpack(buffer, header) {
   const n = header.count, bands = (header.degree + 1) ** 2;
   const array = ({ kind, offset, columns }) => new KINDS[kind](buffer, offset, n * columns);
-  const { place_low, place_high, quat, size, opacity, dc, rest, seen } = header.arrays;
+  const { place_low, place_high, quat, size, opacity, dc, rest, seen, sides } = header.arrays;
   const out = {
     places: new Float32Array(3 * n),
     firsts: new Float32Array(3 * n),
@@ -33,6 +33,7 @@ function unpack(buffer, header) {
     colours: new Float32Array(3 * n * bands),
     opacities: new Float32Array(n),
     seen: array(seen),
+    sides: array(sides),
   };
   const low = array(place_low), high = array(place_high), quats = array(quat), sizes = array(size);
   const opacities = array(opacity), constant = array(dc), more = rest && array(rest);

@@ -39,7 +39,7 @@ class Viewer {
     this.textures = {
       places: dataTexture(gl, surfels.places, share, gl.RGBA32F),
       firsts: dataTexture(gl, surfels.firsts, surfels.opacities, gl.RGBA32F),
-      seconds: dataTexture(gl, surfels.seconds, null, gl.RGBA32F),
+      seconds: dataTexture(gl, surfels.seconds, surfels.sides, gl.RGBA32F),
       colours: dataTexture(gl, surfels.colours, null, gl.RGBA16F),
     };
     this.list = gl.createVertexArray();
