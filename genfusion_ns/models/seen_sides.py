@@ -23,8 +23,6 @@ FRONT, BACK = 1, 2
 """Bits of the sides from which photos see a surfel: the one that its normal points to, and the other."""
 _WIDTH = 128
 """Pixels across the renders that say what is hidden."""
-_MOST_PHOTOS = 100
-"""Of more photos an even share is looked at."""
 _BEHIND = 0.03
 """Share of its depth by which a surfel may lie behind what a photo shows and still count as seen, as surfaces are made
 of several layers; `gf-export` takes it for two views that agree."""
@@ -61,8 +59,7 @@ def seen_sides(
     """
     normals = surfel_normals(quats)
     sides = torch.zeros(len(means), dtype=torch.uint8, device=means.device)
-    for view in range(0, len(photos.sizes), -(-len(photos.sizes) // _MOST_PHOTOS)):
-        size = photos.sizes[view]
+    for view, size in enumerate(photos.sizes):
         small = (min(_WIDTH, size[0]), max(1, round(size[1] * min(1.0, _WIDTH / size[0]))))
         viewmat = photos.viewmats[view].to(means)
         K = resize_intrinsics(photos.Ks[view].to(means), size, small)

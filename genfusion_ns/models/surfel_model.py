@@ -58,6 +58,9 @@ _UNMEASURED: dict[str, Any] = {
 }
 """Lengths in scene units, and what is behind renders, of models without a capture and of checkpoints from before they
 were measured."""
+_FEW_TO_LOOK_AT = 30
+"""Photos up to which a run follows the sides that they see; of more photos these are found for checkpoints alone, as a
+render for each photo would take a good part of the time between two looks."""
 _LOOK_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample and which sides they see, and steps at the end that keep the last
 sampling."""
@@ -251,6 +254,7 @@ class GenFusionModel(SurfelDoors):
         self.register_buffer("smoothing", torch.zeros(self.num_points if self.config.smoothing_3d else 0))
         # From which sides photos see the surfels, see `seen_sides`; of no surfel where that is not asked or known.
         self.register_buffer("sides", torch.zeros(0, dtype=torch.uint8))
+        self.register_state_dict_pre_hook(_find_sides_to_be_kept)
         self._photo_cameras: PhotoCameras | None = None
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.register_forward_hook(self._in_scene_units)
@@ -391,7 +395,12 @@ class GenFusionModel(SurfelDoors):
     def _look(self) -> None:
         """Take from the photos what depends on where the surfels are by now."""
         self._smooth()
-        self._find_sides()
+        if self._follows_sides:
+            self._find_sides()
+
+    @property
+    def _follows_sides(self) -> bool:
+        return self._photo_cameras is not None and len(self._photo_cameras.sizes) <= _FEW_TO_LOOK_AT
 
     def _find_sides(self) -> None:
         """Note from which sides photos see the surfels as they are."""
@@ -772,8 +781,14 @@ class GenFusionModel(SurfelDoors):
         due = step % _LOOK_EVERY == 0
         if (due and step <= last - _SMOOTH_FROZEN) or len(self.smoothing) != self.num_points:
             self._smooth()
-        if due or step == last or len(self.sides) not in (0, self.num_points):
+        if self._follows_sides and (due or step == last or len(self.sides) not in (0, self.num_points)):
             self._find_sides()
+
+
+def _find_sides_to_be_kept(model: GenFusionModel, *_: Any) -> None:
+    """Before a checkpoint is written; a run that follows the sides has them."""
+    if model._photo_cameras is not None and not model._follows_sides:
+        model._find_sides()
 
 
 def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:

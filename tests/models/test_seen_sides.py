@@ -94,6 +94,15 @@ def test_checkpoints_keep_the_sides_and_older_ones_have_none() -> None:
     assert coverage(other, BEHIND) > 0.25
 
 
+def test_of_many_photos_the_sides_are_found_for_checkpoints() -> None:
+    model = wall(*[BEFORE] * 31)
+    assert len(model.sides) == 0
+    assert coverage(model, BEHIND) > 0.25
+    few = wall(BEFORE)
+    assert torch.equal(model.state_dict()["sides"], few.sides)
+    assert coverage(model, BEHIND) == 0.0
+
+
 def test_generated_views_teach_only_what_they_show() -> None:
     model = wall(BEFORE).train()
     view = generated_view()
