@@ -162,6 +162,7 @@ genfusion_masked = MethodSpecification(
                 better_only=True,
                 start=3 / 7,
                 full_weight_photos=0,
+                unshown_weight=None,
                 sampler=MaskedSamplerConfig(),
             ),
         ),

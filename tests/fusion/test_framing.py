@@ -140,12 +140,14 @@ def test_published_windows_of_a_sampler() -> None:
 
 
 def test_what_is_left_to_the_repairer_follows_from_what_it_can() -> None:
-    config = FusionConfig(blocks=0, framing="auto")
+    config = FusionConfig(blocks=0, framing="auto", unshown_weight=None)
     small, large = config.suited_to(COMPACT), config.suited_to(DYNAMICRAFTER)
     assert (small.depth_weight, small.framing, small.full_weight_photos, small.blocks) == (0, "fit", 6, 4)
     assert (large.depth_weight, large.framing, large.full_weight_photos, large.blocks) == (1, "crop", 0, 1)
+    assert (small.unshown_weight, large.unshown_weight) == (0, 1)
+    assert small.into_the_unseen().unshown_weight == 1
     assert large.peak_weight(43) == large.weight > small.peak_weight(43)
-    given = FusionConfig(depth_weight=0.25, framing="pad", full_weight_photos=3, blocks=2)
+    given = FusionConfig(depth_weight=0.25, framing="pad", full_weight_photos=3, blocks=2, unshown_weight=0.5)
     assert given.suited_to(DYNAMICRAFTER) == given
     assert config.suited_to(Capabilities()).depth_weight == 0
 

@@ -158,7 +158,8 @@ def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings
     """1 where photos show the pixel; elsewhere what the settings give such pixels, less where they show little else."""
     share = shown.float().mean(dim=(1, 2, 3), keepdim=True)
     trust = (share / settings.full_trust_shown).clamp(max=1.0) if settings.full_trust_shown > 0 else 1.0
-    return torch.where(shown, 1.0, settings.unshown_weight * trust)
+    weight = 1.0 if settings.unshown_weight is None else settings.unshown_weight
+    return torch.where(shown, 1.0, weight * trust)
 
 
 @torch.no_grad()

@@ -81,8 +81,9 @@ class RoundSettings(SupervisionConfig):
     full_trust_shown: float = 0.0
     """Share of a frame (0..1) that its reference photos must show for the rest of it to count in full; with less it
     counts in proportion. 0: always in full."""
-    unshown_weight: float = 1.0
-    """Weight of pixels that no reference photo shows, beside those that one shows, 0..1."""
+    unshown_weight: float | None = 1.0
+    """Weight of pixels that no reference photo shows, beside those that one shows, 0..1. None: 1 for repairers that
+    draw things there (dynamicrafter), 0 for those that put a mere colour there (compact)."""
     generated_photos: float = 0.1
     """Weight at the end of the run, 0..1, of train views that the capture says no camera took, as those of gf-image3d;
     it falls from 1 in a line. Photos always count in full."""
@@ -106,7 +107,8 @@ class RoundSettings(SupervisionConfig):
                 "the photos show"
             )
         for name in ("least_shown", "full_trust_shown", "unshown_weight", "generated_photos"):
-            if not 0 <= getattr(self, name) <= 1:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
                 raise ValueError(
                     f"--pipeline.fusion.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..1"
                 )
@@ -122,7 +124,17 @@ class RoundSettings(SupervisionConfig):
         if photos is None:
             photos = 0 if can.repairs and can.detail == 1 else _FULL_WEIGHT_PHOTOS
         blocks = self.blocks or can.detail
-        return replace(self, framing=framing, depth_weight=depth_weight, full_weight_photos=photos, blocks=blocks)
+        unshown = self.unshown_weight
+        if unshown is None:
+            unshown = 1.0 if can.detail == 1 else 0.0
+        return replace(
+            self,
+            framing=framing,
+            depth_weight=depth_weight,
+            full_weight_photos=photos,
+            blocks=blocks,
+            unshown_weight=unshown,
+        )
 
     def into_the_unseen(self) -> RoundSettings:
         """The same for clips that are asked to show what no photo does: that none speaks for them is no fault."""
