@@ -34,6 +34,7 @@ def make_trainer(
     config = copy.deepcopy(method.config)
     config.data = config.pipeline.datamanager.data = capture_folder
     config.pipeline.datamanager.dataparser.downscale_factor = 1
+    config.pipeline.datamanager.surface_points = False  # the points of the tiny capture fill a slab
     if method is genfusion:
         config.pipeline.datamanager.num_views = views
         config.pipeline.fusion.sampler.num_frames = 20

@@ -417,10 +417,9 @@ class GenFusionModel(SurfelDoors):
 
     def shown_from(self, viewmat: Float[Tensor, "4 4"]) -> Bool[Tensor, " N"] | None:
         """Which surfels a camera shows, by the sides that photos see; None where all are shown."""
-        sides = self.shown_sides()
-        if not bool(sides.any()):
+        if self.config.unseen_sides == "shown" or len(self.sides) != self.num_points or self.num_points == 0:
             return None
-        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], sides)
+        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], self.sides)
 
     def _smooth(self) -> None:
         """Measure the 3D smoothing of the surfels as they are; without photos to measure by there is none."""

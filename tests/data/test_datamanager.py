@@ -114,7 +114,7 @@ def test_held_out_images_are_not_decoded_before_evaluation(tiny: TinyCapture) ->
 
 
 def test_points_of_held_out_views_do_not_seed(tiny: TinyCapture) -> None:
-    manager = set_up(tiny.folder, num_views=2, min_seed_points=1)
+    manager = set_up(tiny.folder, num_views=2, min_seed_points=1, surface_points=False)
     metadata = manager.train_dataparser_outputs.metadata
     assert metadata["seed_points_kind"] == "visible"
     assert metadata["points3D_xyz"].dtype == metadata["points3D_rgb"].dtype == torch.float32
@@ -124,7 +124,7 @@ def test_points_of_held_out_views_do_not_seed(tiny: TinyCapture) -> None:
 
 
 def test_a_few_points_are_filled_up_by_default(tiny: TinyCapture) -> None:
-    manager = set_up(tiny.folder, num_views=2, min_seed_points=10_000, num_random_points=77)
+    manager = set_up(tiny.folder, num_views=2, min_seed_points=10_000, num_random_points=77, surface_points=False)
     seen = int(tiny.seen[list(manager.train_view_ids)].any(0).sum())
     assert manager.describe()["seed_points"] == "visible+random"
     assert len(manager.train_dataparser_outputs.metadata["points3D_xyz"]) == seen + 77

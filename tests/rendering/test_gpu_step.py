@@ -100,7 +100,9 @@ def test_a_step_asks_the_device_for_nothing_and_uploads_nothing(background: str)
 
 def test_train_views_lie_on_the_device_and_bring_their_size_along(capture_folder: Path) -> None:
     # Points for the backdrop read the photos before the first step.
-    config = GenFusionDataManagerConfig(data=capture_folder, cache_images="gpu", backdrop_points=False)
+    config = GenFusionDataManagerConfig(
+        data=capture_folder, cache_images="gpu", surface_points=False, backdrop_points=False
+    )
     manager = config.setup(device="meta", test_mode="val")
     manager.next_train(0)  # reads the photos
     with Uploads() as uploads:
