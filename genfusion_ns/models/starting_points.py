@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,9 @@ class StartingPoints:
 
     def chosen(self, which: Tensor) -> StartingPoints:
         """Some of them, by index. [K]"""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return StartingPoints(**{n: v[which] if isinstance(v, Tensor) else v for n, v in values.items()})
+        known = {n: v for n in ("normals", "radius", "group") if (v := getattr(self, n)) is not None}
+        taken = {name: value[which] for name, value in known.items()}
+        return replace(self, means=self.means[which], colours=self.colours[which], **taken)
 
     def parameter_values(self, sh_degree: int, scene_length: float) -> dict[str, Tensor]:
         """Parameters of a round surfel at each point; see `insertion.parameter_values`."""
