@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +113,9 @@ def test_surfaces_are_seen_at_a_small_size_one_photo_at_a_time(size: tuple[int, 
 
 
 def test_repaired_frames_supervise_what_the_photos_do_not_show(capture_folder, generator_folder, tmp_path):
-    trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=9, method=genfusion_masked)
+    method = copy.deepcopy(genfusion_masked)
+    method.config.pipeline.fusion.unshown_weight = 1.0  # as of generators that draw things where no photo looks
+    trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=9, method=method)
     trainer.train()
     loop, manager = trainer.pipeline.supervision, trainer.pipeline.datamanager
     protocol = json.loads((trainer.base_dir / "genfusion" / "protocol.json").read_text())
