@@ -117,8 +117,7 @@ def test_sides_that_no_photo_sees_are_not_drawn(page, run):
         with torch.no_grad():
             view = scene.view(viewmat, camera.K[None], *camera.size, scene.display_background())
         pictures[sides] = view.outputs()["rgb"].numpy()
-    assert decibels(drawn, pictures["hidden"]) > 40
-    assert decibels(drawn, pictures["shown"]) < 33
+    assert decibels(drawn, pictures["hidden"]) > max(40, 5 + decibels(drawn, pictures["shown"]))
 
 
 def test_surfels_are_unpacked_as_they_were_packed(page, reported):
