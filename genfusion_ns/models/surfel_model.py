@@ -410,14 +410,17 @@ class GenFusionModel(SurfelDoors):
             return
         self.sides = seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
 
+    @property
+    def _knows_sides(self) -> bool:
+        return self.config.unseen_sides == "hidden" and 0 < len(self.sides) == self.num_points
+
     def shown_sides(self) -> UInt8[Tensor, " N"]:
         """From which sides surfels are shown, see `seen_sides`; 0: from both."""
-        known = self.config.unseen_sides == "hidden" and len(self.sides) == self.num_points
-        return self.sides if known else self.sides.new_zeros(self.num_points)
+        return self.sides if self._knows_sides else self.sides.new_zeros(self.num_points)
 
     def shown_from(self, viewmat: Float[Tensor, "4 4"]) -> Bool[Tensor, " N"] | None:
         """Which surfels a camera shows, by the sides that photos see; None where all are shown."""
-        if self.config.unseen_sides == "shown" or len(self.sides) != self.num_points or self.num_points == 0:
+        if not self._knows_sides:
             return None
         return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], self.sides)
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-_WHOLLY = 0.999
+from genfusion_ns.geometry.images import WHOLLY_SEEN
 
 
 def photo_cells(
@@ -32,4 +32,4 @@ def photo_cells(
         known = known * photo["mask"].cpu().float()
     planes = torch.cat([image[..., :3], known], dim=-1).permute(2, 0, 1)[None]
     small = F.adaptive_avg_pool2d(planes, (max(1, round(height / side)), max(1, round(width / side))))[0]
-    return small[:3].permute(1, 2, 0), small[3] > _WHOLLY
+    return small[:3].permute(1, 2, 0), small[3] > WHOLLY_SEEN

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from nerfstudio.cameras.cameras import Cameras
+from scipy.ndimage import minimum_filter
 from scipy.spatial import Delaunay, KDTree, QhullError
 from torch import Tensor
 
+from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.points.photo_cells import photo_cells
-from genfusion_ns.geometry.cameras import c2w_to_viewmat
+from genfusion_ns.geometry.cameras import project
 
 _CELLS = 160
 """Cells along the longer side of a photo, each of which gives one point at most."""
@@ -32,6 +34,8 @@ _STEEPEST = 1.15
 """Depth of the farthest corner of a triangle over that of the nearest; beyond it something may end between them."""
 _AROUND, _HIDDEN = 0.03, 1.1
 """Without tracks, points within this share of the longer side hide one that is by this factor farther away."""
+_FINER = 3
+"""Cells along that share, by which points around one are found."""
 _SAME = 1.1
 """Ratio of depths up to which two points in one cell are taken to be of one surface."""
 _FEWEST = 3
@@ -79,11 +83,11 @@ def find_surface_points(
         points: sparse points in the frame of the cameras. [M, 3]
         seen_by: which photo sees which of them; by default those that project into it and that none around them hides.
     """
-    viewmats = c2w_to_viewmat(cameras.camera_to_worlds)
+    viewmats, Ks = cameras_to_viewmats(cameras)
     found: list[SurfacePoints] = []
-    for i, photo in enumerate(photos):
-        view = _PhotoView.of(cameras, viewmats, i)
-        pixels, depth = view.project(points.double().numpy())
+    for i, (photo, size) in enumerate(zip(photos, camera_sizes(cameras), strict=True)):
+        view = _PhotoView(viewmats[i].double().numpy(), Ks[i].double().numpy(), np.array(size, dtype=np.float64))
+        pixels, depth = view.project(points)
         seen = seen_by[i].numpy() & view.inside(pixels, depth) if seen_by is not None else view.unhidden(pixels, depth)
         colours, whole = photo_cells(photo, _CELLS, _LEAST_SIDE)
         surface = _Triangles.between(pixels[seen], depth[seen], view)
@@ -101,18 +105,10 @@ class _PhotoView:
     size: Float[np.ndarray, "2"]
     """Width and height in pixels."""
 
-    @classmethod
-    def of(cls, cameras: Cameras, viewmats: Float[Tensor, "V 4 4"], view: int) -> _PhotoView:
-        fx, fy, cx, cy = (float(getattr(cameras, name)[view]) for name in ("fx", "fy", "cx", "cy"))
-        K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
-        size = np.array([float(cameras.width[view]), float(cameras.height[view])])
-        return cls(viewmats[view].double().numpy(), K, size)
-
-    def project(self, points: np.ndarray) -> tuple[Float[np.ndarray, "M 2"], Float[np.ndarray, " M"]]:
+    def project(self, points: Float[Tensor, "M 3"]) -> tuple[Float[np.ndarray, "M 2"], Float[np.ndarray, " M"]]:
         """Pixels and depths; pixels of points behind the camera mean nothing."""
-        local = points @ self.viewmat[:3, :3].T + self.viewmat[:3, 3]
-        depth = local[:, 2]
-        return (local @ self.K.T)[:, :2] / np.where(depth > 0, depth, 1.0)[:, None], depth
+        pixels, depth = project(points.double(), torch.from_numpy(self.viewmat), torch.from_numpy(self.K))
+        return pixels.numpy(), depth[:, 0].numpy()
 
     def lift(self, pixels: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Points in the world at pixels and depths, and in the camera's frame."""
@@ -128,9 +124,13 @@ class _PhotoView:
         """Those inside before which no other lies."""
         seen = self.inside(pixels, depth)
         index = seen.nonzero()[0]
-        around = KDTree(pixels[index]).query_ball_point(pixels[index], _AROUND * self.size.max()) if len(index) else []
-        for position, others in zip(index, around, strict=True):
-            seen[position] = depth[position] <= _HIDDEN * depth[index[others]].min()
+        # By cells: point clouds may have millions of points, each with thousands around it.
+        column, row = (pixels[index] / (_AROUND * self.size.max()) * _FINER).astype(np.int64).T
+        nearest = np.full((row.max(initial=0) + 1, column.max(initial=0) + 1), np.inf)
+        np.minimum.at(nearest, (row, column), depth[index])
+        offsets = np.arange(-_FINER, _FINER + 1)
+        nearest = minimum_filter(nearest, footprint=np.hypot(*np.meshgrid(offsets, offsets)) <= _FINER, mode="nearest")
+        seen[index] = depth[index] <= _HIDDEN * nearest[row, column]
         return seen
 
 
@@ -185,7 +185,7 @@ def _on_cells(
     rows, columns = whole.nonzero()
     hit, depth, normals = surface.at((np.stack([columns, rows], axis=1) + 0.5) * cell)
     rows, columns = rows[hit], columns[hit]
-    new = ~_known(view, earlier.xyz.double().numpy(), cell, np.stack([columns, rows], axis=1), depth)
+    new = ~_known(view, earlier.xyz, cell, np.stack([columns, rows], axis=1), depth)
     rows, columns, depth, normals = rows[new], columns[new], depth[new], normals[new]
     world, _ = view.lift((np.stack([columns, rows], axis=1) + 0.5) * cell, depth)
     radius = depth * (cell / view.K[[0, 1], [0, 1]]).mean() / 2
@@ -198,7 +198,7 @@ def _on_cells(
 
 
 def _known(
-    view: _PhotoView, points: np.ndarray, cell: np.ndarray, cells: Int64[np.ndarray, "C 2"], depth: np.ndarray
+    view: _PhotoView, points: Float[Tensor, "E 3"], cell: np.ndarray, cells: Int64[np.ndarray, "C 2"], depth: np.ndarray
 ) -> Bool[np.ndarray, " C"]:
     """Cells, of which there is a depth each, that hold some of these points at about that depth."""
     pixels, depths = view.project(points)
