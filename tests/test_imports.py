@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = (
     *("diffusers", "transformers", "accelerate", "numba", "gsplat.cuda._backend", "open3d", "imageio_ffmpeg"),
-    *("torchmetrics", "huggingface_hub", "scipy.signal"),
+    *("torchmetrics", "huggingface_hub", "scipy.signal", "scipy.ndimage"),
 )
 
 

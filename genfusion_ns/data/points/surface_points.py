@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from nerfstudio.cameras.cameras import Cameras
-from scipy.ndimage import minimum_filter
 from scipy.spatial import Delaunay, KDTree, QhullError
 from torch import Tensor
 
@@ -122,6 +121,8 @@ class _PhotoView:
 
     def unhidden(self, pixels: np.ndarray, depth: np.ndarray) -> Bool[np.ndarray, " M"]:
         """Those inside before which no other lies."""
+        from scipy.ndimage import minimum_filter  # twenty modules that importing the plugin does without
+
         seen = self.inside(pixels, depth)
         index = seen.nonzero()[0]
         # By cells: point clouds may have millions of points, each with thousands around it.
