@@ -24,7 +24,7 @@ from genfusion_ns.fusion.seed_depth import FLAG as SEED_DEPTH_FLAG
 from genfusion_ns.fusion.seed_depth import SeedDepths
 from genfusion_ns.fusion.supervised import DAMAGE, SupervisedPipeline
 from genfusion_ns.messages import say
-from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoCameras
+from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoViewmats
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.stored_config import StoredConfig
 
@@ -103,10 +103,10 @@ class GenFusionPipeline(SupervisedPipeline):
             self._photo_depths = self._estimate_photo_depths(folder, trainer.config)
         return super().get_training_callbacks(training_callback_attributes) + self.callbacks_of(supervision, trainer)
 
-    def _photos(self) -> PhotoCameras:
+    def _photos(self) -> PhotoViewmats:
         """What the 3D smoothing of the scene is measured by."""
         cameras = self.datamanager.whole_train_cameras
-        return PhotoCameras(*cameras_to_viewmats(cameras), camera_sizes(cameras))
+        return PhotoViewmats(*cameras_to_viewmats(cameras), camera_sizes(cameras))
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Losses of one photo, and those of the supervision, which also says how much the photo counts."""

@@ -32,8 +32,8 @@ Draw = Callable[[Tensor, Tensor, int, int], SurfelRender]
 
 
 @dataclass(frozen=True)
-class PhotoCameras:
-    """Cameras of C photos."""
+class PhotoViewmats:
+    """Cameras of C photos, by their world-to-camera matrices."""
 
     viewmats: Float[Tensor, "C 4 4"]
     """World-to-camera."""
@@ -45,7 +45,7 @@ class PhotoCameras:
 
 @torch.no_grad()
 def seen_sides(
-    means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], photos: PhotoCameras, near: float, draw: Draw
+    means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], photos: PhotoViewmats, near: float, draw: Draw
 ) -> UInt8[Tensor, " N"]:
     """From which sides photos see each surfel: the sum of `FRONT` and `BACK`, 0 where no photo does.
 

@@ -37,7 +37,7 @@ from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surf
 from genfusion_ns.models.losses import charbonnier_loss, normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
 from genfusion_ns.models.run_length import steps_of_run
-from genfusion_ns.models.seen_sides import PhotoCameras, seen_sides, shown_from
+from genfusion_ns.models.seen_sides import PhotoViewmats, seen_sides, shown_from
 from genfusion_ns.models.starting_points import StartingPoints
 from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
 from genfusion_ns.models.views import View
@@ -255,7 +255,7 @@ class GenFusionModel(SurfelDoors):
         # From which sides photos see the surfels, see `seen_sides`; of no surfel where that is not asked or known.
         self.register_buffer("sides", torch.zeros(0, dtype=torch.uint8))
         self.register_state_dict_pre_hook(_find_sides_to_be_kept)
-        self._photo_cameras: PhotoCameras | None = None
+        self._photos: PhotoViewmats | None = None
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.register_forward_hook(self._in_scene_units)
         self.image_metrics = ImageMetrics(self.config.lpips_net)
@@ -384,11 +384,11 @@ class GenFusionModel(SurfelDoors):
             return self.gauss_params["opacities"]
         return torch.logit(self.surfels().opacities, eps=1e-7)[:, None]
 
-    def sample_photos_of(self, cameras: PhotoCameras) -> None:
+    def sample_photos_of(self, cameras: PhotoViewmats) -> None:
         """Take these photos as what the 3D smoothing and the sides that they see are measured by; smoothing is measured
         at once when it never was.
         """
-        self._photo_cameras = cameras
+        self._photos = cameras
         if len(self.smoothing) != self.num_points or not self.smoothing.any():
             self._smooth()
 
@@ -400,11 +400,11 @@ class GenFusionModel(SurfelDoors):
 
     @property
     def _follows_sides(self) -> bool:
-        return self._photo_cameras is not None and len(self._photo_cameras.sizes) <= _FEW_TO_LOOK_AT
+        return self._photos is not None and len(self._photos.sizes) <= _FEW_TO_LOOK_AT
 
     def _find_sides(self) -> None:
         """Note from which sides photos see the surfels as they are."""
-        photos = self._photo_cameras
+        photos = self._photos
         if self.config.unseen_sides == "shown" or photos is None or self.num_points == 0:
             self.sides = self.sides.new_zeros(0)
             return
@@ -429,7 +429,7 @@ class GenFusionModel(SurfelDoors):
         if not self.config.smoothing_3d:
             return
         means = self.gauss_params["means"].detach()
-        photos = self._photo_cameras
+        photos = self._photos
         if photos is None:
             self.smoothing = means.new_zeros(len(means))
             return
@@ -789,7 +789,7 @@ class GenFusionModel(SurfelDoors):
 
 def _find_sides_to_be_kept(model: GenFusionModel, *_: Any) -> None:
     """Before a checkpoint is written; a run that follows the sides has them."""
-    if model._photo_cameras is not None and not model._follows_sides:
+    if model._photos is not None and not model._follows_sides:
         model._find_sides()
 
 

@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from tiny_model import make_model
 
-from genfusion_ns.models.surfel_model import GenFusionModelConfig, PhotoCameras
+from genfusion_ns.models.surfel_model import GenFusionModelConfig, PhotoViewmats
 
 
 def camera(scale: float) -> Cameras:
@@ -19,10 +19,10 @@ def camera(scale: float) -> Cameras:
     return Cameras(c2w, fx=30.0 * scale, fy=30.0 * scale, cx=16.0 * scale, cy=12.0 * scale, **sizes)
 
 
-def photos() -> PhotoCameras:
+def photos() -> PhotoViewmats:
     viewmats = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))[None].clone()
     viewmats[0, 2, 3] = 2.0
-    return PhotoCameras(viewmats, torch.tensor([[[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]]), [(320, 240)])
+    return PhotoViewmats(viewmats, torch.tensor([[[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]]), [(320, 240)])
 
 
 def test_at_a_fourth_of_the_size_mip_draws_what_the_whole_image_shows() -> None:
@@ -69,7 +69,7 @@ def test_smoothing_is_measured_kept_and_exported() -> None:
     other = make_model(smoothing_3d=True)
     other.load_state_dict(copy.deepcopy(model.state_dict()))
     assert torch.equal(other.smoothing, model.smoothing)
-    other.sample_photos_of(PhotoCameras(photos().viewmats, 2 * photos().Ks, [(640, 480)]))
+    other.sample_photos_of(PhotoViewmats(photos().viewmats, 2 * photos().Ks, [(640, 480)]))
     assert torch.equal(other.smoothing, model.smoothing), "what a checkpoint has kept is not measured anew"
 
 

@@ -11,7 +11,7 @@ from nerfstudio.cameras.cameras import Cameras
 from tiny_model import generated_view, make_model
 
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
-from genfusion_ns.models.seen_sides import BACK, FRONT, PhotoCameras, surfel_normals
+from genfusion_ns.models.seen_sides import BACK, FRONT, PhotoViewmats, surfel_normals
 from genfusion_ns.models.surfel_model import GenFusionModel
 
 K = torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]])
@@ -23,8 +23,8 @@ BEHIND[2, 3] = 2.0
 """At z = -2, looking along z."""
 
 
-def photos(*viewmats: torch.Tensor) -> PhotoCameras:
-    return PhotoCameras(torch.stack(viewmats), K.expand(len(viewmats), 3, 3), [(32, 24)] * len(viewmats))
+def photos(*viewmats: torch.Tensor) -> PhotoViewmats:
+    return PhotoViewmats(torch.stack(viewmats), K.expand(len(viewmats), 3, 3), [(32, 24)] * len(viewmats))
 
 
 def wall(*viewmats: torch.Tensor, **settings: Any) -> GenFusionModel:

@@ -16,7 +16,7 @@ from genfusion_ns.data.from_photos.photos import Begin, PhotoSet, gather
 from genfusion_ns.data.from_photos.reconstruction import Found, reasons_left_out, reconstruct, require_model
 from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
 from genfusion_ns.data.from_photos.sources import Source, find_sources
-from genfusion_ns.data.from_photos.stages import Journal, alone_in, key_of, open_journal
+from genfusion_ns.data.from_photos.stages import CaptureJournal, alone_in, key_of, open_journal
 from genfusion_ns.data.from_photos.writing import publish, write_capture
 from genfusion_ns.files import system_error, write_error
 
@@ -46,7 +46,7 @@ class CaptureReport:
 
 @dataclass(frozen=True)
 class _Job:
-    journal: Journal
+    journal: CaptureJournal
     sources: list[Source]
     settings: CaptureFromPhotosSettings
     begin: Begin

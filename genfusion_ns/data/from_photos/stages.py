@@ -22,7 +22,7 @@ _LOCK = "lock"
 """File in it that the process holds which works on the capture."""
 
 
-class Journal:
+class CaptureJournal:
     """Records of the stages of one capture.
 
     A stage is done for a key, which stands for its settings and, by a chain, for everything before it.
@@ -108,7 +108,7 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def open_journal(out: Path, inputs: list[str], overwrite: bool) -> Journal:
+def open_journal(out: Path, inputs: list[str], overwrite: bool) -> CaptureJournal:
     """The journal of the capture in `out`, which is begun where there is none.
 
     Args:
@@ -119,7 +119,7 @@ def open_journal(out: Path, inputs: list[str], overwrite: bool) -> Journal:
     Raises:
         CaptureError: it holds something else that is not to be touched.
     """
-    journal = Journal(out)
+    journal = CaptureJournal(out)
     if out.exists() and not out.is_dir():
         raise CaptureError(f"{out} is a file; the last argument is the folder to write, which may be new")
     if out.is_dir() and any(out.iterdir()):
