@@ -29,7 +29,7 @@ _RADIUS_SHARE = 0.2
 _SURFACE_POINTS = 20_000
 """Points that stand for all surfaces that are seen."""
 _AT_ONCE = 20_000
-"""Points whose distances are held in memory together."""
+"""Points that are held in memory together with what all cameras say of them."""
 _STRAYS = 1e-3
 """Share of the photographed surface that may lie nearer to a camera than its clearing allows: floaters, not things."""
 _NEIGHBOURS = 3
@@ -135,7 +135,7 @@ def free_space_test(
     """
     viewmats = surfaces.viewmats
     sight = _look(points, surfaces)
-    on_surface = (sight.known & ((sight.z - sight.depth).abs() <= _MARGIN * sight.depth)).any(0)
+    on_surface = sight.on_surface.any(0)
     centers = surfaces.centers
     at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - _MARGIN) * sight.depth)
@@ -152,6 +152,11 @@ def seen_empty(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Ten
     """Which points lie well before a surface that some view sees: nothing can be there. Arguments as above. [M]"""
     sight = _look(points, surfaces)
     return (sight.known & (sight.z <= (1 - _EMPTY_MARGIN) * sight.nearest)).any(0)
+
+
+def on_seen_surface(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Tensor, " M"]:
+    """Which points lie on a surface that some view sees. Arguments as above. [M]"""
+    return torch.cat([_look(part, surfaces).on_surface.any(0) for part in points.split(_AT_ONCE)])
 
 
 def clearance_test(surfaces: SeenSurfaces) -> ClearTest:
@@ -180,6 +185,11 @@ class _Sight:
     """Depth of the surface at the point's pixel. [N, M]"""
     nearest: Tensor
     """Smallest depth in the 3 x 3 pixels around it, 0 where one of them is not covered. [N, M]"""
+
+    @property
+    def on_surface(self) -> Tensor:
+        """The point lies about where the surface is. [N, M]"""
+        return self.known & ((self.z - self.depth).abs() <= _MARGIN * self.depth)
 
 
 def _look(points: Tensor, surfaces: SeenSurfaces) -> _Sight:

@@ -4,25 +4,36 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from room_clips import HALF, repair, room_clip
+from room_clips import HALF, HEIGHT, WIDTH, repair, room_clip
 
-from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
+from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, SampledViews
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.rounds.round import RepairedWindow, repair_window, seed_windows
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
-from genfusion_ns.geometry.clips import Clip, References
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip
 from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.windows import Window
 
 
-def repaired_window(transparent: bool, sampled: dict | None = None, **config) -> tuple[RepairedWindow, Clip]:
-    """The room with a hole in it, repaired rightly, judged by a photo of its first frame; and the clip as rendered."""
+def repaired_window(
+    transparent: bool,
+    sampled: dict | None = None,
+    surfaces: SeenSurfaces | None = None,
+    masked: torch.Tensor | None = None,
+    **config,
+) -> tuple[RepairedWindow, Clip]:
+    """The room with a hole in it, repaired rightly, judged by a photo of its first frame; and the clip as rendered.
+
+    Of the two photos, the first and the last frame, the last is no reference.
+    """
     clip, depth = room_clip()
     repaired = repair(depth)
-    references = References(repaired.rgb[:1], clip.viewmats[:1], clip.Ks[:1])
-    photos = SimpleNamespace(
-        transparent=transparent, references=lambda ids: references, as_given=lambda clip, shown: clip
+    ends = [0, -1]
+    c2w, Ks = viewmat_to_c2w(clip.viewmats[ends]), clip.Ks[ends]
+    photos = PosedPhotos(
+        repaired.rgb[ends], masked, c2w, Ks, PhotoCameras(c2w, Ks, [(WIDTH, HEIGHT)] * 2), transparent=transparent
     )
     scene = SimpleNamespace(device="cpu", render_clip=lambda viewmats, Ks, size: clip)
     repairer = SimpleNamespace(repair=lambda clip, references, generator: repaired)
@@ -31,7 +42,9 @@ def repaired_window(transparent: bool, sampled: dict | None = None, **config) ->
         viewmat_to_c2w(clip.viewmats), clip.Ks, size, [Window(0, 0, len(clip))], [[0]], {}, **(sampled or {})
     )
     generator = torch.Generator().manual_seed(0)
-    return repair_window(scene, photos, repairer, path, 0, config=FusionConfig(**config), generator=generator), clip
+    settings = FusionConfig(**config)
+    window = repair_window(scene, photos, repairer, path, 0, config=settings, generator=generator, surfaces=surfaces)
+    return window, clip
 
 
 def test_of_transparent_photos_only_what_the_render_covers_is_supervised():
@@ -41,12 +54,38 @@ def test_of_transparent_photos_only_what_the_render_covers_is_supervised():
     assert torch.equal(through.repaired.confidence, opaque.repaired.confidence * clip.alpha)
 
 
-def test_unseen_only_leaves_what_the_photos_do_not_show():
-    everything, _ = repaired_window(False)
-    unseen, _ = repaired_window(False, unseen_only=True)
+def seen_by_both() -> SeenSurfaces:
+    """What the first and the last frame see of the room as it is rendered."""
+    clip, _ = room_clip()
+    ends = [0, -1]
+    return SeenSurfaces(clip.viewmats[ends], clip.Ks[ends], clip.depth[ends], clip.alpha[ends])
+
+
+def test_only_what_no_photo_shows_is_supervised_reference_or_not():
+    everything, clip = repaired_window(False)
+    unseen, _ = repaired_window(False, surfaces=seen_by_both())
     shown = everything.agreement.shown
+    left = unseen.repaired.confidence
     assert shown.any() and not shown.all()
-    assert torch.equal(unseen.repaired.confidence, everything.repaired.confidence * ~shown)
+    assert torch.equal(left, torch.where(left > 0, everything.repaired.confidence, 0.0))
+    assert not (left[shown] > 0).any()
+    solid = clip.alpha > SOLID_ALPHA
+    in_last = solid[-1] & ~shown[-1]
+    assert in_last.sum() > 20, "the last frame shows nothing that the first does not"
+    assert (left[-1][in_last] > 0).float().mean() < 0.3, "only squares at an edge may be taken wrongly"
+    assert torch.equal(left[~solid], everything.repaired.confidence[~solid]), "holes are what is to be filled"
+
+
+def test_what_a_mask_hides_is_shown_by_no_photo():
+    hidden = torch.ones(2, HEIGHT, WIDTH, 1, dtype=torch.bool)
+    hidden[1] = False
+    masked, _ = repaired_window(False, surfaces=seen_by_both(), masked=hidden)
+    everything, _ = repaired_window(False, masked=hidden)
+    shown = everything.agreement.shown[-1]
+    assert (masked.repaired.confidence[-1][~shown] > 0).any()
+    assert (repaired_window(False, surfaces=seen_by_both())[0].repaired.confidence[-1][~shown] > 0).sum() < (
+        masked.repaired.confidence[-1][~shown] > 0
+    ).sum()
 
 
 def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_little():

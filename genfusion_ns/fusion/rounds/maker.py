@@ -112,7 +112,8 @@ class RoundMaker:
         cleared = self._keep_empty(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
         settings = self._settings.into_the_unseen() if into_the_unseen else self._settings
-        made = Round(index, step, seed, sampled, self._repaired(sampled, settings, generator, title))
+        seen = surfaces() if settings.unseen_only else None
+        made = Round(index, step, seed, sampled, self._repaired(sampled, settings, generator, title, seen))
         seeding = self._settings.seeding
         return MadeRound(made, cleared, lambda: seed_windows(scene, surfaces(), made.windows, seeding, generator))
 
@@ -122,18 +123,30 @@ class RoundMaker:
         return self._run.scene.keep_empty(clearings(surfaces(), share) if share > 0 else None)
 
     def _repaired(
-        self, sampled: SampledViews, config: RoundSettings, generator: torch.Generator, title: str
+        self,
+        sampled: SampledViews,
+        config: RoundSettings,
+        generator: torch.Generator,
+        title: str,
+        seen: SeenSurfaces | None,
     ) -> list[RepairedWindow]:
         windows: list[RepairedWindow] = []
         scene, photos, repairer = self._run.scene, self.photos, self.repairer
         try:
             for number in track(range(len(sampled.windows)), title, transient=True, console=CONSOLE):
                 before = windows[-1] if windows else None
-                windows.append(
-                    repair_window(
-                        scene, photos, repairer, sampled, number, config=config, generator=generator, before=before
-                    )
+                window = repair_window(
+                    scene,
+                    photos,
+                    repairer,
+                    sampled,
+                    number,
+                    config=config,
+                    generator=generator,
+                    before=before,
+                    surfaces=seen,
                 )
+                windows.append(window)
         finally:
             repairer.release()
         return windows

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.photos import PosedPhotos
@@ -17,12 +18,17 @@ from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
-from genfusion_ns.geometry.clips import Clip, References, RepairedClip
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
+from genfusion_ns.geometry.depth import depth_to_points
 from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
 from genfusion_ns.geometry.images import side_by_side, to_bytes
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer, repair_next
+
+_EVERY = 4
+"""Pixels of a clip along the square that is asked for at once whether any photo shows it: there may be hundreds of
+photos."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def repair_window(
     config: RoundSettings,
     generator: torch.Generator,
     before: RepairedWindow | None = None,
+    surfaces: SeenSurfaces | None = None,
 ) -> RepairedWindow:
     """Render and repair window `number` of `sampled`, and judge it.
 
@@ -121,6 +128,7 @@ def repair_window(
         config: decides what is rejected and what of the rest is supervised.
         generator: of the round.
         before: the window before it on the path, whose last frames a repairer that can go on from them keeps.
+        surfaces: what all photos see of the scene, where only what none of them shows is to be supervised.
     """
     window = sampled.windows[number]
     frames = window.frames(len(sampled.c2w))
@@ -138,8 +146,8 @@ def repair_window(
     confidence = torch.ones_like(agreement.confidence)
     if config.use_confidence:
         confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
-    if config.unseen_only:
-        confidence = confidence * ~agreement.shown
+    if surfaces is not None:
+        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, photos, surfaces))
     if (part := sampled.supervised(number)) is not None:
         inside = torch.zeros_like(confidence)
         inside[:, part[0], part[1]] = 1.0
@@ -152,6 +160,14 @@ def repair_window(
     return RepairedWindow(
         clip, trusted, references, agreement, agreement.verdict(config.reject_margin, config.least_shown)
     )
+
+
+def _shown_by_any(clip: Clip, photos: PosedPhotos, surfaces: SeenSurfaces) -> Bool[Tensor, "T H W 1"]:
+    """Pixels of solid surfaces that any photo shows, reference or not; looked at in every few pixels."""
+    places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, _EVERY // 2 :: _EVERY, _EVERY // 2 :: _EVERY]
+    shown = photos.shows(places, surfaces)[:, None].float()
+    whole = functional.interpolate(shown, size=clip.depth.shape[1:3]).bool()
+    return whole.movedim(1, -1) & (clip.alpha > SOLID_ALPHA)
 
 
 def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings) -> Float[Tensor, "T H W 1"]:

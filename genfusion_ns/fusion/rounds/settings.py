@@ -50,7 +50,7 @@ class RoundSettings(SupervisionConfig):
     compared: detail comes from the photos, layout from the repairer. 1 compares pixel by pixel, as GenFusion does; 0
     stands for the finest blocks that the repairer gets right (compact: 4, dynamicrafter: 1)."""
     unseen_only: bool = False
-    """Supervise only pixels whose surface none of the clip's reference photos shows; for captures of many photos."""
+    """Supervise only pixels whose surface no photo shows; for captures of many photos."""
     keep_rounds: int = 1
     """Views of this many newest rounds are supervised."""
     use_confidence: bool = True
