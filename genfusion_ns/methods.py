@@ -96,7 +96,7 @@ genfusion = MethodSpecification(
     description="Sparse captures as 2D-Gaussian surfels, completed in a loop with an RGB-D video repairer (GenFusion).",
 )
 
-_SMALL_PRIOR: dict[str, Any] = {"weight": 0.1, "final_level": 0.7, "lpips_weight": 0.0}
+_SMALL_PRIOR: dict[str, Any] = {"weight": 0.03, "final_level": 0.7, "lpips_weight": 0.0}
 """How samples of the prior that the package has are used. Blurred ones count little, are drawn from much noise, where
 they are best, and teach no detail. A prior of full size takes the paper's 1, 0 and 1."""
 

@@ -79,6 +79,14 @@ def test_without_tracks_what_lies_behind_others_is_not_taken_for_seen() -> None:
     torch.testing.assert_close(found.xyz[:, 2], torch.ones(len(found)))
 
 
+def test_of_a_crowd_without_tracks_the_nearest_point_of_each_cell_counts() -> None:
+    uv = pixels(20000)
+    depth = torch.where(torch.arange(len(uv)) % 2 == 0, 2.0, 2.1)
+    found = find_surface_points(camera(), [photo()], lifted(uv, depth), None)
+    assert len(found) > 0.95 * 32 * 24
+    torch.testing.assert_close(found.xyz[:, 2], torch.full((len(found),), 2.0), rtol=1e-5, atol=0)
+
+
 def test_tracks_decide_what_a_photo_sees() -> None:
     uv = pixels()
     left = (uv[:, 0] < 48)[None]

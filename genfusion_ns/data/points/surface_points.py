@@ -37,6 +37,8 @@ _FINER = 3
 """Cells along that share, by which points around one are found."""
 _SAME = 1.1
 """Ratio of depths up to which two points in one cell are taken to be of one surface."""
+_CROWD = 2
+"""Points in a cell, in the mean of those that have any, up to which all are taken."""
 _FEWEST = 3
 """Points that make a triangle."""
 
@@ -87,11 +89,15 @@ def find_surface_points(
     for i, (photo, size) in enumerate(zip(photos, camera_sizes(cameras), strict=True)):
         view = _PhotoView(viewmats[i].double().numpy(), Ks[i].double().numpy(), np.array(size, dtype=np.float64))
         pixels, depth = view.project(points)
-        seen = seen_by[i].numpy() & view.inside(pixels, depth) if seen_by is not None else view.unhidden(pixels, depth)
-        colours, whole = photo_cells(photo, _CELLS, _LEAST_SIDE)
-        surface = _Triangles.between(pixels[seen], depth[seen], view)
+        colours, known = photo_cells(photo, _CELLS, _LEAST_SIDE)
+        whole = known.numpy()
+        if seen_by is not None:
+            chosen = (seen_by[i].numpy() & view.inside(pixels, depth)).nonzero()[0]
+        else:
+            chosen = _thinned(pixels, depth, view.unhidden(pixels, depth).nonzero()[0], view.cell(whole))
+        surface = _Triangles.between(pixels[chosen], depth[chosen], view)
         if surface is not None:
-            found.append(_on_cells(view, surface, colours, whole.numpy(), SurfacePoints.joined(found)))
+            found.append(_on_cells(view, surface, colours, whole, SurfacePoints.joined(found)))
     return SurfacePoints.joined(found)
 
 
@@ -115,6 +121,10 @@ class _PhotoView:
         local = rays * depth[:, None]
         return (local - self.viewmat[:3, 3]) @ self.viewmat[:3, :3], local
 
+    def cell(self, cells: Bool[np.ndarray, "r c"]) -> Float[np.ndarray, "2"]:
+        """Width and height in pixels of each of the cells of the photo."""
+        return self.size / np.array(cells.shape[::-1])
+
     def inside(self, pixels: np.ndarray, depth: np.ndarray) -> Bool[np.ndarray, " M"]:
         """Which are before the camera and within the image."""
         return (depth > 0) & (pixels >= 0).all(axis=1) & (pixels < self.size).all(axis=1)
@@ -133,6 +143,20 @@ class _PhotoView:
         nearest = minimum_filter(nearest, footprint=np.hypot(*np.meshgrid(offsets, offsets)) <= _FINER, mode="nearest")
         seen[index] = depth[index] <= _HIDDEN * nearest[row, column]
         return seen
+
+
+def _thinned(
+    pixels: np.ndarray, depth: np.ndarray, seen: Int64[np.ndarray, " S"], cell: np.ndarray
+) -> Int64[np.ndarray, " T"]:
+    """Those of the seen points that triangles are made of: where there are more than cells, the nearest in each cell.
+
+    Scanners leave a million points, between which there is nothing to be found, and triangles take long.
+    """
+    place = (pixels[seen] / cell).astype(np.int64)
+    number = place[:, 1] * (place[:, 0].max(initial=0) + 1) + place[:, 0]
+    order = np.lexsort((depth[seen], number))
+    _, first = np.unique(number[order], return_index=True)
+    return seen if len(seen) <= _CROWD * len(first) else np.sort(seen[order[first]])
 
 
 @dataclass(frozen=True)
@@ -182,7 +206,7 @@ def _on_cells(
     earlier: SurfacePoints,
 ) -> SurfacePoints:
     """The points of one photo."""
-    cell = view.size / np.array(whole.shape[::-1])
+    cell = view.cell(whole)
     rows, columns = whole.nonzero()
     hit, depth, normals = surface.at((np.stack([columns, rows], axis=1) + 0.5) * cell)
     rows, columns = rows[hit], columns[hit]
