@@ -24,7 +24,8 @@ from genfusion_ns.fusion.seed_depth import FLAG as SEED_DEPTH_FLAG
 from genfusion_ns.fusion.seed_depth import SeedDepths
 from genfusion_ns.fusion.supervised import DAMAGE, SupervisedPipeline
 from genfusion_ns.messages import say
-from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig, PhotoViewmats
+from genfusion_ns.models.seen_sides import PhotoViewmats
+from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.stored_config import StoredConfig
 

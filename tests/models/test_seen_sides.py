@@ -37,7 +37,7 @@ def wall(*viewmats: torch.Tensor, **settings: Any) -> GenFusionModel:
     model.gauss_params["opacities"].data[:] = 3.0
     model.gauss_params["means"].data[:, 2] = 0.0
     model.sample_photos_of(photos(*viewmats))
-    model._look()
+    model.look()
     return model
 
 
@@ -68,7 +68,7 @@ def test_what_no_photo_sees_is_shown_from_everywhere() -> None:
     means.data[~near, :2] *= 0.2
     means.data[~near, 2] = -1.0  # behind the wall
     model.gauss_params["scales"].data[near, :2] = torch.log(torch.tensor(0.4))
-    model._look()
+    model.look()
     assert (model.sides[near] > 0).all()
     assert (model.sides[~near] == 0).all()
     alone = model.render_shown(BEHIND, K, 32, 24).alpha
