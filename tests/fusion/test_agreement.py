@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from genfusion_ns.fusion.rounds.agreement import _nearest_photo_errors, photo_agreement
+from genfusion_ns.fusion.agreement import _nearest_photo_errors, photo_agreement
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 
 

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genfusion_ns.data.camera_conversion import camera_sizes
+from genfusion_ns.fusion.agreement import photo_agreement
 from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras, choose_references
 from genfusion_ns.fusion.cameras.framing import clip_size
 from genfusion_ns.fusion.cameras.sparse import SparseSampler, SparseSamplerConfig
 from genfusion_ns.fusion.clip_making.recipe import ClipRecipe
 from genfusion_ns.fusion.photos import PosedPhotos
 from genfusion_ns.fusion.pipeline import GenFusionPipeline
-from genfusion_ns.fusion.rounds.agreement import photo_agreement
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.clips import Clip, References, RepairedClip
 from genfusion_ns.geometry.free_space import clearance_test

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.fusion.agreement import photo_agreement
 from genfusion_ns.fusion.repairs.sources import ClipSource
-from genfusion_ns.fusion.rounds.agreement import photo_agreement
 from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip, resize_clip
 from genfusion_ns.geometry.depth import align_scale_shift
 from genfusion_ns.geometry.images import fit_area, resize_images

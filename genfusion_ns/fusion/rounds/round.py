@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from genfusion_ns.fusion.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.photos import PosedPhotos
-from genfusion_ns.fusion.rounds.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.fusion.rounds.settings import RoundSettings
