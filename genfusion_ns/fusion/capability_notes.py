@@ -30,6 +30,11 @@ def capability_notes(config: RoundSettings, repairer: FoundRepairer) -> list[str
             f"Repairer {name} makes no depth of its own: new surfels take the depth that it continues from the render "
             "around them."
         )
+    if needs_filling and can.fills_holes and config.unshown_weight == 0:
+        notes.append(
+            f"Repairer {name} can but guess what no photo shows, so that is left as it is; "
+            "--pipeline.fusion.unshown-weight 1 has the guess supervise the scene."
+        )
     if config.depth_weight and not can.makes_depth:
         notes.append(
             f"Repairer {name} makes no depth of its own: --pipeline.fusion.depth-weight {config.depth_weight:g} mostly "

@@ -213,12 +213,13 @@ class FusionLoop(Supervision):
         began = time.monotonic()
         folder = round_folder(self.files.folder, index)
         say(f"{title} before step {step}, to {folder.parent.name}/{folder.name} of the run")
+        trial = self._trial
+        photos_psnr = trial.photos_psnr if trial and trial.round == index else self.maker.photos_psnr()
         made = self.maker.make(step, index, sample, title, into_the_unseen=completes)
         views = made.round.views()
         self.files.save(index, views)  # first of all: what is not on the disk would be lost with the process
         self.latest, self.results = made.round, self.results + 1
         keep(index, views)
-        photos_psnr = self._trial.photos_psnr if self._trial else self.maker.photos_psnr()
         details = {"photos_psnr": photos_psnr, "requested": index in self._requested, "cleared_surfels": made.cleared}
         if self.config.seeding.enabled or completes:
             details["seeding"] = made.seed()

@@ -105,7 +105,7 @@ class GenFusionPipeline(SupervisedPipeline):
         return super().get_training_callbacks(training_callback_attributes) + self.callbacks_of(supervision, trainer)
 
     def _photos(self) -> PhotoViewmats:
-        """What the 3D smoothing of the scene is measured by."""
+        """What the 3D smoothing of the scene and the sides that photos see are measured by."""
         cameras = self.datamanager.whole_train_cameras
         return PhotoViewmats(*cameras_to_viewmats(cameras), camera_sizes(cameras))
 

@@ -37,7 +37,7 @@ class RenderedSurfels(SurfelDoors):
         self.register_buffer("smoothing", torch.zeros(self.num_points if self.config.smoothing_3d else 0))
         # From which sides photos see the surfels, see `seen_sides`; of no surfel where that is not asked or known.
         self.register_buffer("sides", torch.zeros(0, dtype=torch.uint8))
-        self.register_state_dict_pre_hook(_find_sides_to_be_kept)
+        self.register_state_dict_post_hook(_keep_sides)
         self._photos = None
 
     def surfels(self, selected: Tensor | None = None) -> Surfels:
@@ -79,6 +79,8 @@ class RenderedSurfels(SurfelDoors):
         at once when it never was.
         """
         self._photos = cameras
+        if not self.follows_sides:  # those of a checkpoint, which a run that was never stopped does without
+            self.sides = self.sides.new_zeros(0)
         if len(self.smoothing) != self.num_points or not self.smoothing.any():
             self.smooth()
 
@@ -94,11 +96,14 @@ class RenderedSurfels(SurfelDoors):
 
     def find_sides(self) -> None:
         """Note from which sides photos see the surfels as they are."""
+        self.sides = self.sides_now()
+
+    def sides_now(self) -> UInt8[Tensor, " M"]:
+        """From which sides photos see the surfels as they are; of none where that is not asked."""
         photos = self._photos
         if self.config.unseen_sides == "shown" or photos is None or self.num_points == 0:
-            self.sides = self.sides.new_zeros(0)
-            return
-        self.sides = seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
+            return self.sides.new_zeros(0)
+        return seen_sides(self.gauss_params["means"], self.gauss_params["quats"], photos, self.near, self.render)
 
     @property
     def _knows_sides(self) -> bool:
@@ -217,7 +222,7 @@ class RenderedSurfels(SurfelDoors):
         )
 
 
-def _find_sides_to_be_kept(model: RenderedSurfels, *_: Any) -> None:
-    """Before a checkpoint is written; a run that follows the sides has them."""
+def _keep_sides(model: RenderedSurfels, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Put the sides into a checkpoint of a run that does not follow them; the run goes on without."""
     if model._photos is not None and not model.follows_sides:
-        model.find_sides()
+        state[f"{prefix}sides"] = model.sides_now()

@@ -434,6 +434,7 @@ class GenFusionModel(RenderedSurfels):
         generated, self._generated_infos = self._generated_infos, []
         for info in generated:
             self.strategy.accumulate_generated(self.gauss_params, self.strategy_state, step, info)
+        before = self.gauss_params["means"]
         self.strategy.step_post_backward(
             params=self.gauss_params,
             optimizers={name: self.optimizers[name] for name in _PARAMETERS},
@@ -441,11 +442,20 @@ class GenFusionModel(RenderedSurfels):
             step=step,
             info=observed[0],
         )
+        self._look_again(step, others=self.gauss_params["means"] is not before)
+
+    def _look_again(self, step: int, others: bool) -> None:
+        """After a step: what was taken from the photos holds for a while, and not for other surfels.
+
+        Args:
+            step: which.
+            others: surfels went or came, be they as many as before.
+        """
         last = self.strategy.total_steps - 1
         due = step % _LOOK_EVERY == 0
-        if (due and step <= last - _SMOOTH_FROZEN) or len(self.smoothing) != self.num_points:
+        if (due and step <= last - _SMOOTH_FROZEN) or others:
             self.smooth()
-        if self.follows_sides and (due or step == last or len(self.sides) not in (0, self.num_points)):
+        if step == last or (self.follows_sides and (due or others)):
             self.find_sides()
 
 

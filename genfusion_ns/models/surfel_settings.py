@@ -33,12 +33,12 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
     detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
     unseen_sides: Literal["hidden", "shown"] = "hidden"
-    """Surfels whose one side photos see, from the other one: 'hidden', so that a wall which a run has put too near does
-    not stand before the cameras behind it, or 'shown' as discs that look alike from both, as in other viewers."""
+    """Surfels of which photos see one side alone, looked at from the other: 'hidden', so that a wall that was put too
+    near does not stand before the cameras behind it, or 'shown' as discs that look alike from both, as in other
+    viewers."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background, and shows
-    them in the colour of the photos' backdrop where that has only one, else in the colours that photos have in that
-    direction, blurred."""
+    """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background. Holes are
+    then shown in the colour of a plain backdrop, else in the colours that photos have in that direction, blurred."""
     near_plane: float = 0.0
     """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
     the nearest seed points, measured when training begins and kept with the checkpoints."""
@@ -68,8 +68,8 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
     with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""
     sparsity_aware: bool = False
-    """Grow a surfel only after it has been seen often enough (60 to 100 views), however many refinements that takes;
-    for photos of which only a part may be seen."""
+    """Grow a surfel only after it has been seen often enough (60 to 100 views, in short runs fewer), however many
+    refinements that takes; for photos of which only a part may be seen."""
     ssim_lambda: float = 0.2
     """Share of the structural term in the photometric loss, 0..1."""
     photo_loss: Literal["l1", "charbonnier"] = "l1"

@@ -47,6 +47,11 @@ def test_a_repairer_that_can_all_needs_no_words() -> None:
     assert capability_notes(genfusion.config.pipeline.fusion, kind("compact")) == []
 
 
+def test_compact_leaves_what_no_photo_shows_in_masked_runs_and_says_so() -> None:
+    said = capability_notes(genfusion_masked.config.pipeline.fusion, kind("compact"))
+    assert any("can but guess what no photo shows" in note for note in said)
+
+
 def test_without_repair_there_are_no_rounds() -> None:
     assert notes(FusionConfig()).endswith("fitted to the photos alone.")
     for method in (genfusion_masked, genfusion_completion):

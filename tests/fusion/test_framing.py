@@ -17,6 +17,7 @@ from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.cameras.framing import ClipFrame, frame_of
 from genfusion_ns.fusion.cameras.sparse import views_towards
 from genfusion_ns.fusion.config import FusionConfig
+from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, project
 from genfusion_ns.geometry.windows import Window
 from genfusion_ns.priors.base import Capabilities
@@ -145,6 +146,8 @@ def test_what_is_left_to_the_repairer_follows_from_what_it_can() -> None:
     assert (small.depth_weight, small.framing, small.full_weight_photos, small.blocks) == (0, "fit", 6, 4)
     assert (large.depth_weight, large.framing, large.full_weight_photos, large.blocks) == (1, "crop", 0, 1)
     assert (small.unshown_weight, large.unshown_weight) == (0, 1)
+    seeding = FusionConfig(unshown_weight=None, seeding=SeedingConfig())
+    assert seeding.suited_to(COMPACT).unshown_weight == 1, "surfels are put there"
     assert small.into_the_unseen().unshown_weight == 1
     assert large.peak_weight(43) == large.weight > small.peak_weight(43)
     given = FusionConfig(depth_weight=0.25, framing="pad", full_weight_photos=3, blocks=2, unshown_weight=0.5)

@@ -94,13 +94,17 @@ def test_checkpoints_keep_the_sides_and_older_ones_have_none() -> None:
     assert coverage(other, BEHIND) > 0.25
 
 
-def test_of_many_photos_the_sides_are_found_for_checkpoints() -> None:
+def test_of_many_photos_the_sides_are_found_for_checkpoints_and_change_nothing_in_the_run() -> None:
     model = wall(*[BEFORE] * 31)
-    assert len(model.sides) == 0
-    assert coverage(model, BEHIND) > 0.25
     few = wall(BEFORE)
-    assert torch.equal(model.state_dict()["sides"], few.sides)
-    assert coverage(model, BEHIND) == 0.0
+    state = copy.deepcopy(model.state_dict())
+    assert torch.equal(state["sides"], few.sides)
+    assert len(model.sides) == 0 and coverage(model, BEHIND) > 0.25
+    resumed = make_model(background_color="black").eval()
+    resumed.load_state_dict(state)
+    assert coverage(resumed, BEHIND) == 0.0, "as it is shown after the run"
+    resumed.sample_photos_of(photos(*[BEFORE] * 31))
+    assert coverage(resumed, BEHIND) == pytest.approx(coverage(model, BEHIND)), "as the run goes on"
 
 
 def test_generated_views_teach_only_what_they_show() -> None:
@@ -115,14 +119,23 @@ def test_generated_views_teach_only_what_they_show() -> None:
         assert bool(model.gauss_params["opacities"].grad.abs().sum() > 0) == taught
 
 
-def test_sides_follow_the_surfels_through_a_run() -> None:
-    model = wall(BEFORE).train()
-    model.step = 5
-    model.sides = model.sides[:-7]  # as after a refinement
+@pytest.mark.parametrize(("others", "last", "many"), [(True, False, False), (False, True, False), (False, True, True)])
+def test_sides_follow_the_surfels_through_a_run(others, last, many, monkeypatch) -> None:
+    model = wall(*[BEFORE] * (31 if many else 1)).train()
+    step = model.strategy.total_steps - 1 if last else 5
     info = model.render(BEFORE[None], K[None], 32, 24)
     model.observe_render(info)
     info.rgb.sum().backward()
     model.optimizers = dict.fromkeys(model.gauss_params)
-    model.strategy.refine_stop_iter = 0
-    model.step_post_backward(5)
-    assert len(model.sides) == model.num_points
+
+    def refine(params: torch.nn.ParameterDict, **_: Any) -> None:
+        if others:  # as many go as come
+            for name in ("means", "quats"):
+                params[name] = torch.nn.Parameter(params[name].detach().flip(0))
+
+    monkeypatch.setattr(model.strategy, "step_post_backward", refine)
+    before = model.sides
+    model.step_post_backward(step)
+    facing = surfel_normals(model.gauss_params["quats"])[:, 2] > 0
+    assert torch.equal(model.sides, torch.where(facing, FRONT, BACK).to(torch.uint8))
+    assert torch.equal(model.sides, before) == (not others and not many)

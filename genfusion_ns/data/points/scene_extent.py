@@ -24,8 +24,8 @@ _NEAREST = 0.02
 _NEAR_SHARE = 0.25
 """Near plane over the depth of the nearest points: things without a texture have none and may be nearer still."""
 _NEAR_RANGE = (0.01, 0.2)
-"""Near plane in scene lengths. Above the one nothing is gained, and a walk into the scene would cut things; below the
-other, surfels that no photo can place hang before the lens."""
+"""Near plane in scene lengths. Above the larger nothing is gained, and a walk into the scene would cut things; below
+the smaller, surfels that no photo can place hang before the lens."""
 
 
 @dataclass(frozen=True)

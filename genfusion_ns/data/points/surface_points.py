@@ -148,7 +148,7 @@ class _PhotoView:
 def _thinned(
     pixels: np.ndarray, depth: np.ndarray, seen: Int64[np.ndarray, " S"], cell: np.ndarray
 ) -> Int64[np.ndarray, " T"]:
-    """Those of the seen points that triangles are made of: where there are more than cells, the nearest in each cell.
+    """Those of the seen points that triangles are made of: of a crowd the nearest in each cell.
 
     Scanners leave a million points, between which there is nothing to be found, and triangles take long.
     """
@@ -232,7 +232,7 @@ def _known(
         return np.zeros(len(cells), dtype=bool)
 
     def places(columns_rows: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        # In the largest-coordinate norm: half a cell from its middle, and half of this from its depth.
+        # In the largest-coordinate norm 0.5 is half a cell from its middle, or a ratio of depths of `_SAME`.
         return np.concatenate([columns_rows, np.log(depth)[:, None] / (2 * np.log(_SAME))], axis=1)
 
     tree = KDTree(places(pixels[inside] / cell, depths[inside]))

@@ -38,7 +38,8 @@ class RepairedWindow:
     clip: Clip
     """As the scene renders it."""
     repaired: RepairedClip
-    """With the confidence that supervision uses: the repairer's own, lowered by `photo_agreement`, 0 on photos."""
+    """With the confidence that supervision uses: the repairer's own, lowered by `photo_agreement`, further where no
+    reference photo shows the pixel, and 0 where photos themselves supervise it."""
     references: References
     agreement: Agreement
     rejected: str | None
@@ -171,7 +172,7 @@ def _shown_by_any(clip: Clip, photos: PosedPhotos, surfaces: SeenSurfaces) -> Bo
 
 
 def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings) -> Float[Tensor, "T H W 1"]:
-    """1 where photos show the pixel; elsewhere what the settings give such pixels, less where they show little else."""
+    """1 where reference photos show the pixel; elsewhere what the settings give, less where they show little else."""
     share = shown.float().mean(dim=(1, 2, 3), keepdim=True)
     trust = (share / settings.full_trust_shown).clamp(max=1.0) if settings.full_trust_shown > 0 else 1.0
     weight = 1.0 if settings.unshown_weight is None else settings.unshown_weight

@@ -83,7 +83,8 @@ class RoundSettings(SupervisionConfig):
     counts in proportion. 0: always in full."""
     unshown_weight: float | None = 1.0
     """Weight of pixels that no reference photo shows, beside those that one shows, 0..1. None: 1 for repairers that
-    draw things there (dynamicrafter), 0 for those that put a mere colour there (compact)."""
+    draw things there (dynamicrafter) and where surfels are seeded, 0 for those that put a mere colour there
+    (compact)."""
     generated_photos: float = 0.1
     """Weight at the end of the run, 0..1, of train views that the capture says no camera took, as those of gf-image3d;
     it falls from 1 in a line. Photos always count in full."""
@@ -126,7 +127,7 @@ class RoundSettings(SupervisionConfig):
         blocks = self.blocks or can.detail
         unshown = self.unshown_weight
         if unshown is None:
-            unshown = 1.0 if can.detail == 1 else 0.0
+            unshown = 1.0 if can.detail == 1 or self.seeding.enabled else 0.0
         return replace(
             self,
             framing=framing,

@@ -27,7 +27,7 @@ class SampleSettings(SupervisionConfig):
     final_weight: float = 0.1
     """Weight at the last step, as a share of the first."""
     first_level: float = 1.0
-    """Least noise level, 0..1, that samples of the first step start at; 1 is pure noise, and always the largest."""
+    """Least noise level at the first step, 0..1; samples start between it and 1, which is pure noise."""
     final_level: float = 0.0
     """Least noise level at the last step, 0..1; at low levels a sample hardly differs from the render."""
     sample_weight: LevelWeight = "const"
