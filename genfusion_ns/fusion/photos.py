@@ -16,7 +16,7 @@ from genfusion_ns.data.datamanager import GenFusionDataManager
 from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, resize_intrinsics, viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip, References, before_backdrop
-from genfusion_ns.geometry.free_space import SeenSurfaces, on_seen_surface
+from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.images import WHOLLY_SEEN, psnr, sample_pixels
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -162,18 +162,13 @@ class PosedPhotos:
             alphas.append(render.alpha)
         return SeenSurfaces(viewmats, Ks, torch.cat(depths), torch.cat(alphas))
 
-    def shows(self, points: Float[Tensor, "*batch 3"], surfaces: SeenSurfaces) -> Bool[Tensor, "*batch"]:
-        """Which points lie on a surface that a photo shows: not hidden by the scene, nor by a mask.
-
-        Args:
-            points: in the world.
-            surfaces: of all photos, see `surfaces`.
-        """
-        if self.seen is not None:
-            size = surfaces.alphas.shape[2], surfaces.alphas.shape[1]
-            unmasked = torch.cat([_resized(seen.float(), size) for seen in self.seen]) > WHOLLY_SEEN
-            surfaces = replace(surfaces, alphas=surfaces.alphas * unmasked)
-        return on_seen_surface(points.reshape(-1, 3), surfaces).view(points.shape[:-1])
+    def unmasked(self, surfaces: SeenSurfaces) -> SeenSurfaces:
+        """What the photos see (`surfaces`) without what masks hide of them."""
+        if self.seen is None:
+            return surfaces
+        size = surfaces.alphas.shape[2], surfaces.alphas.shape[1]
+        visible = torch.cat([_resized(seen.float(), size) for seen in self.seen]) > WHOLLY_SEEN
+        return replace(surfaces, alphas=surfaces.alphas * visible)
 
 
 def _composed(image: Tensor) -> Tensor:

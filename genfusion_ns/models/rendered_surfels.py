@@ -150,7 +150,7 @@ class RenderedSurfels(SurfelDoors):
             width,
             height,
             background=background,
-            sh_degree=self.drawn_degree if self.config.sh_degree > 0 else None,
+            sh_degree=self._degree,
         )
 
     def render_shown(
@@ -166,13 +166,19 @@ class RenderedSurfels(SurfelDoors):
         surfels, shown = self.surfels(), self.shown_from(viewmat)
         if shown is not None:
             surfels = replace(surfels, opacities=surfels.opacities * shown)
-        degree = self.drawn_degree if self.config.sh_degree > 0 else None
-        return self.rasterize(surfels, viewmat[None], K[None], width, height, background=background, sh_degree=degree)
+        return self.rasterize(
+            surfels, viewmat[None], K[None], width, height, background=background, sh_degree=self._degree
+        )
 
     @property
     def drawn_degree(self) -> int:
         """Of the spherical harmonics in renders by now."""
         return min(self.step // self.schedule.sh_interval, self.config.sh_degree)
+
+    @property
+    def _degree(self) -> int | None:
+        """As the rasteriser takes it; None: colours without harmonics."""
+        return self.drawn_degree if self.config.sh_degree > 0 else None
 
     @property
     def pixel_variance(self) -> float | None:
@@ -223,6 +229,9 @@ class RenderedSurfels(SurfelDoors):
 
 
 def _keep_sides(model: RenderedSurfels, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Put the sides into a checkpoint of a run that does not follow them; the run goes on without."""
-    if model._photos is not None and not model.follows_sides:
+    """Put the sides into a checkpoint of a run that does not follow them; the run goes on without.
+
+    After the last step it has them already.
+    """
+    if model._photos is not None and not model.follows_sides and len(model.sides) == 0:
         state[f"{prefix}sides"] = model.sides_now()

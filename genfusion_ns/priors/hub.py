@@ -29,7 +29,7 @@ _WANTED = ["*.json", *(f"*{suffix}" for suffix in _CHECKPOINTS)]
 def is_hub_name(model: str) -> bool:
     """Whether a model that is nothing on this disk may be the name of a hub repository, ``organisation/name``.
 
-    >>> is_hub_name("Intel/ldm3d-4c"), is_hub_name("weights/model.ckpt"), is_hub_name("/home/me/generator")
+    >>> is_hub_name("Intel/ldm3d-4c"), is_hub_name("weights/model.ckpt"), is_hub_name("/models/generator")
     (True, False, False)
     """
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model) is not None and not model.endswith(_CHECKPOINTS)

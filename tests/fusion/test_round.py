@@ -43,6 +43,7 @@ def repaired_window(
     )
     generator = torch.Generator().manual_seed(0)
     settings = FusionConfig(**config)
+    surfaces = None if surfaces is None else photos.unmasked(surfaces)
     window = repair_window(scene, photos, repairer, path, 0, config=settings, generator=generator, surfaces=surfaces)
     return window, clip
 

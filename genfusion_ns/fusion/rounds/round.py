@@ -20,7 +20,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfel
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
 from genfusion_ns.geometry.depth import depth_to_points
-from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty
+from genfusion_ns.geometry.free_space import SeenSurfaces, on_seen_surface, seen_empty
 from genfusion_ns.geometry.images import side_by_side, to_bytes
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.models.surfel_model import GenFusionModel
@@ -129,7 +129,8 @@ def repair_window(
         config: decides what is rejected and what of the rest is supervised.
         generator: of the round.
         before: the window before it on the path, whose last frames a repairer that can go on from them keeps.
-        surfaces: what all photos see of the scene, where only what none of them shows is to be supervised.
+        surfaces: what all photos show of the scene (`PosedPhotos.unmasked`), where only what none of them shows is to
+            be supervised.
     """
     window = sampled.windows[number]
     frames = window.frames(len(sampled.c2w))
@@ -148,7 +149,7 @@ def repair_window(
     if config.use_confidence:
         confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
     if surfaces is not None:
-        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, photos, surfaces))
+        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, surfaces))
     if (part := sampled.supervised(number)) is not None:
         inside = torch.zeros_like(confidence)
         inside[:, part[0], part[1]] = 1.0
@@ -163,10 +164,10 @@ def repair_window(
     )
 
 
-def _shown_by_any(clip: Clip, photos: PosedPhotos, surfaces: SeenSurfaces) -> Bool[Tensor, "T H W 1"]:
+def _shown_by_any(clip: Clip, surfaces: SeenSurfaces) -> Bool[Tensor, "T H W 1"]:
     """Pixels of solid surfaces that any photo shows, reference or not; looked at in every few pixels."""
     places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, _EVERY // 2 :: _EVERY, _EVERY // 2 :: _EVERY]
-    shown = photos.shows(places, surfaces)[:, None].float()
+    shown = on_seen_surface(places.reshape(-1, 3), surfaces).view(places.shape[:-1])[:, None].float()
     whole = functional.interpolate(shown, size=clip.depth.shape[1:3]).bool()
     return whole.movedim(1, -1) & (clip.alpha > SOLID_ALPHA)
 
