@@ -47,9 +47,11 @@ class PhotoViewmats:
 def seen_sides(
     means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], photos: PhotoViewmats, near: float, draw: Draw
 ) -> UInt8[Tensor, " N"]:
-    """From which sides photos see each surfel: the sum of `FRONT` and `BACK`, 0 where no photo does.
+    """From which sides photos see each surfel: the sum of `FRONT` and `BACK`, 0 where no photo can.
 
-    A photo sees a surfel whose centre it shows, unless the scene hides it.
+    A photo sees a surfel whose centre it shows, unless the scene hides it. Of surfels that are hidden from all photos,
+    layers behind what these show, it is the sides that they turn to the photos in whose pictures they lie: from behind
+    such layers would stand there like a veil.
 
     Args:
         means, quats: of the surfels; w, x, y, z of any length.
@@ -59,21 +61,22 @@ def seen_sides(
     """
     normals = surfel_normals(quats)
     sides = torch.zeros(len(means), dtype=torch.uint8, device=means.device)
+    turned = sides.clone()
     for view, size in enumerate(photos.sizes):
         small = (min(_WIDTH, size[0]), max(1, round(size[1] * min(1.0, _WIDTH / size[0]))))
         viewmat = photos.viewmats[view].to(means)
         K = resize_intrinsics(photos.Ks[view].to(means), size, small)
-        seen = middles_shown(means, viewmat, K, draw(viewmat[None], K[None], *small), near)
-        ahead = _ahead(viewmat, means, normals)
-        sides |= torch.where(seen & ahead, FRONT, 0).to(torch.uint8)
-        sides |= torch.where(seen & ~ahead, BACK, 0).to(torch.uint8)
-    return sides
+        render = draw(viewmat[None], K[None], *small)
+        side = torch.where(_ahead(viewmat, means, normals), FRONT, BACK).to(torch.uint8)
+        sides |= side * middles_shown(means, viewmat, K, render, near)
+        turned |= side * middles_within(means, viewmat, K, small, near)
+    return torch.where(sides == 0, turned, sides)
 
 
 def shown_from(
     viewmat: Float[Tensor, "4 4"], means: Float[Tensor, "N 3"], quats: Float[Tensor, "N 4"], sides: UInt8[Tensor, " N"]
 ) -> Bool[Tensor, " N"]:
-    """Which surfels a camera shows: those that it sees from a side from which a photo does, or that no photo sees."""
+    """Which surfels a camera shows: those that it sees from a side of `seen_sides`, or that are in no picture."""
     side = torch.where(_ahead(viewmat, means, surfel_normals(quats)), FRONT, BACK)
     return (sides == 0) | ((sides & side) > 0)
 
@@ -104,10 +107,22 @@ def middles_shown(
         render: what it shows.
         near: near plane, scene units.
     """
+    height, width = render.alpha.shape[1:3]
     pixels, z = project(means, viewmat.to(means), K.to(means))
-    z, (height, width) = z[:, 0], render.alpha.shape[1:3]
-    inside = (z >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    z, inside = z[:, 0], middles_within(means, viewmat, K, (width, height), near)
     solid = torch.where(render.alpha > SOLID_ALPHA, render.median_depth, torch.inf)[0, ..., 0]
     front = torch.zeros_like(z)
     front[inside] = solid[pixels[inside, 1].long(), pixels[inside, 0].long()]
     return inside & (z <= (1 + _BEHIND) * front)
+
+
+def middles_within(
+    means: Float[Tensor, "N 3"],
+    viewmat: Float[Tensor, "4 4"],
+    K: Float[Tensor, "3 3"],
+    size: tuple[int, int],
+    near: float,
+) -> Bool[Tensor, " N"]:
+    """Which surfels have their middle inside of the (width, height) `size` of a camera, whatever stands before it."""
+    pixels, z = project(means, viewmat.to(means), K.to(means))
+    return (z[:, 0] >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < size[0]) & (pixels[:, 1] < size[1])

@@ -1,4 +1,4 @@
-"""Surfels are shown from the sides from which photos see them, and from both where no photo does."""
+"""Surfels are shown from the sides from which photos look at them, and from both where no photo does."""
 
 from __future__ import annotations
 
@@ -62,18 +62,43 @@ def test_seen_from_both_sides_it_is_shown_from_both() -> None:
     assert coverage(model, BEHIND) == pytest.approx(coverage(model, BEFORE), rel=1e-3)
 
 
-def test_what_no_photo_sees_is_shown_from_everywhere() -> None:
-    model = wall(BEFORE)
-    means, near = model.gauss_params["means"], torch.arange(200) < 150
-    means.data[~near, :2] *= 0.2
-    means.data[~near, 2] = -1.0  # behind the wall
-    model.gauss_params["scales"].data[near, :2] = torch.log(torch.tensor(0.4))
+def layers(model: GenFusionModel, *viewmats: torch.Tensor) -> torch.Tensor:
+    """A layer of surfels behind a wall that hides it from a photo before it; which ones are the layer."""
+    means, behind = model.gauss_params["means"], torch.arange(200) >= 150
+    means.data[behind, :2] *= 0.2
+    means.data[behind, 2] = -1.0
+    model.gauss_params["scales"].data[~behind, :2] = torch.log(torch.tensor(0.4))
+    model.sample_photos_of(photos(*viewmats))
     model.look()
-    assert (model.sides[near] > 0).all()
-    assert (model.sides[~near] == 0).all()
-    alone = model.render_shown(BEHIND, K, 32, 24).alpha
-    expected = model.render(BEHIND[None], K[None], 32, 24, selected=~near).alpha
-    torch.testing.assert_close(alone, expected)
+    return behind
+
+
+def test_a_layer_that_others_hide_is_shown_from_the_side_of_the_photo_too() -> None:
+    model = wall(BEFORE)
+    behind = layers(model, BEFORE)
+    facing = surfel_normals(model.gauss_params["quats"])[:, 2] > 0
+    assert torch.equal(model.sides, torch.where(facing, FRONT, BACK).to(torch.uint8))
+    assert coverage(model, BEHIND) == 0.0, "it would stand before the camera like a veil"
+    assert bool(model.shown_from(BEFORE)[behind].all()), "where the wall ends, it is what is seen"
+
+
+def test_what_a_photo_sees_is_not_shown_from_where_another_has_it_hidden() -> None:
+    model = wall(BEFORE)
+    behind = layers(model, BEFORE, BEHIND)
+    assert bool(model.shown_from(BEHIND)[behind].all())
+    facing = surfel_normals(model.gauss_params["quats"])[:, 2] > 0
+    seen = torch.where(facing, BACK, FRONT).to(torch.uint8)
+    assert torch.equal(model.sides[behind], seen[behind]), "from the side that sees it, not from the hidden one"
+
+
+def test_what_is_in_no_picture_is_shown_from_everywhere() -> None:
+    model = wall(BEFORE)
+    means, outside = model.gauss_params["means"], torch.arange(200) >= 150
+    means.data[outside, 0] += 50.0
+    model.look()
+    assert (model.sides[outside] == 0).all() and (model.sides[~outside] > 0).all()
+    for viewmat in (BEFORE, BEHIND):
+        assert bool(model.shown_from(viewmat)[outside].all())
 
 
 def test_shown_as_discs_from_both_sides_where_that_is_asked() -> None:
