@@ -29,6 +29,7 @@ from genfusion_ns.fusion.generator_training import (
 from genfusion_ns.fusion.training_data import HeldOutWindows, split_clips
 from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.geometry.images import psnr
+from genfusion_ns.priors.compact.conditioning import Target
 from genfusion_ns.priors.compact.repairer import load_network
 from genfusion_ns.priors.training import NetworkConfig, OptimisationConfig, build_network, train
 from genfusion_ns.priors.training.checkpoints import save_checkpoint
@@ -522,9 +523,11 @@ def test_the_shipped_configs_are_valid(name: str) -> None:
 
 
 def test_the_logarithm_counts_decibels() -> None:
+    clean = torch.zeros(2, 4, 3, 8, 8)
     known = torch.ones(2, 1, 3, 8, 8, dtype=torch.bool)
     known[1, ..., 4:] = False
     error = torch.stack([torch.full((3, 3, 8, 8), 0.1), torch.full((3, 3, 8, 8), 0.4)]) * known
-    first, second = _log_error(error, known.float())
+    target = Target(clean, known, known)
+    first, second = _log_error(error, target)
     assert torch.allclose(first, torch.tensor(0.01 + 1e-4).log())
     assert torch.allclose(second, torch.tensor(0.16 + 1e-4).log()), "unknown pixels do not count"

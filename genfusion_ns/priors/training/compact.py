@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from genfusion_ns.geometry.clips import SOLID_ALPHA, ClipPair
+from genfusion_ns.geometry.clips import ClipPair
 from genfusion_ns.priors.compact.conditioning import Condition, Target, stack_pairs
 from genfusion_ns.priors.compact.flow import interpolate, sample_times, start_point
 from genfusion_ns.priors.compact.unet import CompactPrediction, CompactUNet
@@ -41,7 +41,6 @@ from genfusion_ns.priors.training.validation import Judgement, ValidationReport,
 from genfusion_ns.priors.weight_files import forget_origin
 from genfusion_ns.seeds import generator_of
 
-_VISIBLE = 4  # plane of a warped photo, see `Condition`
 _LEAST_ERROR = 1e-4  # squared, of the -1..1 range: 46 dB, beyond which nothing is gained
 
 
@@ -64,10 +63,9 @@ def training_loss(
     prediction: CompactPrediction = network(*inputs, head_only)
     error = prediction.clean - target.clean
     colour, known = error[:, :3] * target.colour_known, target.depth_known
-    weight = _colour_weight(condition, target, config.unshown_weight)
-    loss = config.logarithm_weight * _log_error(colour, weight).mean()
-    loss = loss + config.absolute_weight * (charbonnier(colour) * weight).mean()
-    loss = loss + config.gradient_weight * gradient_loss((colour * weight).transpose(1, 2).flatten(0, 1))
+    loss = config.logarithm_weight * _log_error(colour, target).mean()
+    loss = loss + config.absolute_weight * charbonnier(colour).mean()
+    loss = loss + config.gradient_weight * gradient_loss(colour.transpose(1, 2).flatten(0, 1))
     loss = loss + _detail_terms(prediction, condition, target, config, generator, perceptual)
     disparity = (charbonnier(error[:, 3:]) * known).sum() / known.sum().clamp(min=1)
     likelihood = _likelihood(prediction, colour, target)
@@ -83,10 +81,10 @@ def _detail_terms(
     perceptual: PerceptualLoss | None,
 ) -> Float[Tensor, ""]:
     """What keeps the repair from blurring, and from touching what is right."""
-    known = _colour_weight(condition, target, config.unshown_weight).transpose(1, 2).flatten(0, 1)
+    known = target.colour_known.transpose(1, 2).flatten(0, 1).float()
     truth, before = (x[:, :3].transpose(1, 2).flatten(0, 1) for x in (target.clean, condition.artifact))
     # What does not count shows the truth, so that nothing in the neighbourhood is held against the repair.
-    image = torch.lerp(truth, prediction.clean[:, :3].transpose(1, 2).flatten(0, 1), known)
+    image = torch.where(known > 0, prediction.clean[:, :3].transpose(1, 2).flatten(0, 1), truth)
     total = image.new_zeros(())
     if config.harm_weight:
         total = total + config.harm_weight * (harm_loss(image, before, truth) * known).mean()
@@ -101,17 +99,11 @@ def _detail_terms(
     return total
 
 
-def _colour_weight(condition: Condition, target: Target, unshown: float) -> Float[Tensor, "B 1 T H W"]:
-    """How much the colour of each pixel counts: 0 where unknown, `unshown` where no photo shows what is rendered."""
-    visible = condition.warped[:, :, _VISIBLE].amax(dim=1, keepdim=True) > 0
-    return target.colour_known * torch.where(visible & (condition.alpha > SOLID_ALPHA), 1.0, unshown)
-
-
-def _log_error(colour: Tensor, weight: Float[Tensor, "B 1 T H W"]) -> Float[Tensor, " B"]:
-    """Logarithm of the weighted mean squared error."""
+def _log_error(colour: Tensor, target: Target) -> Float[Tensor, " B"]:
+    """Logarithm of the mean squared error where colours are known."""
     axes = (1, 2, 3, 4)
-    count = weight.sum(axes).clamp(min=1) * colour.shape[1]
-    return ((colour.square() * weight).sum(axes) / count + _LEAST_ERROR).log()
+    count = target.colour_known.sum(axes).clamp(min=1) * colour.shape[1]
+    return (colour.square().sum(axes) / count + _LEAST_ERROR).log()
 
 
 def _likelihood(prediction: CompactPrediction, colour: Tensor, target: Target) -> Tensor:

@@ -189,17 +189,8 @@ class OptimisationConfig(LoopConfig):
     """Weight of what the repair makes worse than the render was, so that it leaves alone what is right."""
     likelihood_weight: float = 0.1
     """Weight of the likelihood that trains the confidence."""
-    unshown_weight: float = 1.0
-    """Weight of pixels that no photo shows in the losses on colours, beside those that one shows, 0..1: sparse and
-    masked runs learn nothing from what is put there, and one hole outweighs everything else in a clip."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Size of the network."""
-
-    def check(self) -> None:
-        """See `LoopConfig.check`."""
-        super().check()
-        if not 0 <= self.unshown_weight <= 1:
-            raise ValueError(f"{_flag('unshown_weight')} is {self.unshown_weight}; allowed are 0..1")
 
 
 @dataclass
