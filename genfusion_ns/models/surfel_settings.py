@@ -33,9 +33,9 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
     detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
     unseen_sides: Literal["hidden", "shown"] = "hidden"
-    """Surfels of which photos see one side alone, looked at from the other: 'hidden', so that a wall that was put too
-    near does not stand before the cameras behind it, or 'shown' as discs that look alike from both, as in other
-    viewers."""
+    """Surfels of which photos see one side alone, or see none because others hide them, looked at from the other side:
+    'hidden', so that a wall that was put too near does not stand before the cameras behind it, or 'shown' as discs that
+    look alike from both, as in other viewers."""
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background. Holes are
     then shown in the colour of a plain backdrop, else in the colours that photos have in that direction, blurred."""
