@@ -407,6 +407,8 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
         if found.plain is not None:
             colour = (255 * found.plain).round().int().tolist()
             say(f"Plain backdrop of about the colour {colour}: {len(found.xyz)} points behind everything.")
+        elif len(found.xyz):
+            say(f"Backdrop where no point is near: {len(found.xyz)} points behind everything.")
 
     def _make_seeds(self) -> SeedPoints:
         return make_seed_points(

@@ -1,4 +1,4 @@
-"""Backdrops: a plain one that photos show beyond all seed points starts on a far sphere, in the photos' colours."""
+"""Backdrops: what photos show far from all seed points starts on a far sphere, in the photos' colours."""
 
 from __future__ import annotations
 
@@ -99,13 +99,28 @@ def test_only_a_large_backdrop_of_one_colour_is_plain(ring: Cameras) -> None:
         photo["image"] = photo["image"].clone()
         photo["image"][::2] = photo["image"][:, 1::2] = 0.0
         photo["image"][:18] = 0.0
-    found = find_backdrop(ring, striped, ball())
-    assert found.plain is None and len(found.xyz) == 0
+    assert find_backdrop(ring, striped, ball()).plain is None
     line = torch.linspace(-1.1, 1.1, 40)
     wide = torch.cartesian_prod(line, torch.zeros(1), line)
     much = torch.cat([wide + torch.tensor([0.0, y, 0.0]) for y in torch.linspace(-0.8, 0.55, 20)])
     few = find_backdrop(ring, photos(), much)
     assert few.plain is None and len(few.xyz) == 0
+
+
+def test_a_backdrop_of_many_colours_is_what_is_far_from_every_point(ring: Cameras) -> None:
+    """Points all along the left of the photos, and a few in the middle of what they leave."""
+    colours = torch.rand(SIZE[1] // 4, SIZE[0] // 4, 3, generator=torch.Generator().manual_seed(0)).round()
+    noise = colours.repeat_interleave(4, dim=0).repeat_interleave(4, dim=1)
+    wall = torch.cartesian_prod(torch.linspace(-5, -1, 80), torch.linspace(-4, 4, 80), torch.zeros(1))
+    first, many = ring[:1], [{"image": noise}]
+    found = find_backdrop(first, many, wall)
+    cells = seen_cells(first, found.xyz, 0)
+    things = seen_cells(first, wall, 0)
+    border = int(things.any(0).nonzero().max())
+    assert found.plain is None
+    assert not cells[:, : border + 1].any() and cells[:, border + 4 :].all()
+    assert (found.rgb / 255).mean(0).tolist() == pytest.approx(colours[cells].mean(0).tolist(), abs=0.1)
+    assert len(find_backdrop(first, many, torch.cat([wall, torch.tensor([[1.0, 0.0, 0.0]])])).xyz) < len(found.xyz)
 
 
 def test_what_is_not_of_the_colour_of_the_backdrop_is_none_of_it(ring: Cameras) -> None:

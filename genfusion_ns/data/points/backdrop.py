@@ -1,10 +1,10 @@
-"""Points to start from behind everything, where photos show a backdrop of one colour: a white wall, a plain sky.
+"""Points to start from behind everything, where photos show a backdrop: a white wall, the sky, what lies beyond a garden.
 
 Structure from motion finds points on texture alone. What has none stays empty for hundreds of steps, until surfels of
-other things have grown over it. How far away a backdrop is cannot be known, so it is put on a sphere around everything:
-from there it can hide nothing, from any side. Other places without points (dark fur, a wall between flowers) are part
-of what is near; put far away, they would be in the wrong place and cost more than they bring (1 dB on a capture of 6
-photos).
+other things have grown over it, far too near. How far away a backdrop is cannot be known, so it is put on a sphere
+around everything: from there it can hide nothing, from any side. Small gaps between points (dark fur, a wall between
+flowers) are part of what is near; put far away, they would be in the wrong place and cost more than they bring (1 dB on
+a capture of 6 photos). So a backdrop is what is far from every point in the photo, and of one colour the gaps as well.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _LEAST_SIDE = 4
 """Pixels along a cell at least."""
 _REACH = 2
 """Cells around one in which a seed point makes it count as covered."""
+_FAR = 0.125
+"""The same as a share of the longer side of the photo, where a backdrop has many colours."""
 _ENCLOSED = 0.9
 """Share of the cameras and of the points that the sphere encloses at least; the rest may be strays."""
 _RADIUS = 1.5
@@ -44,18 +46,21 @@ which on a place is something else."""
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What photos show behind everything; without a backdrop of one colour there are no points."""
+    """What photos show behind everything."""
 
     xyz: Float[Tensor, "B 3"]
     """Points on a sphere around the scene, scene units."""
     rgb: UInt8[Tensor, "B 3"]
     """Their colours, 0..255."""
     plain: Float[Tensor, "3"] | None
-    """Its colour, 0..1."""
+    """Its colour, 0..1, if it has but one."""
 
 
 def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points: Float[Tensor, "M 3"]) -> Backdrop:
-    """Points on a far sphere, in the colours of the photos, where these see a plain backdrop and no seed point.
+    """Points on a far sphere, in the colours of the photos, where these see no seed point.
+
+    Where much of the photos is of one colour and without points, that is the backdrop, but for things of other colours
+    in it; else it is what lies far from every point.
 
     Args:
         cameras: of the photos as they are given here: undistorted and cropped. [V]
@@ -65,13 +70,37 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     Returns:
         The points; directions that several photos see get their mean colour.
     """
+    near = _gather(cameras, photos, points)
+    plain = near.rgb.median(dim=0).values if len(near.rgb) else None
+    if plain is None or near.share < _LEAST_SHARE or float((near.rgb - plain).abs().mean()) > _PLAIN:
+        far = _gather(cameras, photos, points, _FAR)
+        return Backdrop(far.xyz, _bytes(far.rgb), None)
+    alike = (near.rgb - plain).abs().amax(dim=-1) < _OTHER
+    return Backdrop(near.xyz[alike], _bytes(near.rgb[alike]), plain)
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Points of all photos on the sphere."""
+
+    xyz: Float[Tensor, "B 3"]
+    rgb: Float[Tensor, "B 3"]
+    share: float
+    """Of what is seen of the photos that they fill."""
+
+
+def _gather(
+    cameras: Cameras, photos: Sequence[Mapping[str, Any]], points: Float[Tensor, "M 3"], share: float = 0.0
+) -> _Gathered:
+    """What photos show without a seed point within `_REACH` cells and a share of their longer side."""
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
     centers = camera_centers(viewmats)
     middle, radius = _sphere(centers, points)
     directions, colours, sizes, empties, cells = [points.new_zeros(0, 3)], [points.new_zeros(0, 3)], [], 0, 0
     for i, photo in enumerate(photos):
         colour, seen = photo_cells(photo, _CELLS, _LEAST_SIDE)
-        empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape)
+        reach = max(_REACH, round(share * max(seen.shape)))
+        empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape, reach)
         rays = _rays(cameras, i, viewmats[i], empty)
         hit, direction = _on_sphere(centers[i] - middle, rays, radius)
         directions.append(direction)
@@ -80,12 +109,11 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
         sizes.append(float(cameras.width[i] / seen.shape[1] / cameras.fx[i]))
     cell = sorted(sizes)[len(sizes) // 2]
     unit, rgb = _merged(torch.cat(directions), torch.cat(colours), cell)
-    plain = rgb.median(dim=0).values if len(rgb) else None
-    if plain is None or empties < _LEAST_SHARE * cells or float((rgb - plain).abs().mean()) > _PLAIN:
-        return Backdrop(points.new_zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), None)
-    alike = (rgb - plain).abs().amax(dim=-1) < _OTHER
-    bytes_ = (255 * rgb[alike]).round().clamp(0, 255).to(torch.uint8)
-    return Backdrop(middle + radius * unit[alike], bytes_, plain)
+    return _Gathered(middle + radius * unit, rgb, empties / max(1, cells))
+
+
+def _bytes(colours: Float[Tensor, "B 3"]) -> UInt8[Tensor, "B 3"]:
+    return (255 * colours).round().clamp(0, 255).to(torch.uint8)
 
 
 def directional_colours(
@@ -125,18 +153,23 @@ def _sphere(centers: Float[Tensor, "V 3"], points: Float[Tensor, "M 3"]) -> tupl
 
 
 def _covered(
-    points: Float[Tensor, "M 3"], viewmat: Float[Tensor, "4 4"], cameras: Cameras, view: int, shape: Sequence[int]
+    points: Float[Tensor, "M 3"],
+    viewmat: Float[Tensor, "4 4"],
+    cameras: Cameras,
+    view: int,
+    shape: Sequence[int],
+    reach: int,
 ) -> Bool[Tensor, "r c"]:
-    """Cells with a point in them or near them, also just outside the image."""
+    """Cells with a point in them or within `reach` cells, also just outside the image."""
     x, y, z = (points @ viewmat[:3, :3].T + viewmat[:3, 3])[:, :, None].unbind(1)
     x, y, z = x[z > 0], y[z > 0], z[z > 0]
     rows, columns = shape
-    column = ((cameras.fx[view] * x / z + cameras.cx[view]) / cameras.width[view] * columns).floor() + _REACH
-    row = ((cameras.fy[view] * y / z + cameras.cy[view]) / cameras.height[view] * rows).floor() + _REACH
-    near = (column >= 0) & (column < columns + 2 * _REACH) & (row >= 0) & (row < rows + 2 * _REACH)
-    count = torch.zeros(rows + 2 * _REACH, columns + 2 * _REACH)
+    column = ((cameras.fx[view] * x / z + cameras.cx[view]) / cameras.width[view] * columns).floor() + reach
+    row = ((cameras.fy[view] * y / z + cameras.cy[view]) / cameras.height[view] * rows).floor() + reach
+    near = (column >= 0) & (column < columns + 2 * reach) & (row >= 0) & (row < rows + 2 * reach)
+    count = torch.zeros(rows + 2 * reach, columns + 2 * reach)
     count[row[near].long(), column[near].long()] = 1
-    return F.max_pool2d(count[None, None], 2 * _REACH + 1, stride=1)[0, 0] > 0
+    return F.max_pool2d(count[None, None], 2 * reach + 1, stride=1)[0, 0] > 0
 
 
 def _on_sphere(
