@@ -80,8 +80,9 @@ class GenFusionDataManagerConfig(StoredConfig, FullImageDatamanagerConfig):
     """Start from points on the surfaces between sparse points as well: where a photo sees three of these near each
     other and about as far away."""
     backdrop_points: bool = True
-    """Where much of the train photos shows one colour and no seed point (an object before a white wall, a plain sky),
-    start from points on a far sphere as well, and have that colour behind empty renders."""
+    """Start from points on a far sphere as well: where much of the train photos shows one colour and no seed point (an
+    object before a white wall, a plain sky), which is then also behind empty renders, else in those parts of photos
+    that are far from every seed point."""
     train_every: int | None = None
     """Train on every n-th view (0, n, 2n, ... in name order) and hold out all others, as the masked protocol does.
     Gives way to split-file and num-views."""

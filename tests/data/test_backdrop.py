@@ -108,19 +108,26 @@ def test_only_a_large_backdrop_of_one_colour_is_plain(ring: Cameras) -> None:
 
 
 def test_a_backdrop_of_many_colours_is_what_is_far_from_every_point(ring: Cameras) -> None:
-    """Points all along the left of the photos, and a few in the middle of what they leave."""
+    """Points all along the left third of a photo, and then one in the middle of what they leave."""
     colours = torch.rand(SIZE[1] // 4, SIZE[0] // 4, 3, generator=torch.Generator().manual_seed(0)).round()
-    noise = colours.repeat_interleave(4, dim=0).repeat_interleave(4, dim=1)
-    wall = torch.cartesian_prod(torch.linspace(-5, -1, 80), torch.linspace(-4, 4, 80), torch.zeros(1))
-    first, many = ring[:1], [{"image": noise}]
-    found = find_backdrop(first, many, wall)
-    cells = seen_cells(first, found.xyz, 0)
-    things = seen_cells(first, wall, 0)
-    border = int(things.any(0).nonzero().max())
+    photo = {"image": colours.repeat_interleave(4, dim=0).repeat_interleave(4, dim=1)}
+    pose = ring.camera_to_worlds[0]
+
+    def before_camera(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """At shares of width and height of the photo, at depth 3."""
+        local = torch.stack([(x - 0.5) * SIZE[0], (0.5 - y) * SIZE[1], torch.full_like(x, -50.0)], dim=-1) * 3 / 50
+        return local @ pose[:, :3].T + pose[:, 3]
+
+    left = before_camera(*torch.cartesian_prod(torch.linspace(0.01, 0.32, 30), torch.linspace(0, 1, 40)).T)
+    found = find_backdrop(ring[:1], [photo], left)
     assert found.plain is None
-    assert not cells[:, : border + 1].any() and cells[:, border + 4 :].all()
-    assert (found.rgb / 255).mean(0).tolist() == pytest.approx(colours[cells].mean(0).tolist(), abs=0.1)
-    assert len(find_backdrop(first, many, torch.cat([wall, torch.tensor([[1.0, 0.0, 0.0]])])).xyz) < len(found.xyz)
+    cells = seen_cells(ring[:1], found.xyz, 0)
+    assert not cells[:, :6].any(), "an eighth of the width from the points, and in any case two cells"
+    assert cells[:, 6:].all()
+    assert (found.rgb / 255).mean(0).tolist() == pytest.approx(colours[:, 6:].mean((0, 1)).tolist(), abs=0.1)
+    more = torch.cat([left, before_camera(torch.tensor([0.8]), torch.tensor([0.5]))])
+    there = seen_cells(ring[:1], find_backdrop(ring[:1], [photo], more).xyz, 0)
+    assert not there[3:6, 8:11].any() and there[[0, -1]][:, 6:].all()
 
 
 def test_what_is_not_of_the_colour_of_the_backdrop_is_none_of_it(ring: Cameras) -> None:

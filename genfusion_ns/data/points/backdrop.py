@@ -1,4 +1,4 @@
-"""Points to start from behind everything, where photos show a backdrop: a white wall, the sky, what lies beyond a garden.
+"""Points to start from behind everything, where photos show a backdrop: a white wall, the sky, houses across a street.
 
 Structure from motion finds points on texture alone. What has none stays empty for hundreds of steps, until surfels of
 other things have grown over it, far too near. How far away a backdrop is cannot be known, so it is put on a sphere
