@@ -67,9 +67,10 @@ def seen_sides(
         viewmat = photos.viewmats[view].to(means)
         K = resize_intrinsics(photos.Ks[view].to(means), size, small)
         render = draw(viewmat[None], K[None], *small)
+        middles = _middles(means, viewmat, K, small, near)
         side = torch.where(_ahead(viewmat, means, normals), FRONT, BACK).to(torch.uint8)
-        sides |= side * middles_shown(means, viewmat, K, render, near)
-        turned |= side * middles_within(means, viewmat, K, small, near)
+        sides |= side * _unhidden(*middles, render)
+        turned |= side * middles[2]
     return torch.where(sides == 0, turned, sides)
 
 
@@ -108,21 +109,25 @@ def middles_shown(
         near: near plane, scene units.
     """
     height, width = render.alpha.shape[1:3]
-    pixels, z = project(means, viewmat.to(means), K.to(means))
-    z, inside = z[:, 0], middles_within(means, viewmat, K, (width, height), near)
-    solid = torch.where(render.alpha > SOLID_ALPHA, render.median_depth, torch.inf)[0, ..., 0]
-    front = torch.zeros_like(z)
-    front[inside] = solid[pixels[inside, 1].long(), pixels[inside, 0].long()]
-    return inside & (z <= (1 + _BEHIND) * front)
+    return _unhidden(*_middles(means, viewmat, K, (width, height), near), render)
 
 
-def middles_within(
+def _middles(
     means: Float[Tensor, "N 3"],
     viewmat: Float[Tensor, "4 4"],
     K: Float[Tensor, "3 3"],
     size: tuple[int, int],
     near: float,
-) -> Bool[Tensor, " N"]:
-    """Which surfels have their middle inside of the (width, height) `size` of a camera, whatever stands before it."""
+) -> tuple[Float[Tensor, "N 2"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Pixels and depths of the middles, and which lie inside of a picture of (width, height) `size`."""
     pixels, z = project(means, viewmat.to(means), K.to(means))
-    return (z[:, 0] >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < size[0]) & (pixels[:, 1] < size[1])
+    z = z[:, 0]
+    return pixels, z, (z >= near) & (pixels >= 0).all(-1) & (pixels[:, 0] < size[0]) & (pixels[:, 1] < size[1])
+
+
+def _unhidden(pixels: Tensor, z: Tensor, inside: Tensor, render: SurfelRender) -> Bool[Tensor, " N"]:
+    """Which of the middles inside have nothing solid before them."""
+    solid = torch.where(render.alpha > SOLID_ALPHA, render.median_depth, torch.inf)[0, ..., 0]
+    front = torch.zeros_like(z)
+    front[inside] = solid[pixels[inside, 1].long(), pixels[inside, 0].long()]
+    return inside & (z <= (1 + _BEHIND) * front)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from genfusion_ns.data.points.photo_cells import photo_cells
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
+from genfusion_ns.geometry.images import to_bytes
 
 _CELLS = 48
 """Cells along the longer side of a photo; each that is empty gives one point."""
@@ -70,13 +71,14 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     Returns:
         The points; directions that several photos see get their mean colour.
     """
-    near = _gather(cameras, photos, points)
+    cells = [photo_cells(photo, _CELLS, _LEAST_SIDE) for photo in photos]
+    near = _gather(cameras, cells, points)
     plain = near.rgb.median(dim=0).values if len(near.rgb) else None
     if plain is None or near.share < _LEAST_SHARE or float((near.rgb - plain).abs().mean()) > _PLAIN:
-        far = _gather(cameras, photos, points, _FAR)
-        return Backdrop(far.xyz, _bytes(far.rgb), None)
+        far = _gather(cameras, cells, points, _FAR)
+        return Backdrop(far.xyz, to_bytes(far.rgb), None)
     alike = (near.rgb - plain).abs().amax(dim=-1) < _OTHER
-    return Backdrop(near.xyz[alike], _bytes(near.rgb[alike]), plain)
+    return Backdrop(near.xyz[alike], to_bytes(near.rgb[alike]), plain)
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,14 @@ class _Gathered:
 
 
 def _gather(
-    cameras: Cameras, photos: Sequence[Mapping[str, Any]], points: Float[Tensor, "M 3"], share: float = 0.0
+    cameras: Cameras, photos: Sequence[tuple[Tensor, Tensor]], points: Float[Tensor, "M 3"], share: float = 0.0
 ) -> _Gathered:
-    """What photos show without a seed point within `_REACH` cells and a share of their longer side."""
+    """What photos (see `photo_cells`) show without a seed point within `_REACH` cells and a share of their side."""
     viewmats = c2w_to_viewmat(cameras.camera_to_worlds).float()
     centers = camera_centers(viewmats)
     middle, radius = _sphere(centers, points)
     directions, colours, sizes, empties, cells = [points.new_zeros(0, 3)], [points.new_zeros(0, 3)], [], 0, 0
-    for i, photo in enumerate(photos):
-        colour, seen = photo_cells(photo, _CELLS, _LEAST_SIDE)
+    for i, (colour, seen) in enumerate(photos):
         reach = max(_REACH, round(share * max(seen.shape)))
         empty = seen & ~_covered(points, viewmats[i], cameras, i, seen.shape, reach)
         rays = _rays(cameras, i, viewmats[i], empty)
@@ -110,10 +111,6 @@ def _gather(
     cell = sorted(sizes)[len(sizes) // 2]
     unit, rgb = _merged(torch.cat(directions), torch.cat(colours), cell)
     return _Gathered(middle + radius * unit, rgb, empties / max(1, cells))
-
-
-def _bytes(colours: Float[Tensor, "B 3"]) -> UInt8[Tensor, "B 3"]:
-    return (255 * colours).round().clamp(0, 255).to(torch.uint8)
 
 
 def directional_colours(

@@ -22,6 +22,7 @@ from torch import Tensor
 from genfusion_ns.data.camera_conversion import camera_sizes, cameras_to_viewmats
 from genfusion_ns.data.points.photo_cells import photo_cells
 from genfusion_ns.geometry.cameras import project
+from genfusion_ns.geometry.images import to_bytes
 
 _CELLS = 160
 """Cells along the longer side of a photo, each of which gives one point at most."""
@@ -216,7 +217,7 @@ def _on_cells(
     radius = depth * (cell / view.K[[0, 1], [0, 1]]).mean() / 2
     return SurfacePoints(
         torch.from_numpy(world).float(),
-        (255 * colours[rows, columns]).round().clamp(0, 255).to(torch.uint8),
+        to_bytes(colours[rows, columns]),
         torch.from_numpy(normals @ view.viewmat[:3, :3]).float(),
         torch.from_numpy(radius).float(),
     )
