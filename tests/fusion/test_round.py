@@ -16,11 +16,14 @@ from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip
 from genfusion_ns.geometry.free_space import SeenSurfaces
 from genfusion_ns.geometry.windows import Window
 
+AROUND = torch.tensor([0.2, 0.4, 0.6])
+"""What is behind everything."""
+
 
 def repaired_window(
     transparent: bool,
     sampled: dict | None = None,
-    surfaces: SeenSurfaces | None = None,
+    seen: SeenSurfaces | None = None,
     masked: torch.Tensor | None = None,
     **config,
 ) -> tuple[RepairedWindow, Clip]:
@@ -35,7 +38,12 @@ def repaired_window(
     photos = PosedPhotos(
         repaired.rgb[ends], masked, c2w, Ks, PhotoCameras(c2w, Ks, [(WIDTH, HEIGHT)] * 2), transparent=transparent
     )
-    scene = SimpleNamespace(device="cpu", render_clip=lambda viewmats, Ks, size: clip)
+    scene = SimpleNamespace(
+        device="cpu",
+        render_clip=lambda viewmats, Ks, size: clip,
+        background_color=AROUND,
+        backdrop=lambda directions, colour: colour.expand_as(directions),
+    )
     repairer = SimpleNamespace(repair=lambda clip, references, generator: repaired)
     size = (depth.shape[2], depth.shape[1])
     path = SampledViews(
@@ -43,8 +51,8 @@ def repaired_window(
     )
     generator = torch.Generator().manual_seed(0)
     settings = FusionConfig(**config)
-    surfaces = None if surfaces is None else photos.unmasked(surfaces)
-    window = repair_window(scene, photos, repairer, path, 0, config=settings, generator=generator, surfaces=surfaces)
+    seen = None if seen is None else photos.unmasked(seen)
+    window = repair_window(scene, photos, repairer, path, 0, config=settings, generator=generator, seen=seen)
     return window, clip
 
 
@@ -64,7 +72,7 @@ def seen_by_both() -> SeenSurfaces:
 
 def test_only_what_no_photo_shows_is_supervised_reference_or_not():
     everything, clip = repaired_window(False)
-    unseen, _ = repaired_window(False, surfaces=seen_by_both())
+    unseen, _ = repaired_window(False, seen=seen_by_both(), unseen_only=True)
     shown = everything.agreement.shown
     left = unseen.repaired.confidence
     assert shown.any() and not shown.all()
@@ -80,13 +88,13 @@ def test_only_what_no_photo_shows_is_supervised_reference_or_not():
 def test_what_a_mask_hides_is_shown_by_no_photo():
     hidden = torch.ones(2, HEIGHT, WIDTH, 1, dtype=torch.bool)
     hidden[1] = False
-    masked, _ = repaired_window(False, surfaces=seen_by_both(), masked=hidden)
+    masked, _ = repaired_window(False, seen=seen_by_both(), unseen_only=True, masked=hidden)
     everything, _ = repaired_window(False, masked=hidden)
     shown = everything.agreement.shown[-1]
     assert (masked.repaired.confidence[-1][~shown] > 0).any()
-    assert (repaired_window(False, surfaces=seen_by_both())[0].repaired.confidence[-1][~shown] > 0).sum() < (
-        masked.repaired.confidence[-1][~shown] > 0
-    ).sum()
+    assert (
+        repaired_window(False, seen=seen_by_both(), unseen_only=True)[0].repaired.confidence[-1][~shown] > 0
+    ).sum() < (masked.repaired.confidence[-1][~shown] > 0).sum()
 
 
 def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_little():
@@ -100,6 +108,32 @@ def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_
     torch.testing.assert_close(scaled, torch.where(shown, before, share * before))
 
 
+def test_what_photos_show_goes_on_where_none_does():
+    plain, clip = repaired_window(False)
+    continued, _ = repaired_window(False, seen=seen_by_both(), continued_weight=0.4)
+    confidence, shown = continued.repaired.confidence, plain.agreement.shown
+    changed = (continued.repaired.rgb != plain.repaired.rgb).any(dim=-1, keepdim=True)
+    solid = clip.alpha > SOLID_ALPHA
+    holes = changed & ~solid
+    assert holes.sum() > 0.9 * (~solid).sum(), "but for pixels at their edges"
+    assert torch.equal(confidence[holes], torch.full_like(confidence[holes], 0.4))
+    assert not changed[shown].any() and torch.equal(confidence[shown], plain.repaired.confidence[shown])
+    beside = changed & solid
+    assert beside.any() and torch.equal(confidence[beside], torch.full_like(confidence[beside], 0.2))
+    assert beside[-1].sum() < 0.1 * solid[-1].sum(), "the last frame is no reference, and a photo all the same"
+    wall, found = clip.rgb[0, 0, 0], continued.repaired.rgb[changed[..., 0]]
+    share = ((found - AROUND) / (wall - AROUND)).mean(dim=-1)
+    assert share.min() > -1e-4 and share.max() < 1 + 1e-4, "between the wall and what is behind everything"
+    assert share.max() > 0.9 and share.min() < 0.8, "the wall goes on, and fades"
+
+
+def test_nothing_goes_on_over_the_empty_space_of_photos_with_alpha():
+    plain, _ = repaired_window(True)
+    continued, _ = repaired_window(True, seen=seen_by_both(), continued_weight=0.4)
+    assert torch.equal(continued.repaired.rgb, plain.repaired.rgb)
+    assert torch.equal(continued.repaired.confidence, plain.repaired.confidence)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
@@ -107,6 +141,7 @@ def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_
         ("least_shown", 1.5, "0..1"),
         ("full_trust_shown", -0.1, "0..1"),
         ("unshown_weight", float("nan"), "0..1"),
+        ("continued_weight", 2.0, "0..1"),
     ],
 )
 def test_weights_and_shares_out_of_range_are_named(name: str, value: float, allowed: str) -> None:

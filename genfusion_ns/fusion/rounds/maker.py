@@ -112,7 +112,7 @@ class RoundMaker:
         cleared = self._keep_empty(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
         settings = self._settings.into_the_unseen() if into_the_unseen else self._settings
-        seen = photos.unmasked(surfaces()) if settings.unseen_only else None
+        seen = photos.unmasked(surfaces()) if settings.unseen_only or settings.continued_weight else None
         made = Round(index, step, seed, sampled, self._repaired(sampled, settings, generator, title, seen))
         seeding = self._settings.seeding
         return MadeRound(made, cleared, lambda: seed_windows(scene, surfaces(), made.windows, seeding, generator))
@@ -144,7 +144,7 @@ class RoundMaker:
                     config=config,
                     generator=generator,
                     before=before,
-                    surfaces=seen,
+                    seen=seen,
                 )
                 windows.append(window)
         finally:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from genfusion_ns.fusion.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.photos import PosedPhotos
+from genfusion_ns.fusion.rounds.continuation import continuation
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.fusion.rounds.settings import RoundSettings
@@ -112,7 +113,7 @@ def repair_window(
     config: RoundSettings,
     generator: torch.Generator,
     before: RepairedWindow | None = None,
-    surfaces: SeenSurfaces | None = None,
+    seen: SeenSurfaces | None = None,
 ) -> RepairedWindow:
     """Render and repair window `number` of `sampled`, and judge it.
 
@@ -129,8 +130,8 @@ def repair_window(
         config: decides what is rejected and what of the rest is supervised.
         generator: of the round.
         before: the window before it on the path, whose last frames a repairer that can go on from them keeps.
-        surfaces: what all photos show of the scene (`PosedPhotos.unmasked`), where only what none of them shows is to
-            be supervised.
+        seen: what all photos show of the scene (`PosedPhotos.unmasked`); needed where only what none of them shows is
+            to be supervised, and where what they show is continued.
     """
     window = sampled.windows[number]
     frames = window.frames(len(sampled.c2w))
@@ -148,8 +149,13 @@ def repair_window(
     confidence = torch.ones_like(agreement.confidence)
     if config.use_confidence:
         confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
-    if surfaces is not None:
-        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, surfaces))
+    if seen is not None and config.unseen_only:
+        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, seen))
+    if seen is not None and config.continued_weight and not photos.transparent:
+        goes_on = continuation(model, clip, seen)
+        places = goes_on.unshown & ~agreement.shown
+        repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
+        confidence = torch.where(places, config.continued_weight * goes_on.trust, confidence)
     if (part := sampled.supervised(number)) is not None:
         inside = torch.zeros_like(confidence)
         inside[:, part[0], part[1]] = 1.0

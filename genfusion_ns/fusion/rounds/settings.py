@@ -15,6 +15,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.priors.base import Capabilities
 
 _FULL_WEIGHT_PHOTOS = 6
+_CONTINUED_WEIGHT = 0.3
 
 
 @dataclass
@@ -85,6 +86,10 @@ class RoundSettings(SupervisionConfig):
     """Weight of pixels that no reference photo shows, beside those that one shows, 0..1. None: 1 for repairers that
     draw things there (dynamicrafter) and where surfels are seeded, 0 for those that put a mere colour there
     (compact)."""
+    continued_weight: float | None = 0.0
+    """Weight, 0..1, of colours that go on from what photos show to where none does, in the place of what the repairer
+    puts there; half of it where something stands. None: 0.3 for repairers that put a mere colour there (compact), 0
+    for those that draw things (dynamicrafter), where surfels are seeded, and for photos with alpha."""
     generated_photos: float = 0.1
     """Weight at the end of the run, 0..1, of train views that the capture says no camera took, as those of gf-image3d;
     it falls from 1 in a line. Photos always count in full."""
@@ -107,7 +112,7 @@ class RoundSettings(SupervisionConfig):
                 f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
                 "the photos show"
             )
-        for name in ("least_shown", "full_trust_shown", "unshown_weight", "generated_photos"):
+        for name in ("least_shown", "full_trust_shown", "unshown_weight", "continued_weight", "generated_photos"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(
@@ -125,9 +130,11 @@ class RoundSettings(SupervisionConfig):
         if photos is None:
             photos = 0 if can.repairs and can.detail == 1 else _FULL_WEIGHT_PHOTOS
         blocks = self.blocks or can.detail
-        unshown = self.unshown_weight
+        unshown, continued, draws = self.unshown_weight, self.continued_weight, can.detail == 1 or self.seeding.enabled
         if unshown is None:
-            unshown = 1.0 if can.detail == 1 or self.seeding.enabled else 0.0
+            unshown = 1.0 if draws else 0.0
+        if continued is None:
+            continued = 0.0 if draws else _CONTINUED_WEIGHT
         return replace(
             self,
             framing=framing,
@@ -135,11 +142,12 @@ class RoundSettings(SupervisionConfig):
             full_weight_photos=photos,
             blocks=blocks,
             unshown_weight=unshown,
+            continued_weight=continued,
         )
 
     def into_the_unseen(self) -> RoundSettings:
         """The same for clips that are asked to show what no photo does: that none speaks for them is no fault."""
-        return replace(self, least_shown=0.0, full_trust_shown=0.0, unshown_weight=1.0)
+        return replace(self, least_shown=0.0, full_trust_shown=0.0, unshown_weight=1.0, continued_weight=0.0)
 
     def peak_weight(self, photos: int) -> float:
         """Peak weight of the generated-view loss in a run on so many train photos."""

@@ -1,0 +1,90 @@
+"""What surrounds the things that photos show, continued to where none shows anything.
+
+A generator that can but guess what no photo shows gives a colour there, and its guess is no better than that of a
+smooth continuation of what the photos show beside it, towards the colours that they have in that direction. Few photos
+also leave shreds around what they show: surfels that reach out of the pictures, where nothing holds them. What a photo
+confirms is continued over these, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from genfusion_ns.geometry.cameras import viewmat_to_c2w
+from genfusion_ns.geometry.clips import Clip
+from genfusion_ns.geometry.continuation import continue_colours
+from genfusion_ns.geometry.depth import depth_to_points
+from genfusion_ns.geometry.free_space import SeenSurfaces, on_seen_surface
+from genfusion_ns.geometry.pixel_rays import pixel_rays
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+_EVERY = 2
+"""Pixels of a clip along the square that is asked for at once whether any photo shows it."""
+_COVERED = 0.9
+"""Coverage below which a pixel has a hole, or the frayed edge of one."""
+_SOLID_SHARE = 0.5
+"""Weight where something stands that no photo shows, as a share of that of holes: it may be right."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Colours for the pixels of a clip that no photo shows."""
+
+    rgb: Float[Tensor, "T H W 3"]
+    """Smooth colours of all pixels, 0..1."""
+    unshown: Bool[Tensor, "T H W 1"]
+    """Pixels that no photo shows."""
+    trust: Float[Tensor, "T H W 1"]
+    """1 in holes, less where something stands."""
+
+
+@torch.no_grad()
+def continuation(model: GenFusionModel, clip: Clip, seen: SeenSurfaces) -> Continuation:
+    """What photos show in a clip, continued to its other pixels.
+
+    Args:
+        model: the scene, for the colours that photos have in a direction.
+        clip: render of the scene.
+        seen: what all photos show of it (`PosedPhotos.unmasked`).
+    """
+    first = _EVERY // 2
+    places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, first::_EVERY, first::_EVERY]
+    shown = on_seen_surface(places.reshape(-1, 3), seen).view(*places.shape[:-1], 1)
+    shown = _shrunk(_grown(shown & (clip.alpha > _COVERED)[:, first::_EVERY, first::_EVERY]))
+    known = _shrunk(_opened(shown))  # edges are frayed, and shreds show what they like
+    shown, known = (_enlarged(mask, clip) for mask in (shown, known))
+    rgb = continue_colours(clip.rgb / clip.alpha.clamp(min=_COVERED), known, _around(model, clip)).clamp(0, 1)
+    return Continuation(rgb, ~shown, torch.where(clip.alpha > _COVERED, _SOLID_SHARE, 1.0))
+
+
+def _around(model: GenFusionModel, clip: Clip) -> Float[Tensor, "T H W 3"]:
+    """What is behind everything in a clip, see `GenFusionModel.backdrop`."""
+    c2w, Ks = viewmat_to_c2w(clip.viewmats.cpu()), clip.Ks.cpu()
+    directions = [pixel_rays(pose[None], K, clip.size)[1] for pose, K in zip(c2w, Ks, strict=True)]
+    return model.backdrop(torch.cat(directions).to(clip.rgb), model.background_color.to(clip.rgb))
+
+
+def _enlarged(mask: Bool[Tensor, "T h w 1"], clip: Clip) -> Bool[Tensor, "T H W 1"]:
+    planes = functional.interpolate(mask.movedim(-1, 1).float(), size=clip.depth.shape[1:3])
+    return planes.bool().movedim(1, -1)
+
+
+def _opened(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:
+    """Without what is too thin for a square of three steps."""
+    return _grown(_shrunk(mask)) & mask
+
+
+def _grown(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:
+    """With the neighbours of its pixels."""
+    planes = mask.movedim(-1, 1).float()
+    return (functional.max_pool2d(planes, 3, stride=1, padding=1) > 0).movedim(1, -1)
+
+
+def _shrunk(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:
+    """Without the pixels at its edges; those of the picture are none."""
+    return ~_grown(~mask)

@@ -1,0 +1,80 @@
+"""Continued colours against closed forms of the screened Poisson equation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from genfusion_ns.geometry.continuation import continue_colours
+
+
+def _column_known(width: int, columns: list[int], height: int = 6) -> torch.Tensor:
+    known = torch.zeros(1, height, width, 1, dtype=torch.bool)
+    known[:, :, columns] = True
+    return known
+
+
+def test_known_pixels_and_a_world_of_one_colour_stay_as_they_are() -> None:
+    colours = torch.rand(2, 12, 20, 3, generator=torch.Generator().manual_seed(0))
+    known = torch.rand(2, 12, 20, 1, generator=torch.Generator().manual_seed(1)) > 0.5
+    towards = torch.full_like(colours, 0.25)
+    continued = continue_colours(colours, known, towards)  # small pictures have a cell for each pixel
+    torch.testing.assert_close(torch.where(known, continued, 0.0), torch.where(known, colours, 0.0))
+    grey = continue_colours(torch.full_like(colours, 0.25), known, towards)
+    torch.testing.assert_close(grey, towards)
+
+
+def test_colours_fade_exponentially_with_the_distance() -> None:
+    """One known edge of a long strip: cosh((W - x) / L) / cosh(W / L), as nothing flows out at the other end."""
+    width, reach = 60, 0.2
+    colours, towards = torch.zeros(1, 6, width, 3), torch.zeros(1, 6, width, 3)
+    colours[:, :, 0] = 1.0
+    continued = continue_colours(colours, _column_known(width, [0]), towards, reach)[0, 3, :, 0]
+    x, length = torch.arange(width, dtype=torch.float64), reach * width
+    exact = torch.cosh((width - 0.5 - x) / length) / torch.cosh(torch.tensor((width - 0.5) / length))
+    torch.testing.assert_close(continued, exact.float(), atol=2e-3, rtol=0)
+    assert float(continued[int(length)]) == pytest.approx(math.exp(-1), abs=0.02)
+
+
+def test_with_a_long_reach_colours_between_two_edges_change_in_a_line() -> None:
+    colours, towards = torch.zeros(1, 6, 41, 3), torch.full((1, 6, 41, 3), 0.5)
+    colours[:, :, 40] = 1.0
+    continued = continue_colours(colours, _column_known(41, [0, 40]), towards, reach=100.0)[0, 2, :, 1]
+    torch.testing.assert_close(continued, torch.linspace(0, 1, 41), atol=1e-3, rtol=0)
+
+
+def test_the_equation_holds_in_every_free_cell() -> None:
+    generator = torch.Generator().manual_seed(2)
+    colours, towards = (torch.rand(1, 24, 32, 3, generator=generator) for _ in range(2))
+    known = torch.rand(1, 24, 32, 1, generator=generator) > 0.8
+    d = (continue_colours(colours, known, towards, reach=0.25) - towards)[0].double()
+    beside = torch.nn.functional.pad(d.movedim(-1, 0)[None], (1, 1, 1, 1), mode="replicate")[0].movedim(0, -1)
+    laplacian = beside[:-2, 1:-1] + beside[2:, 1:-1] + beside[1:-1, :-2] + beside[1:-1, 2:] - 4 * d
+    residual = laplacian - d / (0.25 * 32) ** 2
+    assert float((residual * ~known[0]).abs().max()) < 1e-5
+    assert float(d.abs().max()) <= float((colours - towards)[0].abs().amax()) + 1e-6
+
+
+def test_large_pictures_are_continued_in_cells_and_agree_with_small_ones() -> None:
+    small, known = torch.zeros(1, 36, 64, 3), torch.zeros(1, 36, 64, 1, dtype=torch.bool)
+    small[:, :, :32], known[:, :, :32] = torch.tensor([0.9, 0.4, 0.1]), True
+    towards = torch.full_like(small, 0.2)
+    by_pixel = continue_colours(small, known, towards)
+    large, wide, far = (x.repeat_interleave(5, dim=1).repeat_interleave(5, dim=2) for x in (small, known, towards))
+    by_cell = continue_colours(large, wide, far)
+    torch.testing.assert_close(by_cell[:, 2::5, 2::5], by_pixel, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("known_everywhere", [False, True])
+def test_nothing_known_gives_what_is_far_and_everything_known_the_colours(known_everywhere: bool) -> None:
+    colours, towards = torch.rand(1, 8, 8, 3), torch.rand(1, 8, 8, 3)
+    known = torch.full((1, 8, 8, 1), known_everywhere)
+    wanted = colours if known_everywhere else towards
+    torch.testing.assert_close(continue_colours(colours, known, towards), wanted)
+
+
+def test_a_reach_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be above 0"):
+        continue_colours(torch.rand(1, 8, 8, 3), torch.ones(1, 8, 8, 1, dtype=torch.bool), torch.rand(1, 8, 8, 3), 0.0)
