@@ -16,6 +16,9 @@ _CELLS = 64
 """Cells along the longer side of the picture; what is guessed has no finer detail."""
 _KNOWN = 0.5
 """Share of a cell that must be known for its mean to hold."""
+_BESIDE, _FALL = 8, 4
+"""Cells within which edges of the unknown are compared, and the power of the ratio of their depths with which the nearer
+ones lose."""
 
 
 def continue_colours(
@@ -23,6 +26,7 @@ def continue_colours(
     known: Bool[Tensor, "T H W 1"],
     towards: Float[Tensor, "T H W 3"],
     reach: float = REACH,
+    depth: Float[Tensor, "T H W 1"] | None = None,
 ) -> Float[Tensor, "T H W 3"]:
     """Colours of the known pixels, continued over the others, and fading with the distance to other colours.
 
@@ -35,6 +39,8 @@ def continue_colours(
         known: pixels whose colours hold.
         towards: what is shown far from everything known.
         reach: L, as a share of the longer side.
+        depth: above 0 where colours are known. What is far goes on behind what is near: where both are beside the
+            unknown, next to nothing flows from the near one. None: everything goes on alike.
 
     Returns:
         Smooth colours, close to the given ones where these are known; d is nowhere larger than there.
@@ -47,30 +53,54 @@ def continue_colours(
     height, width = colours.shape[1:3]
     scale = min(1.0, _CELLS / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    counts = known.movedim(-1, 1).to(colours)
-    excess = torch.where(known, colours - towards, 0.0).movedim(-1, 1)
-    share, mean = (functional.interpolate(x, size=size, mode="area") for x in (counts, excess))
-    given = (mean / share.clamp(min=1e-6)).movedim(1, -1).double().cpu().numpy()
-    held = (share[:, 0] > _KNOWN).cpu().numpy()
+    share, excess = _in_cells(colours - towards, known, size)
+    held = share > _KNOWN
+    flow = torch.ones_like(share) if depth is None else _flow_by_depth(_in_cells(depth, known, size)[1], held)
     screen = 1 / (reach * max(size)) ** 2
-    solved = np.stack([_solve(frame, fixed, screen) for frame, fixed in zip(given, held, strict=True)])
+    planes = (x.movedim(1, -1).double().cpu().numpy() for x in (excess, held, flow))
+    solved = np.stack([_solve(*frame, screen) for frame in zip(*planes, strict=True)])
     smooth = torch.from_numpy(solved).to(colours).movedim(-1, 1)
     smooth = functional.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
     return towards + smooth.movedim(1, -1)
 
 
-def _solve(given: np.ndarray, fixed: np.ndarray, screen: float) -> np.ndarray:
-    """The free cells of one frame [h, w, 3] from its `fixed` ones [h, w]; `screen`: 1 / L^2, per cell squared."""
-    solution = np.where(fixed[..., None], given, 0.0).reshape(-1, given.shape[-1])
-    free = ~fixed.ravel()
-    if free.all() or not free.any():
+def _in_cells(
+    values: Float[Tensor, "T H W C"], known: Bool[Tensor, "T H W 1"], size: tuple[int, int]
+) -> tuple[Float[Tensor, "T 1 h w"], Float[Tensor, "T C h w"]]:
+    """Shares of (height, width) `size` cells that are known, and the means of the values there."""
+    parts = (known.to(values), torch.where(known, values, 0.0))
+    share, total = (functional.interpolate(x.movedim(-1, 1), size=size, mode="area") for x in parts)
+    return share, total / share.clamp(min=1e-6)
+
+
+def _flow_by_depth(depth: Float[Tensor, "T 1 h w"], held: Bool[Tensor, "T 1 h w"]) -> Float[Tensor, "T 1 h w"]:
+    """How much of each cell flows into free ones: 1 where nothing beside it is farther away."""
+    beside_free = functional.max_pool2d((~held).to(depth), 3, stride=1, padding=1) > 0
+    farthest = functional.max_pool2d(depth * (held & beside_free), 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
+    return (depth / farthest.clamp(min=1e-12)).clamp(max=1.0) ** _FALL
+
+
+def _solve(given: np.ndarray, held: np.ndarray, flow: np.ndarray, screen: float) -> np.ndarray:
+    """The free cells of one frame [h, w, 3] from those that are held.
+
+    Args:
+        given: values of the held cells.
+        held: 1 or 0. [h, w, 1]
+        flow: conductance from held cells to free ones. [h, w, 1]
+        screen: 1 / L^2, per cell squared.
+    """
+    fixed, flow = held.ravel() > 0, flow.ravel()
+    solution = np.where(held > 0, given, 0.0).reshape(fixed.size, -1)
+    free = ~fixed
+    if free.all() or fixed.all():
         return solution.reshape(given.shape)
-    index = np.arange(fixed.size).reshape(fixed.shape)
+    index = np.arange(fixed.size).reshape(given.shape[:2])
     pairs = np.concatenate(
         [np.stack([a.ravel(), b.ravel()]) for a, b in ((index[1:], index[:-1]), (index[:, 1:], index[:, :-1]))], axis=1
     )
     rows, columns = np.concatenate([pairs, pairs[::-1]], axis=1)
-    joined = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(fixed.size, fixed.size)).tocsr()
+    links = np.where(fixed, flow, 1.0)
+    joined = coo_matrix((links[columns], (rows, columns)), shape=(fixed.size, fixed.size)).tocsr()
     degrees = np.asarray(joined.sum(axis=1)).ravel()
     system = (diags(degrees + screen) - joined).tocsr()[free]
     solution[free] = splu(system[:, free].tocsc()).solve(-system[:, ~free] @ solution[~free])

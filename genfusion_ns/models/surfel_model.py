@@ -148,7 +148,8 @@ class GenFusionModel(RenderedSurfels):
         """Near plane of every render, scene units."""
         chosen = self.config.background_color
         colour = self.backdrop_color.float() if chosen == "random" else get_color(chosen).to(self.backdrop_color.device)
-        self._has_surroundings = chosen == "random" and bool(self.surroundings.any())
+        self.has_surroundings = chosen == "random" and bool(self.surroundings.any())
+        """Whether what is behind everything has the colours that photos have in that direction."""
         # A buffer, so that it lies on the device and is not sent there in every step.
         self.register_buffer("background_color", colour, persistent=False)
 
@@ -253,7 +254,7 @@ class GenFusionModel(RenderedSurfels):
 
     def _shows_surroundings(self, background: Float[Tensor, "3"]) -> bool:
         """Not before a background that a crop, the viewer or the configuration asks for."""
-        return self._has_surroundings and torch.equal(background, self.backdrop_color.to(background))
+        return self.has_surroundings and torch.equal(background, self.backdrop_color.to(background))
 
     def shown_surroundings(self, background: Float[Tensor, "3"]) -> Float[Tensor, "9 3"]:
         """Harmonics of what `backdrop` adds to a background; 0 where that stays one colour."""

@@ -23,6 +23,7 @@ AROUND = torch.tensor([0.2, 0.4, 0.6])
 def repaired_window(
     transparent: bool,
     sampled: dict | None = None,
+    plain: bool = False,
     seen: SeenSurfaces | None = None,
     masked: torch.Tensor | None = None,
     **config,
@@ -42,6 +43,7 @@ def repaired_window(
         device="cpu",
         render_clip=lambda viewmats, Ks, size: clip,
         background_color=AROUND,
+        has_surroundings=not plain,
         backdrop=lambda directions, colour: colour.expand_as(directions),
     )
     repairer = SimpleNamespace(repair=lambda clip, references, generator: repaired)
@@ -127,9 +129,9 @@ def test_what_photos_show_goes_on_where_none_does():
     assert share.max() > 0.9 and share.min() < 0.8, "the wall goes on, and fades"
 
 
-def test_nothing_goes_on_over_the_empty_space_of_photos_with_alpha():
-    plain, _ = repaired_window(True)
-    continued, _ = repaired_window(True, seen=seen_by_both(), continued_weight=0.4)
+def test_nothing_goes_on_where_photos_tell_what_empty_space_looks_like():
+    plain, _ = repaired_window(False)
+    continued, _ = repaired_window(False, plain=True, seen=seen_by_both(), continued_weight=0.4)
     assert torch.equal(continued.repaired.rgb, plain.repaired.rgb)
     assert torch.equal(continued.repaired.confidence, plain.repaired.confidence)
 

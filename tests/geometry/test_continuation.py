@@ -78,3 +78,18 @@ def test_nothing_known_gives_what_is_far_and_everything_known_the_colours(known_
 def test_a_reach_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="must be above 0"):
         continue_colours(torch.rand(1, 8, 8, 3), torch.ones(1, 8, 8, 1, dtype=torch.bool), torch.rand(1, 8, 8, 3), 0.0)
+
+
+def test_what_is_far_goes_on_behind_what_is_near() -> None:
+    """A gap between a near red thing and a far blue wall is blue nearly all over, and purple where depth is unknown."""
+    colours, depth = torch.zeros(1, 9, 21, 3), torch.full((1, 9, 21, 1), 4.0)
+    known = _column_known(21, list(range(8)) + list(range(13, 21)), height=9)
+    colours[:, :, :10, 0], colours[:, :, 10:, 2] = 1.0, 1.0
+    depth[:, :, :10] = 1.0
+    towards = torch.full_like(colours, 0.5)
+    alike = continue_colours(colours, known, towards, reach=100.0)[0, 4, 8:13]
+    torch.testing.assert_close(alike[2], torch.tensor([0.5, 0.0, 0.5]), atol=1e-3, rtol=0)
+    behind = continue_colours(colours, known, towards, reach=100.0, depth=depth)[0, 4, 8:13]
+    assert (behind[:, 2] > 0.95).all() and (behind[:, 0] < 0.05).all()
+    even = continue_colours(colours, known, towards, reach=100.0, depth=torch.ones_like(depth))[0, 4, 8:13]
+    torch.testing.assert_close(even, alike)

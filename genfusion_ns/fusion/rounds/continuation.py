@@ -58,8 +58,9 @@ def continuation(model: GenFusionModel, clip: Clip, seen: SeenSurfaces) -> Conti
     shown = _shrunk(_grown(shown & (clip.alpha > _COVERED)[:, first::_EVERY, first::_EVERY]))
     known = _shrunk(_opened(shown))  # edges are frayed, and shreds show what they like
     shown, known = (_enlarged(mask, clip) for mask in (shown, known))
-    rgb = continue_colours(clip.rgb / clip.alpha.clamp(min=_COVERED), known, _around(model, clip)).clamp(0, 1)
-    return Continuation(rgb, ~shown, torch.where(clip.alpha > _COVERED, _SOLID_SHARE, 1.0))
+    colours = clip.rgb / clip.alpha.clamp(min=_COVERED)
+    rgb = continue_colours(colours, known, _around(model, clip), depth=clip.depth)
+    return Continuation(rgb.clamp(0, 1), ~shown, torch.where(clip.alpha > _COVERED, _SOLID_SHARE, 1.0))
 
 
 def _around(model: GenFusionModel, clip: Clip) -> Float[Tensor, "T H W 3"]:

@@ -151,7 +151,7 @@ def repair_window(
         confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
     if seen is not None and config.unseen_only:
         confidence = confidence * ~(agreement.shown | _shown_by_any(clip, seen))
-    if seen is not None and config.continued_weight and not photos.transparent:
+    if seen is not None and config.continued_weight and model.has_surroundings:
         goes_on = continuation(model, clip, seen)
         places = goes_on.unshown & ~agreement.shown
         repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
