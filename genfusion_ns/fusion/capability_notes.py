@@ -31,8 +31,9 @@ def capability_notes(config: RoundSettings, repairer: FoundRepairer) -> list[str
             "around them."
         )
     if needs_filling and can.fills_holes and config.unshown_weight == 0:
+        instead = "what photos show goes on there" if config.continued_weight else "that is left as it is"
         notes.append(
-            f"Repairer {name} can but guess what no photo shows, so that is left as it is; "
+            f"Repairer {name} can but guess what no photo shows, so {instead}; "
             "--pipeline.fusion.unshown-weight 1 has the guess supervise the scene."
         )
     if config.depth_weight and not can.makes_depth:

@@ -17,8 +17,8 @@ _CELLS = 64
 _KNOWN = 0.5
 """Share of a cell that must be known for its mean to hold."""
 _BESIDE, _FALL = 8, 4
-"""Cells within which edges of the unknown are compared, and the power of the ratio of their depths with which the nearer
-ones lose."""
+"""Cells within which edges of the unknown are compared, and the power of their ratio of depths with which the nearer
+one loses."""
 
 
 def continue_colours(

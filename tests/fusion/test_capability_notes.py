@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -47,9 +47,10 @@ def test_a_repairer_that_can_all_needs_no_words() -> None:
     assert capability_notes(genfusion.config.pipeline.fusion, kind("compact")) == []
 
 
-def test_compact_leaves_what_no_photo_shows_in_masked_runs_and_says_so() -> None:
-    said = capability_notes(genfusion_masked.config.pipeline.fusion, kind("compact"))
-    assert any("can but guess what no photo shows" in note for note in said)
+@pytest.mark.parametrize(("weight", "instead"), [(None, "goes on there"), (0.0, "left as it is")])
+def test_what_no_photo_shows_is_not_left_to_compact_in_masked_runs(weight: float | None, instead: str) -> None:
+    said = capability_notes(replace(genfusion_masked.config.pipeline.fusion, continued_weight=weight), kind("compact"))
+    assert any("can but guess what no photo shows" in note and instead in note for note in said)
 
 
 def test_without_repair_there_are_no_rounds() -> None:
