@@ -14,9 +14,9 @@ REACH = 0.2
 """Distance over which a continued colour has faded to 1/e, as a share of the longer side of the picture."""
 _CELLS = 64
 """Cells along the longer side of the picture; what is guessed has no finer detail."""
-_KNOWN = 0.5
-"""Share of a cell that must be known for its mean to hold."""
-_BESIDE, _FALL = 8, 4
+_KNOWN = 0.9
+"""Share of a cell that must be known for its mean to hold: what is known frays at its edge."""
+_BESIDE, _FALL = 12, 6
 """Cells within which edges of the unknown are compared, and the power of their ratio of depths with which the nearer
 one loses."""
 

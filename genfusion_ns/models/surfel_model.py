@@ -215,7 +215,9 @@ class GenFusionModel(RenderedSurfels):
         background = self._get_background_color()
         viewmat = c2w_to_viewmat(pose.to(self.device))
         if not self.training:
-            return self.view(viewmat, K, width, height, background).outputs()
+            view = self.view(viewmat, K, width, height, background)
+            goes_on = self.config.holes == "continued" and self._shows_surroundings(background)
+            return (view.continued() if goes_on else view).outputs()
         render = self.render(viewmat, K, width, height, background=background)
         return {
             "rgb": render.rgb[0],

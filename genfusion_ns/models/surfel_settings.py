@@ -39,6 +39,10 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     background_color: Literal["random", "black", "white"] = "random"
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background. Holes are
     then shown in the colour of a plain backdrop, else in the colours that photos have in that direction, blurred."""
+    holes: Literal["continued", "empty"] = "continued"
+    """Holes in the colours that photos have in that direction: 'continued' has what is beside them go on into them, from
+    what is far rather than from what is near, and fade to those colours; 'empty' leaves those alone. Panoramas, pages and
+    exported files have no continuation."""
     near_plane: float = 0.0
     """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
     the nearest seed points, measured when training begins and kept with the checkpoints."""

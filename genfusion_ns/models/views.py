@@ -8,8 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.geometry.continuation import continue_colours
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.rendering.surfels import SurfelRender
+
+_FRAYED, _WHOLE = 0.85, 0.95
+"""Coverage up to which a pixel belongs to a hole, as surfels fray where photos end, and from which to what is before it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,19 @@ class View:
     def before(self, background: Float[Tensor, "H W 3"]) -> View:
         """The same before another background."""
         return replace(self, rgb=self.rgb + (1 - self.alpha) * (background - self.background), background=background)
+
+    def continued(self) -> View:
+        """The same with its holes covered by what is beside them, rather by what is far than by what is near.
+
+        Colours fade to the background, see `continue_colours`. Coverage becomes that of what is not a hole.
+        """
+        if bool((self.alpha >= _WHOLE).all()):
+            return self
+        own = (self.rgb - (1 - self.alpha) * self.background) / self.alpha.clamp(min=_FRAYED)
+        whole = self.alpha > (_FRAYED + _WHOLE) / 2
+        behind = continue_colours(own[None], whole[None], self.background[None], depth=self.depth[None])[0]
+        kept = ((self.alpha - _FRAYED) / (_WHOLE - _FRAYED)).clamp(0, 1)
+        return replace(self, rgb=kept * own + (1 - kept) * behind, alpha=kept, background=behind)
 
     @classmethod
     def empty(cls, width: int, height: int, background: Float[Tensor, "3"]) -> View:
