@@ -14,8 +14,9 @@ REACH = 0.2
 """Distance over which a continued colour has faded to 1/e, as a share of the longer side of the picture."""
 _CELLS = 64
 """Cells along the longer side of the picture; what is guessed has no finer detail."""
-_KNOWN = 0.9
-"""Share of a cell that must be known for its mean to hold: what is known frays at its edge."""
+_HELD, _LOOSE = 0.2, 1e-4
+"""Pull of cells towards what is known of them: the first times the known share, over the second and the unknown share.
+What is known frays at its edges, and holds less there; and no cell comes or goes at once when a camera moves."""
 _BESIDE, _FALL = 12, 6
 """Cells within which edges of the unknown are compared, and the power of their ratio of depths with which the nearer
 one loses."""
@@ -43,7 +44,7 @@ def continue_colours(
             unknown, next to nothing flows from the near one. None: everything goes on alike.
 
     Returns:
-        Smooth colours, close to the given ones where these are known; d is nowhere larger than there.
+        Smooth colours, close to the given ones where cells are wholly known; d is nowhere larger than there.
 
     Raises:
         ValueError: the reach is not above 0.
@@ -54,11 +55,11 @@ def continue_colours(
     scale = min(1.0, _CELLS / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     share, excess = _in_cells(colours - towards, known, size)
-    held = share > _KNOWN
-    flow = torch.ones_like(share) if depth is None else _flow_by_depth(_in_cells(depth, known, size)[1], held)
+    flow = torch.ones_like(share) if depth is None else _flow_by_depth(_in_cells(depth, known, size)[1], share)
+    pull = _HELD * share / (1 - share + _LOOSE)
     screen = 1 / (reach * max(size)) ** 2
-    planes = (x.movedim(1, -1).double().cpu().numpy() for x in (excess, held, flow))
-    solved = np.stack([_solve(*frame, screen) for frame in zip(*planes, strict=True)])
+    planes = (x.movedim(1, -1).double().cpu().numpy() for x in (excess, pull, flow))
+    solved = np.stack([_solve(given, held, out, screen) for given, held, out in zip(*planes, strict=True)])
     smooth = torch.from_numpy(solved).to(colours).movedim(-1, 1)
     smooth = functional.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
     return towards + smooth.movedim(1, -1)
@@ -73,35 +74,27 @@ def _in_cells(
     return share, total / share.clamp(min=1e-6)
 
 
-def _flow_by_depth(depth: Float[Tensor, "T 1 h w"], held: Bool[Tensor, "T 1 h w"]) -> Float[Tensor, "T 1 h w"]:
-    """How much of each cell flows into free ones: 1 where nothing beside it is farther away."""
-    beside_free = functional.max_pool2d((~held).to(depth), 3, stride=1, padding=1) > 0
-    farthest = functional.max_pool2d(depth * (held & beside_free), 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
-    return (depth / farthest.clamp(min=1e-12)).clamp(max=1.0) ** _FALL
+def _flow_by_depth(depth: Float[Tensor, "T 1 h w"], share: Float[Tensor, "T 1 h w"]) -> Float[Tensor, "T 1 h w"]:
+    """How much flows from each cell into others: 1 where nothing is known, or nothing farther beside the unknown."""
+    at_edge = functional.max_pool2d(1 - share, 3, stride=1, padding=1)
+    farthest = functional.max_pool2d(depth * share * at_edge, 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
+    return torch.lerp(torch.ones_like(share), (depth / farthest.clamp(min=1e-12)).clamp(max=1.0) ** _FALL, share)
 
 
-def _solve(given: np.ndarray, held: np.ndarray, flow: np.ndarray, screen: float) -> np.ndarray:
-    """The free cells of one frame [h, w, 3] from those that are held.
+def _solve(given: np.ndarray, pull: np.ndarray, flow: np.ndarray, screen: float) -> np.ndarray:
+    """What cells show, of one frame [h, w, 3].
 
     Args:
-        given: values of the held cells.
-        held: 1 or 0. [h, w, 1]
-        flow: conductance from held cells to free ones. [h, w, 1]
+        given: what is known of them.
+        pull: towards that, 0 where nothing is known. [h, w, 1]
+        flow: conductance from each cell to its neighbours. [h, w, 1]
         screen: 1 / L^2, per cell squared.
     """
-    fixed, flow = held.ravel() > 0, flow.ravel()
-    solution = np.where(held > 0, given, 0.0).reshape(fixed.size, -1)
-    free = ~fixed
-    if free.all() or fixed.all():
-        return solution.reshape(given.shape)
-    index = np.arange(fixed.size).reshape(given.shape[:2])
-    pairs = np.concatenate(
-        [np.stack([a.ravel(), b.ravel()]) for a, b in ((index[1:], index[:-1]), (index[:, 1:], index[:, :-1]))], axis=1
-    )
-    rows, columns = np.concatenate([pairs, pairs[::-1]], axis=1)
-    links = np.where(fixed, flow, 1.0)
-    joined = coo_matrix((links[columns], (rows, columns)), shape=(fixed.size, fixed.size)).tocsr()
+    index = np.arange(pull.size).reshape(pull.shape[:2])
+    beside = ((index[1:], index[:-1]), (index[:, 1:], index[:, :-1]))
+    pairs = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in beside], axis=1)
+    to, source = np.concatenate([pairs, pairs[::-1]], axis=1)
+    joined = coo_matrix((flow.ravel()[source], (to, source)), shape=(pull.size, pull.size)).tocsr()
     degrees = np.asarray(joined.sum(axis=1)).ravel()
-    system = (diags(degrees + screen) - joined).tocsr()[free]
-    solution[free] = splu(system[:, free].tocsc()).solve(-system[:, ~free] @ solution[~free])
-    return solution.reshape(given.shape)
+    system = diags(degrees + screen + pull.ravel()) - joined
+    return splu(system.tocsc()).solve((pull * given).reshape(pull.size, -1)).reshape(given.shape)

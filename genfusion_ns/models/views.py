@@ -13,7 +13,7 @@ from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.rendering.surfels import SurfelRender
 
 _FRAYED, _WHOLE = 0.85, 0.95
-"""Coverage up to which a pixel belongs to a hole, as surfels fray where photos end, and from which to what is before it."""
+"""Coverage up to which a pixel belongs to a hole, as surfels fray where photos end, and from which it does not."""
 
 
 @dataclass(frozen=True)

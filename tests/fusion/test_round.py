@@ -110,23 +110,20 @@ def test_what_no_photo_shows_weighs_less_and_least_in_frames_of_which_they_show_
     torch.testing.assert_close(scaled, torch.where(shown, before, share * before))
 
 
-def test_what_photos_show_goes_on_where_none_does():
+def test_what_photos_show_goes_on_over_what_none_shows():
     plain, clip = repaired_window(False)
     continued, _ = repaired_window(False, seen=seen_by_both(), continued_weight=0.4)
     confidence, shown = continued.repaired.confidence, plain.agreement.shown
     changed = (continued.repaired.rgb != plain.repaired.rgb).any(dim=-1, keepdim=True)
     solid = clip.alpha > SOLID_ALPHA
-    holes = changed & ~solid
-    assert holes.sum() > 0.9 * (~solid).sum(), "but for pixels at their edges"
-    assert torch.equal(confidence[holes], torch.full_like(confidence[holes], 0.4))
-    assert not changed[shown].any() and torch.equal(confidence[shown], plain.repaired.confidence[shown])
-    beside = changed & solid
-    assert beside.any() and torch.equal(confidence[beside], torch.full_like(confidence[beside], 0.2))
-    assert beside[-1].sum() < 0.1 * solid[-1].sum(), "the last frame is no reference, and a photo all the same"
+    assert changed.any() and not changed[~solid].any() and not changed[shown].any()
+    assert torch.equal(confidence[changed], torch.full_like(confidence[changed], 0.4))
+    assert torch.equal(confidence[~changed], plain.repaired.confidence[~changed])
+    assert changed[-1].sum() < 0.1 * solid[-1].sum(), "the last frame is no reference, and a photo all the same"
     wall, found = clip.rgb[0, 0, 0], continued.repaired.rgb[changed[..., 0]]
     share = ((found - AROUND) / (wall - AROUND)).mean(dim=-1)
-    assert share.min() > -1e-4 and share.max() < 1 + 1e-4, "between the wall and what is behind everything"
-    assert share.max() > 0.9 and share.min() < 0.8, "the wall goes on, and fades"
+    assert share.min() > -1e-4 and share.max() < 1 + 1e-2, "between the wall and what is behind everything"
+    assert share.max() > 0.8, "the wall goes on"
 
 
 def test_nothing_goes_on_where_photos_tell_what_empty_space_looks_like():

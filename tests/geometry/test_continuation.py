@@ -21,7 +21,7 @@ def test_known_pixels_and_a_world_of_one_colour_stay_as_they_are() -> None:
     known = torch.rand(2, 12, 20, 1, generator=torch.Generator().manual_seed(1)) > 0.5
     towards = torch.full_like(colours, 0.25)
     continued = continue_colours(colours, known, towards)  # small pictures have a cell for each pixel
-    torch.testing.assert_close(torch.where(known, continued, 0.0), torch.where(known, colours, 0.0))
+    torch.testing.assert_close(torch.where(known, continued, 0.0), torch.where(known, colours, 0.0), atol=4e-3, rtol=0)
     grey = continue_colours(torch.full_like(colours, 0.25), known, towards)
     torch.testing.assert_close(grey, towards)
 
@@ -34,7 +34,7 @@ def test_colours_fade_exponentially_with_the_distance() -> None:
     continued = continue_colours(colours, _column_known(width, [0]), towards, reach)[0, 3, :, 0]
     x, length = torch.arange(width, dtype=torch.float64), reach * width
     exact = torch.cosh((width - 0.5 - x) / length) / torch.cosh(torch.tensor((width - 0.5) / length))
-    torch.testing.assert_close(continued, exact.float(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(continued, exact.float(), atol=4e-3, rtol=0)
     assert float(continued[int(length)]) == pytest.approx(math.exp(-1), abs=0.02)
 
 
@@ -72,7 +72,18 @@ def test_nothing_known_gives_what_is_far_and_everything_known_the_colours(known_
     colours, towards = torch.rand(1, 8, 8, 3), torch.rand(1, 8, 8, 3)
     known = torch.full((1, 8, 8, 1), known_everywhere)
     wanted = colours if known_everywhere else towards
-    torch.testing.assert_close(continue_colours(colours, known, towards), wanted)
+    torch.testing.assert_close(continue_colours(colours, known, towards), wanted, atol=4e-3, rtol=0)
+
+
+def test_no_colour_jumps_when_a_pixel_more_is_known() -> None:
+    """A camera that moves uncovers one row of pixels at a time; of 4 in a cell."""
+    colours, towards = torch.ones(1, 256, 256, 3), torch.zeros(1, 256, 256, 3)
+    known = [torch.zeros(1, 256, 256, 1, dtype=torch.bool) for _ in range(5)]
+    for rows, mask in enumerate(known):
+        mask[:, : 64 + rows] = True
+    seen = [continue_colours(colours, mask, towards)[0, 80, 128, 0] for mask in known]
+    steps = torch.stack(seen).diff()
+    assert (steps > 0).all() and steps.max() < 0.7 * steps.sum(), "a threshold would jump once"
 
 
 def test_a_reach_of_nothing_is_refused() -> None:

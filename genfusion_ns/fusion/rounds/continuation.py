@@ -1,9 +1,9 @@
-"""What surrounds the things that photos show, continued to where none shows anything.
+"""What photos show, continued over what stands where none shows anything.
 
-A generator that can but guess what no photo shows gives a colour there, and its guess is no better than that of a
-smooth continuation of what the photos show beside it, towards the colours that they have in that direction. Few photos
-also leave shreds around what they show: surfels that reach out of the pictures, where nothing holds them. What a photo
-confirms is continued over these, too.
+Few photos leave shreds around what they show: surfels that reach out of the pictures, where nothing holds them. A
+generator that can but guess what no photo shows gives a colour there that is no better than a smooth continuation of
+what the photos show beside it. Holes stay what they are: renders to look at continue into them by themselves
+(`View.continued`), and surfels that stood in them would stand before other cameras.
 """
 
 from __future__ import annotations
@@ -27,20 +27,16 @@ _EVERY = 2
 """Pixels of a clip along the square that is asked for at once whether any photo shows it."""
 _COVERED = 0.9
 """Coverage below which a pixel has a hole, or the frayed edge of one."""
-_SOLID_SHARE = 0.5
-"""Weight where something stands that no photo shows, as a share of that of holes: it may be right."""
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Colours for the pixels of a clip that no photo shows."""
+    """Colours for the pixels of a clip where something stands that no photo shows."""
 
     rgb: Float[Tensor, "T H W 3"]
     """Smooth colours of all pixels, 0..1."""
-    unshown: Bool[Tensor, "T H W 1"]
-    """Pixels that no photo shows."""
-    trust: Float[Tensor, "T H W 1"]
-    """1 in holes, less where something stands."""
+    places: Bool[Tensor, "T H W 1"]
+    """The pixels that they are for."""
 
 
 @torch.no_grad()
@@ -60,7 +56,7 @@ def continuation(model: GenFusionModel, clip: Clip, seen: SeenSurfaces) -> Conti
     shown, known = (_enlarged(mask, clip) for mask in (shown, known))
     colours = clip.rgb / clip.alpha.clamp(min=_COVERED)
     rgb = continue_colours(colours, known, _around(model, clip), depth=clip.depth)
-    return Continuation(rgb.clamp(0, 1), ~shown, torch.where(clip.alpha > _COVERED, _SOLID_SHARE, 1.0))
+    return Continuation(rgb.clamp(0, 1), ~shown & (clip.alpha > _COVERED))
 
 
 def _around(model: GenFusionModel, clip: Clip) -> Float[Tensor, "T H W 3"]:

@@ -153,9 +153,9 @@ def repair_window(
         confidence = confidence * ~(agreement.shown | _shown_by_any(clip, seen))
     if seen is not None and config.continued_weight and model.has_surroundings:
         goes_on = continuation(model, clip, seen)
-        places = goes_on.unshown & ~agreement.shown
+        places = goes_on.places & ~agreement.shown
         repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
-        confidence = torch.where(places, config.continued_weight * goes_on.trust, confidence)
+        confidence = torch.where(places, config.continued_weight, confidence)
     if (part := sampled.supervised(number)) is not None:
         inside = torch.zeros_like(confidence)
         inside[:, part[0], part[1]] = 1.0
