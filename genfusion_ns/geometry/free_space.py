@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
 from genfusion_ns.geometry.capture_shape import capture_shape, neighbour_spacing
-from genfusion_ns.geometry.clips import SOLID_ALPHA
+from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip
 from genfusion_ns.geometry.depth import depth_to_points
 
 ClearTest = Callable[[Float[Tensor, "M 4 4"]], Bool[Tensor, " M"]]
@@ -157,6 +157,23 @@ def seen_empty(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Ten
 def on_seen_surface(points: Float[Tensor, "M 3"], surfaces: SeenSurfaces) -> Bool[Tensor, " M"]:
     """Which points lie on a surface that some view sees. Arguments as above. [M]"""
     return torch.cat([_look(part, surfaces).on_surface.any(0) for part in points.split(_AT_ONCE)])
+
+
+def seen_in_clip(
+    clip: Clip, surfaces: SeenSurfaces, every: int, covered: float = SOLID_ALPHA
+) -> Bool[Tensor, "T h w 1"]:
+    """Whether the surface that a clip shows is one that some view sees, in every few pixels along both axes.
+
+    Args:
+        clip: of the scene that the surfaces are of.
+        surfaces: what the views see.
+        every: pixels from one that is looked at to the next.
+        covered: coverage above which a pixel shows a surface.
+    """
+    at = slice(every // 2, None, every)
+    places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, at, at]
+    seen = on_seen_surface(places.reshape(-1, 3), surfaces).view(*places.shape[:-1], 1)
+    return seen & (clip.alpha[:, at, at] > covered)
 
 
 def clearance_test(surfaces: SeenSurfaces) -> ClearTest:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,6 +42,12 @@ def resize_images(
     else:
         resized = functional.interpolate(planes, size=shape, mode="bilinear", align_corners=False, antialias=True)
     return resized.permute(0, 2, 3, 1)
+
+
+def enlarge_mask(mask: Bool[Tensor, "T h w 1"], size: tuple[int, int]) -> Bool[Tensor, "T H W 1"]:
+    """A coarse mask at (width, height) `size`, by the nearest of its pixels."""
+    planes = functional.interpolate(mask.movedim(-1, 1).float(), size=(size[1], size[0]))
+    return planes.bool().movedim(1, -1)
 
 
 def square_means(image: Float[Tensor, "H W C"], side: int) -> Float[Tensor, "h w C"]:

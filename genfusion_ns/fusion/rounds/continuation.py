@@ -18,8 +18,8 @@ from torch.nn import functional
 from genfusion_ns.geometry.cameras import viewmat_to_c2w
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.geometry.continuation import continue_colours
-from genfusion_ns.geometry.depth import depth_to_points
-from genfusion_ns.geometry.free_space import SeenSurfaces, on_seen_surface
+from genfusion_ns.geometry.free_space import SeenSurfaces, seen_in_clip
+from genfusion_ns.geometry.images import enlarge_mask
 from genfusion_ns.geometry.pixel_rays import pixel_rays
 from genfusion_ns.models.surfel_model import GenFusionModel
 
@@ -48,12 +48,9 @@ def continuation(model: GenFusionModel, clip: Clip, seen: SeenSurfaces) -> Conti
         clip: render of the scene.
         seen: what all photos show of it (`PosedPhotos.unmasked`).
     """
-    first = _EVERY // 2
-    places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, first::_EVERY, first::_EVERY]
-    shown = on_seen_surface(places.reshape(-1, 3), seen).view(*places.shape[:-1], 1)
-    shown = _shrunk(_grown(shown & (clip.alpha > _COVERED)[:, first::_EVERY, first::_EVERY]))
+    shown = _shrunk(_grown(seen_in_clip(clip, seen, _EVERY, _COVERED)))
     known = _shrunk(_opened(shown))  # edges are frayed, and shreds show what they like
-    shown, known = (_enlarged(mask, clip) for mask in (shown, known))
+    shown, known = (enlarge_mask(mask, clip.size) for mask in (shown, known))
     colours = clip.rgb / clip.alpha.clamp(min=_COVERED)
     rgb = continue_colours(colours, known, _around(model, clip), depth=clip.depth)
     return Continuation(rgb.clamp(0, 1), ~shown & (clip.alpha > _COVERED))
@@ -64,11 +61,6 @@ def _around(model: GenFusionModel, clip: Clip) -> Float[Tensor, "T H W 3"]:
     c2w, Ks = viewmat_to_c2w(clip.viewmats.cpu()), clip.Ks.cpu()
     directions = [pixel_rays(pose[None], K, clip.size)[1] for pose, K in zip(c2w, Ks, strict=True)]
     return model.backdrop(torch.cat(directions).to(clip.rgb), model.background_color.to(clip.rgb))
-
-
-def _enlarged(mask: Bool[Tensor, "T h w 1"], clip: Clip) -> Bool[Tensor, "T H W 1"]:
-    planes = functional.interpolate(mask.movedim(-1, 1).float(), size=clip.depth.shape[1:3])
-    return planes.bool().movedim(1, -1)
 
 
 def _opened(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:

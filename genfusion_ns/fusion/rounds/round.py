@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from genfusion_ns.fusion.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
@@ -20,9 +19,8 @@ from genfusion_ns.fusion.rounds.settings import RoundSettings
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
-from genfusion_ns.geometry.depth import depth_to_points
-from genfusion_ns.geometry.free_space import SeenSurfaces, on_seen_surface, seen_empty
-from genfusion_ns.geometry.images import side_by_side, to_bytes
+from genfusion_ns.geometry.free_space import SeenSurfaces, seen_empty, seen_in_clip
+from genfusion_ns.geometry.images import enlarge_mask, side_by_side, to_bytes
 from genfusion_ns.models.sharpness import gradient_energy_ratio, sharpness_ratio
 from genfusion_ns.models.surfel_model import GenFusionModel
 from genfusion_ns.priors.base import VideoRepairer, repair_next
@@ -146,16 +144,8 @@ def repair_window(
     repaired = repair_next(repairer, last, window.new_from, clip=given, references=references, generator=generator)
     repaired = repaired.to(model.device)
     agreement = photo_agreement(clip, repaired, references, better_only=config.better_only)
-    confidence = torch.ones_like(agreement.confidence)
-    if config.use_confidence:
-        confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
-    if seen is not None and config.unseen_only:
-        confidence = confidence * ~(agreement.shown | _shown_by_any(clip, seen))
-    if seen is not None and config.continued_weight and model.has_surroundings:
-        goes_on = continuation(model, clip, seen)
-        places = goes_on.places & ~agreement.shown
-        repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
-        confidence = torch.where(places, config.continued_weight, confidence)
+    repaired = _supervising(model, clip, repaired, agreement, seen, config)
+    confidence = repaired.confidence
     if (part := sampled.supervised(number)) is not None:
         inside = torch.zeros_like(confidence)
         inside[:, part[0], part[1]] = 1.0
@@ -170,12 +160,27 @@ def repair_window(
     )
 
 
-def _shown_by_any(clip: Clip, surfaces: SeenSurfaces) -> Bool[Tensor, "T H W 1"]:
-    """Pixels of solid surfaces that any photo shows, reference or not; looked at in every few pixels."""
-    places = depth_to_points(clip.depth, clip.Ks, clip.viewmats)[:, _EVERY // 2 :: _EVERY, _EVERY // 2 :: _EVERY]
-    shown = on_seen_surface(places.reshape(-1, 3), surfaces).view(places.shape[:-1])[:, None].float()
-    whole = functional.interpolate(shown, size=clip.depth.shape[1:3]).bool()
-    return whole.movedim(1, -1) & (clip.alpha > SOLID_ALPHA)
+def _supervising(
+    model: GenFusionModel,
+    clip: Clip,
+    repaired: RepairedClip,
+    agreement: Agreement,
+    seen: SeenSurfaces | None,
+    config: RoundSettings,
+) -> RepairedClip:
+    """A repaired clip with the confidence that photos leave it, and what they show continued over what none shows."""
+    confidence = torch.ones_like(agreement.confidence)
+    if config.use_confidence:
+        confidence = agreement.confidence * _trust_beside_photos(agreement.shown, config)
+    if seen is not None and config.unseen_only:
+        shown = enlarge_mask(seen_in_clip(clip, seen, _EVERY), clip.size) & (clip.alpha > SOLID_ALPHA)
+        confidence = confidence * ~(agreement.shown | shown)
+    if seen is not None and config.continued_weight and model.has_surroundings:
+        goes_on = continuation(model, clip, seen)
+        places = goes_on.places & ~agreement.shown
+        repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
+        confidence = torch.where(places, config.continued_weight, confidence)
+    return replace(repaired, confidence=confidence)
 
 
 def _trust_beside_photos(shown: Bool[Tensor, "T H W 1"], settings: RoundSettings) -> Float[Tensor, "T H W 1"]:
