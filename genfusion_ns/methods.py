@@ -95,7 +95,6 @@ genfusion = MethodSpecification(
                 least_shown=0.2,
                 full_trust_shown=0.5,
                 unshown_weight=None,
-                continued_weight=None,
             ),
         ),
     ),

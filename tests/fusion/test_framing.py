@@ -147,7 +147,7 @@ def test_what_is_left_to_the_repairer_follows_from_what_it_can() -> None:
     assert (large.depth_weight, large.framing, large.full_weight_photos, large.blocks) == (1, "crop", 0, 1)
     assert (small.unshown_weight, large.unshown_weight) == (0, 1)
     config = replace(config, continued_weight=None)
-    assert (config.suited_to(COMPACT).continued_weight, config.suited_to(DYNAMICRAFTER).continued_weight) == (0.3, 0)
+    assert (config.suited_to(COMPACT).continued_weight, config.suited_to(DYNAMICRAFTER).continued_weight) == (0.1, 0)
     assert replace(config, seeding=SeedingConfig()).suited_to(COMPACT).continued_weight == 0
     assert config.suited_to(COMPACT).into_the_unseen().continued_weight == 0, "the generator is asked to show it"
     seeding = FusionConfig(unshown_weight=None, seeding=SeedingConfig())

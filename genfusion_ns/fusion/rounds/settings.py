@@ -15,7 +15,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.priors.base import Capabilities
 
 _FULL_WEIGHT_PHOTOS = 6
-_CONTINUED_WEIGHT = 0.3
+_CONTINUED_WEIGHT = 0.1
 
 
 @dataclass
@@ -88,7 +88,7 @@ class RoundSettings(SupervisionConfig):
     (compact)."""
     continued_weight: float | None = 0.0
     """Weight, 0..1, of what photos show, continued smoothly over what stands where none shows anything, as shreds do at
-    the edges of pictures. Not for photos with alpha or before a plain backdrop, whose empty space is known. None: 0.3
+    the edges of pictures. Not for photos with alpha or before a plain backdrop, whose empty space is known. None: 0.1
     for repairers that put a mere colour there (compact), 0 for those that draw things (dynamicrafter) and where surfels
     are seeded."""
     generated_photos: float = 0.1
