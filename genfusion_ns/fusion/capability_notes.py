@@ -31,7 +31,9 @@ def capability_notes(config: RoundSettings, repairer: FoundRepairer) -> list[str
             "around them."
         )
     if needs_filling and can.fills_holes and config.unshown_weight == 0:
-        instead = "what photos show goes on there" if config.continued_weight else "that is left as it is"
+        instead = "that is left as it is"
+        if config.continued_weight:
+            instead = "what photos show goes on over what stands there, unless they tell what empty space looks like"
         notes.append(
             f"Repairer {name} can but guess what no photo shows, so {instead}; "
             "--pipeline.fusion.unshown-weight 1 has the guess supervise the scene."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -22,47 +24,62 @@ _BESIDE, _FALL = 12, 6
 one loses."""
 
 
+@dataclass(frozen=True)
+class Continued:
+    """Colours that go on from what is known."""
+
+    colours: Float[Tensor, "T H W 3"]
+    """Smooth, close to the given ones where cells are wholly known; a constant for gradients."""
+    known: Float[Tensor, "T H W 1"]
+    """How much of them comes from what is known, 0..1: it fades with the distance from there."""
+
+
 def continue_colours(
     colours: Float[Tensor, "T H W 3"],
     known: Bool[Tensor, "T H W 1"],
     towards: Float[Tensor, "T H W 3"],
     reach: float = REACH,
     depth: Float[Tensor, "T H W 1"] | None = None,
-) -> Float[Tensor, "T H W 3"]:
+) -> Continued:
     """Colours of the known pixels, continued over the others, and fading with the distance to other colours.
 
     What differs from `towards`, as d, solves the screened Poisson equation: L^2 times its Laplacian is d where nothing
-    is known. Nothing flows over the borders of a picture, so that what reaches one goes on along it. In cells of
-    a 64th of the longer side, bilinear between their middles.
+    is known. Nothing flows over the borders of a picture, so that what reaches one goes on along it; d is nowhere
+    larger than where it is known. In cells of a 64th of the longer side, bilinear between their middles.
 
     Args:
         colours: of any value where they are not known.
-        known: pixels whose colours hold.
+        known: pixels whose colours hold; those that are not finite do not.
         towards: what is shown far from everything known.
         reach: L, as a share of the longer side.
         depth: above 0 where colours are known. What is far goes on behind what is near: where both are beside the
             unknown, next to nothing flows from the near one. None: everything goes on alike.
-
-    Returns:
-        Smooth colours, close to the given ones where cells are wholly known; d is nowhere larger than there.
 
     Raises:
         ValueError: the reach is not above 0.
     """
     if reach <= 0:
         raise ValueError(f"the reach of a continuation is {reach}; it must be above 0")
+    colours, towards = colours.detach(), towards.detach()
+    known = known & colours.isfinite().all(-1, keepdim=True)
+    if depth is not None:
+        depth = depth.detach()
+        known = known & depth.isfinite()
+    if not bool(known.any()):
+        return Continued(towards, towards.new_zeros(known.shape))
     height, width = colours.shape[1:3]
     scale = min(1.0, _CELLS / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    share, excess = _in_cells(colours - towards, known, size)
+    # Beside the colours what is 1 where they are known, and fades as they do.
+    share, excess = _in_cells(torch.cat([colours - towards, torch.ones_like(towards[..., :1])], dim=-1), known, size)
     flow = torch.ones_like(share) if depth is None else _flow_by_depth(_in_cells(depth, known, size)[1], share)
     pull = _HELD * share / (1 - share + _LOOSE)
     screen = 1 / (reach * max(size)) ** 2
     planes = (x.movedim(1, -1).double().cpu().numpy() for x in (excess, pull, flow))
     solved = np.stack([_solve(given, held, out, screen) for given, held, out in zip(*planes, strict=True)])
     smooth = torch.from_numpy(solved).to(colours).movedim(-1, 1)
-    smooth = functional.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
-    return towards + smooth.movedim(1, -1)
+    smooth = functional.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False).movedim(1, -1)
+    return Continued(towards + smooth[..., :3], smooth[..., 3:].clamp(0, 1))
 
 
 def _in_cells(
@@ -82,7 +99,7 @@ def _flow_by_depth(depth: Float[Tensor, "T 1 h w"], share: Float[Tensor, "T 1 h 
 
 
 def _solve(given: np.ndarray, pull: np.ndarray, flow: np.ndarray, screen: float) -> np.ndarray:
-    """What cells show, of one frame [h, w, 3].
+    """What cells show, of one frame [h, w, C].
 
     Args:
         given: what is known of them.

@@ -50,6 +50,17 @@ def enlarge_mask(mask: Bool[Tensor, "T h w 1"], size: tuple[int, int]) -> Bool[T
     return planes.bool().movedim(1, -1)
 
 
+def grown(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:
+    """A mask with the neighbours of its pixels."""
+    planes = mask.movedim(-1, 1).float()
+    return (functional.max_pool2d(planes, 3, stride=1, padding=1) > 0).movedim(1, -1)
+
+
+def shrunk(mask: Bool[Tensor, "T H W 1"]) -> Bool[Tensor, "T H W 1"]:
+    """A mask without the pixels at its edges; those of the picture are none."""
+    return ~grown(~mask)
+
+
 def square_means(image: Float[Tensor, "H W C"], side: int) -> Float[Tensor, "h w C"]:
     """Means of an image over squares of `side` x `side` pixels, which have to fill it.
 

@@ -216,8 +216,7 @@ class GenFusionModel(RenderedSurfels):
         viewmat = c2w_to_viewmat(pose.to(self.device))
         if not self.training:
             view = self.view(viewmat, K, width, height, background)
-            goes_on = self.config.holes == "continued" and self._shows_surroundings(background)
-            return (view.continued() if goes_on else view).outputs()
+            return (view.continued() if self._continues(background) else view).outputs()
         render = self.render(viewmat, K, width, height, background=background)
         return {
             "rgb": render.rgb[0],
@@ -250,9 +249,19 @@ class GenFusionModel(RenderedSurfels):
         view = View.of(render, K, viewmat, background)
         if not self._shows_surroundings(background):
             return view
-        c2w = viewmat_to_c2w(viewmat.cpu())
-        directions = pixel_rays(c2w, K[0].cpu(), (width, height))[1][0].to(view.rgb)
-        return view.before(self.backdrop(directions, background))
+        return view.before(self.around(viewmat[0], K[0], width, height).to(view.rgb))
+
+    def around(
+        self, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], width: int, height: int
+    ) -> Float[Tensor, "H W 3"]:
+        """What is behind everything in one perspective view, whatever background the viewer or a crop asks for."""
+        directions = pixel_rays(viewmat_to_c2w(viewmat.cpu()[None]), K.cpu(), (width, height))[1][0]
+        own = self.backdrop_color.to(self.means)
+        return self.backdrop(directions.to(own), own)
+
+    def _continues(self, background: Float[Tensor, "3"]) -> bool:
+        """Whether what is beside a hole goes on into it; not where a box cuts the scene."""
+        return self.config.holes == "continued" and self.crop_box is None and self._shows_surroundings(background)
 
     def _shows_surroundings(self, background: Float[Tensor, "3"]) -> bool:
         """Not before a background that a crop, the viewer or the configuration asks for."""

@@ -40,8 +40,8 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Background while training; 'random' keeps surfels from hiding holes behind a colour of the background. Holes are
     then shown in the colour of a plain backdrop, else in the colours that photos have in that direction, blurred."""
     holes: Literal["continued", "empty"] = "continued"
-    """What covers holes, where those have the colours of photos: 'continued', what is beside them, rather what is far
-    than what is near, fading to those colours; 'empty', those colours alone, as in panoramas and on pages."""
+    """Holes of renders before the colours of photos: 'continued' has what is beside a hole go on into it, what is far
+    rather than what is near, and fade to those colours; 'empty' shows these alone, as panoramas and pages do."""
     near_plane: float = 0.0
     """Surfels and intersections nearer than this to the camera are not drawn, scene units; 0: a share of the depth of
     the nearest seed points, measured when training begins and kept with the checkpoints."""

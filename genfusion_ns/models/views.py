@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.geometry.clips import SOLID_ALPHA
 from genfusion_ns.geometry.continuation import continue_colours
 from genfusion_ns.geometry.depth import depth_to_normals
 from genfusion_ns.rendering.surfels import SurfelRender
 
-_FRAYED, _WHOLE = 0.85, 0.95
-"""Coverage up to which a pixel belongs to a hole, as surfels fray where photos end, and from which it does not."""
+_WHOLE, _SPEAKS = 0.7, 0.9
+"""Coverage from which a pixel belongs to no hole, and above which it goes on into one. Up to `SOLID_ALPHA` it is all
+hole: surfels fray where photos end."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,23 @@ class View:
     def continued(self) -> View:
         """The same with its holes covered by what is beside them, rather by what is far than by what is near.
 
-        Colours fade to the background, see `continue_colours`. Coverage becomes that of what is not a hole.
+        Colours fade to the background, and to what little there is in the holes, see `continue_colours`. Coverage
+        becomes that of what is not a hole: 0 up to `SOLID_ALPHA` where something is near, 1 from 0.7 on.
         """
         if bool((self.alpha >= _WHOLE).all()):
             return self
-        own = (self.rgb - (1 - self.alpha) * self.background) / self.alpha.clamp(min=_FRAYED)
-        whole = self.alpha > (_FRAYED + _WHOLE) / 2
-        behind = continue_colours(own[None], whole[None], self.background[None], depth=self.depth[None])[0]
-        kept = ((self.alpha - _FRAYED) / (_WHOLE - _FRAYED)).clamp(0, 1)
-        return replace(self, rgb=kept * own + (1 - kept) * behind, alpha=kept, background=behind)
+        own = (self.rgb - (1 - self.alpha) * self.background) / self.alpha.clamp(min=SOLID_ALPHA)
+        speaks = self.alpha > _SPEAKS
+        found = continue_colours(own[None], speaks[None], self.background[None], depth=self.depth[None])
+        far = 1 - found.known[0]
+        behind = found.colours[0] + far * (self.rgb - self.background)
+        kept = ((self.alpha - SOLID_ALPHA) / (_WHOLE - SOLID_ALPHA)).clamp(0, 1)
+        return replace(
+            self,
+            rgb=kept * self.rgb + (1 - kept) * behind,
+            alpha=kept + (1 - kept) * far * self.alpha,
+            background=found.colours[0],
+        )
 
     @classmethod
     def empty(cls, width: int, height: int, background: Float[Tensor, "3"]) -> View:

@@ -47,7 +47,7 @@ def test_a_repairer_that_can_all_needs_no_words() -> None:
     assert capability_notes(genfusion.config.pipeline.fusion, kind("compact")) == []
 
 
-@pytest.mark.parametrize(("weight", "instead"), [(None, "goes on there"), (0.0, "left as it is")])
+@pytest.mark.parametrize(("weight", "instead"), [(None, "goes on over what stands there"), (0.0, "left as it is")])
 def test_what_no_photo_shows_is_not_left_to_compact_in_masked_runs(weight: float | None, instead: str) -> None:
     said = capability_notes(replace(genfusion_masked.config.pipeline.fusion, continued_weight=weight), kind("compact"))
     assert any("can but guess what no photo shows" in note and instead in note for note in said)

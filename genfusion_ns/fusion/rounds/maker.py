@@ -107,12 +107,13 @@ class RoundMaker:
         scene, photos = self._run.scene, self.photos
         seed = round_seed(self._settings.seed, index)
         generator = seeded_generator(seed)
-        surfaces = cache(lambda: photos.surfaces(scene))  # masked rounds never ask
+        surfaces = cache(lambda: photos.surfaces(scene))  # not all rounds ask
         clear_test = cache(lambda: clearance_test(surfaces().cpu()))
         cleared = self._keep_empty(surfaces)
         sampled = sample(index, generator, lambda poses: clear_test()(poses))
         settings = self._settings.into_the_unseen() if into_the_unseen else self._settings
-        seen = photos.unmasked(surfaces()) if settings.unseen_only or settings.continued_weight else None
+        asks = settings.unseen_only or (settings.continued_weight and scene.has_surroundings)
+        seen = photos.unmasked(surfaces()) if asks else None
         made = Round(index, step, seed, sampled, self._repaired(sampled, settings, generator, title, seen))
         seeding = self._settings.seeding
         return MadeRound(made, cleared, lambda: seed_windows(scene, surfaces(), made.windows, seeding, generator))

@@ -12,10 +12,10 @@ from torch import Tensor
 from genfusion_ns.fusion.agreement import Agreement, photo_agreement
 from genfusion_ns.fusion.cameras.clip_cameras import SampledViews
 from genfusion_ns.fusion.photos import PosedPhotos
-from genfusion_ns.fusion.rounds.continuation import continuation
 from genfusion_ns.fusion.rounds.generated_views import GeneratedView, views_of_clip
 from genfusion_ns.fusion.rounds.record import RoundRecord
 from genfusion_ns.fusion.rounds.settings import RoundSettings
+from genfusion_ns.fusion.rounds.shreds import over_shreds
 from genfusion_ns.fusion.seeding import SeedingConfig, scene_bounds, seed_surfels
 from genfusion_ns.geometry.cameras import c2w_to_viewmat, camera_centers
 from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip, References, RepairedClip
@@ -38,7 +38,8 @@ class RepairedWindow:
     """As the scene renders it."""
     repaired: RepairedClip
     """With the confidence that supervision uses: the repairer's own, lowered by `photo_agreement`, further where no
-    reference photo shows the pixel, and 0 where photos themselves supervise it."""
+    reference photo shows the pixel, and 0 where photos themselves supervise it. Photos that stand in a frame are in the
+    place of what the repairer made, and so is what they show where it is continued (`over_shreds`)."""
     references: References
     agreement: Agreement
     rejected: str | None
@@ -176,10 +177,10 @@ def _supervising(
         shown = enlarge_mask(seen_in_clip(clip, seen, _EVERY), clip.size) & (clip.alpha > SOLID_ALPHA)
         confidence = confidence * ~(agreement.shown | shown)
     if seen is not None and config.continued_weight and model.has_surroundings:
-        goes_on = continuation(model, clip, seen)
-        places = goes_on.places & ~agreement.shown
-        repaired = replace(repaired, rgb=torch.where(places, goes_on.rgb, repaired.rgb))
-        confidence = torch.where(places, config.continued_weight, confidence)
+        continued = over_shreds(model, clip, seen)
+        places = (continued.trust > 0) & ~agreement.shown
+        repaired = replace(repaired, rgb=torch.where(places, continued.rgb, repaired.rgb))
+        confidence = torch.where(places, config.continued_weight * continued.trust, confidence)
     return replace(repaired, confidence=confidence)
 
 

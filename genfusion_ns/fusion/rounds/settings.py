@@ -87,10 +87,10 @@ class RoundSettings(SupervisionConfig):
     draw things there (dynamicrafter) and where surfels are seeded, 0 for those that put a mere colour there
     (compact)."""
     continued_weight: float | None = 0.0
-    """Weight, 0..1, of what photos show, continued smoothly over what stands where none shows anything, as shreds do at
-    the edges of pictures. Not for photos with alpha or before a plain backdrop, whose empty space is known. None: 0.1
-    for repairers that put a mere colour there (compact), 0 for those that draw things (dynamicrafter) and where surfels
-    are seeded."""
+    """Shreds at the edges of pictures, and whatever stands where no photo shows anything, learn the colours of what is
+    shown beside them, with this weight, 0..1. Not with alpha, a plain backdrop or a chosen background-color, where
+    empty space is known. None: 0.1 for repairers that put a mere colour there (compact), 0 for those that draw things
+    (dynamicrafter) and where surfels are seeded."""
     generated_photos: float = 0.1
     """Weight at the end of the run, 0..1, of train views that the capture says no camera took, as those of gf-image3d;
     it falls from 1 in a line. Photos always count in full."""
