@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from genfusion_ns.data.masking import MaskingConfig
 from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras
 from genfusion_ns.fusion.cameras.masked import MaskedSampler, MaskedSamplerConfig
 from genfusion_ns.fusion.photos import PosedPhotos
+from genfusion_ns.fusion.rounds.maker import RoundMaker
 from genfusion_ns.geometry.cameras import c2w_to_viewmat
 from genfusion_ns.geometry.trajectories import ellipse_path
 from genfusion_ns.methods import genfusion_masked
@@ -110,6 +112,27 @@ def test_surfaces_are_seen_at_a_small_size_one_photo_at_a_time(size: tuple[int, 
     together = render(c2w_to_viewmat(c2w), seen.Ks, *small)
     assert torch.equal(seen.depths, together.median_depth) and torch.equal(seen.alphas, together.alpha)
     torch.testing.assert_close(seen.Ks[0, :2] / small[0], K[:2] / size[0])
+
+
+def test_what_is_shown_goes_on_over_shreds_in_the_rounds_of_masked_runs(capture_folder, generator_folder, tmp_path):
+    method = copy.deepcopy(genfusion_masked)
+    trainer = make_trainer(capture_folder, tmp_path, str(generator_folder), steps=9, method=method)
+    trainer.train()
+    loop, found = trainer.pipeline.supervision, []
+    loop.model.gauss_params["opacities"].data.fill_(8.0)  # nothing is whole after so few steps
+    loop.model.gauss_params["scales"].data[:, :2] += 1.0
+    assert loop.model.has_surroundings
+    assert loop.config.continued_weight == pytest.approx(0.1), "the generator is of the kind compact"
+    for settings in (replace(loop.config, continued_weight=0.0), loop.config):
+        maker = RoundMaker(settings, loop._run)
+        found.append(maker.make(9, 0, maker.sample_scheduled, "Round").round.windows)
+    more = 0
+    for plain, continued in zip(*found, strict=True):
+        changed = plain.repaired.confidence != continued.repaired.confidence
+        assert not changed[plain.agreement.shown].any() and not changed[plain.clip.alpha <= 0.9].any()
+        assert (continued.repaired.confidence[changed] <= 0.1).all() and (plain.repaired.confidence[changed] == 0).all()
+        more += int(changed.sum())
+    assert more > 0
 
 
 def test_repaired_frames_supervise_what_the_photos_do_not_show(capture_folder, generator_folder, tmp_path):
