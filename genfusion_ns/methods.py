@@ -89,12 +89,7 @@ genfusion = MethodSpecification(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
             model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
             fusion=FusionConfig(
-                framing="auto",
-                blocks=0,
-                better_only=True,
-                least_shown=0.2,
-                full_trust_shown=0.5,
-                unshown_weight=None,
+                framing="auto", blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=None
             ),
         ),
     ),

@@ -249,7 +249,7 @@ class GenFusionModel(RenderedSurfels):
         view = View.of(render, K, viewmat, background)
         if not self._shows_surroundings(background):
             return view
-        return view.before(self.around(viewmat[0], K[0], width, height).to(view.rgb))
+        return view.before(self.around(viewmat[0], K[0], width, height))
 
     def around(
         self, viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], width: int, height: int
