@@ -100,6 +100,11 @@ def test_only_a_large_backdrop_of_one_colour_is_plain(ring: Cameras) -> None:
         photo["image"][::2] = photo["image"][:, 1::2] = 0.0
         photo["image"][:18] = 0.0
     assert find_backdrop(ring, striped, ball()).plain is None
+    hall = photos()  # grey as a whole, walls and windows out of focus
+    for photo in hall:
+        photo["image"] = torch.full((SIZE[1], SIZE[0], 3), 0.5)
+        photo["image"][:14] = 0.65
+    assert find_backdrop(ring, hall, ball()).plain is None
     line = torch.linspace(-1.1, 1.1, 40)
     wide = torch.cartesian_prod(line, torch.zeros(1), line)
     much = torch.cat([wide + torch.tensor([0.0, y, 0.0]) for y in torch.linspace(-0.8, 0.55, 20)])

@@ -40,9 +40,10 @@ _MOST = 20_000
 """Points at most; with more, neighbours are merged."""
 _LEAST_SHARE = 0.2
 """Share of what is seen of the photos that a backdrop fills at least."""
-_PLAIN, _OTHER = 0.1, 0.3
-"""Colours of a plain backdrop, 0..1: largest mean difference from their median, and the difference in a channel from
-which on a place is something else."""
+_PLAIN, _MOSTLY, _OTHER = 0.1, 0.75, 0.3
+"""Colours of a plain backdrop, 0..1: the largest difference in a channel from their median that a share of them may
+have, that share, and the difference from which on a place is something else. A board in uneven light has 0.05, a hall
+out of focus 0.13."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ def find_backdrop(cameras: Cameras, photos: Sequence[Mapping[str, Any]], points:
     """
     cells = [photo_cells(photo, _CELLS, _LEAST_SIDE) for photo in photos]
     near = _gather(cameras, cells, points)
-    plain = near.rgb.median(dim=0).values if len(near.rgb) else None
-    if plain is None or near.share < _LEAST_SHARE or float((near.rgb - plain).abs().mean()) > _PLAIN:
-        far = _gather(cameras, cells, points, _FAR)
-        return Backdrop(far.xyz, to_bytes(far.rgb), None)
-    alike = (near.rgb - plain).abs().amax(dim=-1) < _OTHER
-    return Backdrop(near.xyz[alike], to_bytes(near.rgb[alike]), plain)
+    if len(near.rgb) and near.share >= _LEAST_SHARE:
+        plain = near.rgb.median(dim=0).values
+        difference = (near.rgb - plain).abs().amax(dim=-1)
+        if float(difference.quantile(_MOSTLY)) <= _PLAIN:
+            alike = difference < _OTHER
+            return Backdrop(near.xyz[alike], to_bytes(near.rgb[alike]), plain)
+    far = _gather(cameras, cells, points, _FAR)
+    return Backdrop(far.xyz, to_bytes(far.rgb), None)
 
 
 @dataclass(frozen=True)
