@@ -12,13 +12,15 @@ from torch import Tensor
 from genfusion_ns.geometry.clips import Clip
 from genfusion_ns.models.doors import SurfelDoors
 from genfusion_ns.models.seen_sides import PhotoViewmats, seen_sides, shown_from
+from genfusion_ns.models.size_limit import limit_sizes
 from genfusion_ns.models.surfel_settings import StepSchedule, SurfelSettings
 from genfusion_ns.rendering.filters import smoothed_surfels, smoothing_variance
 from genfusion_ns.rendering.surfels import SurfelRender, Surfels, rasterize_surfels
 
 _FEW_TO_LOOK_AT = 30
-"""Photos up to which a run follows the sides that they see; of more photos these are found for checkpoints alone, as a
-render for each photo would take a good part of the time between two looks."""
+"""Photos up to which a run follows the sides that they see and limits sizes by them. Of more photos sides are found for
+checkpoints alone, as a render for each photo would take a good part of the time between two looks, and more photos
+leave no room for surfels that are too large."""
 
 
 class RenderedSurfels(SurfelDoors):
@@ -79,7 +81,7 @@ class RenderedSurfels(SurfelDoors):
         at once when it never was.
         """
         self._photos = cameras
-        if not self.follows_sides:  # those of a checkpoint, which a run that was never stopped does without
+        if not self.follows_photos:  # those of a checkpoint, which a run that was never stopped does without
             self.sides = self.sides.new_zeros(0)
         if len(self.smoothing) != self.num_points or not self.smoothing.any():
             self.smooth()
@@ -87,12 +89,19 @@ class RenderedSurfels(SurfelDoors):
     def look(self) -> None:
         """Take from the photos what depends on where the surfels are by now."""
         self.smooth()
-        if self.follows_sides:
+        if self.follows_photos:
             self.find_sides()
 
     @property
-    def follows_sides(self) -> bool:
+    def follows_photos(self) -> bool:
+        """Whether there are photos, few enough to be looked at again and again."""
         return self._photos is not None and len(self._photos.sizes) <= _FEW_TO_LOOK_AT
+
+    def limit_sizes(self) -> None:
+        """Shrink surfels that are larger than the setting allows; not in runs on many photos."""
+        share, photos = self.config.largest_size, self._photos
+        if share and photos is not None and self.follows_photos:
+            limit_sizes(self.gauss_params["scales"], self.gauss_params["means"], photos, self.near, share)
 
     def find_sides(self) -> None:
         """Note from which sides photos see the surfels as they are."""
@@ -233,5 +242,5 @@ def _keep_sides(model: RenderedSurfels, state: dict[str, Tensor], prefix: str, *
 
     After the last step it has them already.
     """
-    if model._photos is not None and not model.follows_sides and len(model.sides) == 0:
+    if model._photos is not None and not model.follows_photos and len(model.sides) == 0:
         state[f"{prefix}sides"] = model.sides_now()

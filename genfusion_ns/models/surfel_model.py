@@ -54,6 +54,8 @@ were measured."""
 _LOOK_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample and which sides they see, and steps at the end that keep the last
 sampling."""
+_LIMIT_EVERY = 10
+"""Steps between two looks at sizes, in which they can grow by a tenth."""
 
 
 @dataclass
@@ -454,6 +456,8 @@ class GenFusionModel(RenderedSurfels):
             step=step,
             info=observed[0],
         )
+        if step % _LIMIT_EVERY == 0 or step == self.strategy.total_steps - 1:
+            self.limit_sizes()
         self._look_again(step, others=self.gauss_params["means"] is not before)
 
     def _look_again(self, step: int, others: bool) -> None:
@@ -467,7 +471,7 @@ class GenFusionModel(RenderedSurfels):
         due = step % _LOOK_EVERY == 0
         if (due and step <= last - _SMOOTH_FROZEN) or others:
             self.smooth()
-        if step == last or (self.follows_sides and (due or others)):
+        if step == last or (self.follows_photos and (due or others)):
             self.find_sides()
 
 

@@ -67,6 +67,10 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Surfels that grow are cloned up to this size and split above, in scene lengths (the depth that photos show)."""
     cull_scale_thresh: float = 0.5
     """Surfels larger than this, in scene lengths, are removed once opacities have been reset."""
+    largest_size: float = 0.04
+    """Surfels are no larger than this share of the longer side of a picture that is taken from as far away as the
+    nearest photo (standard deviation), in runs on up to 30 photos. Larger ones stand before other cameras as a veil.
+    0: no limit."""
     max_surfels: int = 0
     """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
     with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""
@@ -134,6 +138,11 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
             raise ValueError(
                 f"--pipeline.model.max-surfels is {self.max_surfels}; give the largest number of surfels that "
                 "the scene may have, or 0 for no limit"
+            )
+        if not 0 <= self.largest_size < math.inf:
+            raise ValueError(
+                f"--pipeline.model.largest-size is {self.largest_size}; give a share of the longer side of a picture, "
+                "or 0 for no limit"
             )
         if not 0 <= self.mip_kernel < math.inf:
             raise ValueError(

@@ -1,0 +1,39 @@
+"""How large a surfel may be, measured by the photos.
+
+A flat part of a picture can be made of one surfel that is far larger than the picture, and a loss on few photos has
+nothing against it: what sticks out lies outside of every photo. A camera beside them looks into it as into a veil, or
+sees a needle where such a surfel is seen from its edge.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from genfusion_ns.geometry.cameras import camera_centers
+from genfusion_ns.models.seen_sides import PhotoViewmats
+
+
+@torch.no_grad()
+def limit_sizes(
+    log_scales: Float[Tensor, "N 3"], means: Float[Tensor, "N 3"], photos: PhotoViewmats, near: float, share: float
+) -> None:
+    """Shrink, in place, surfels that are too large for where they are.
+
+    The standard deviation of a surfel is at most a share of the longer side of what a camera shows that is as far from
+    it as the nearest photo, wherever that one looks. So what is far away, as a backdrop, may be large.
+
+    Args:
+        log_scales: logarithms of the sizes; the third, the thickness, stays as it is.
+        means: middles of the surfels.
+        photos: their cameras.
+        near: distance that counts at least, scene units, above 0.
+        share: of the longer side, above 0.
+    """
+    centers = camera_centers(photos.viewmats.to(means))
+    sizes = means.new_tensor(photos.sizes)
+    # Longer side of the picture over the focal length: what it shows at distance 1.
+    extents = (sizes / torch.stack([photos.Ks[:, 0, 0], photos.Ks[:, 1, 1]], dim=-1).to(means)).amax(dim=-1)
+    shown = (torch.cdist(means, centers).clamp(min=near) * extents).amin(dim=-1)
+    log_scales[:, :2].clamp_(max=(share * shown).log()[:, None])

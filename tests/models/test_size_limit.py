@@ -1,0 +1,75 @@
+"""Surfels are no larger than a share of what the nearest photo would show of where they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_model import make_model
+
+from genfusion_ns.geometry.cameras import camera_centers
+from genfusion_ns.models.seen_sides import PhotoViewmats
+from genfusion_ns.models.size_limit import limit_sizes
+from genfusion_ns.models.surfel_model import GenFusionModel
+
+SHARE = 0.04
+K = torch.tensor([[30.0, 0, 16], [0, 30, 12], [0, 0, 1]])
+SIZE = (32, 24)
+
+
+def photos(count: int) -> PhotoViewmats:
+    """On a line, side by side, looking along z."""
+    viewmats = torch.eye(4).repeat(count, 1, 1)
+    viewmats[:, 0, 3] = -torch.arange(count, dtype=torch.float32)
+    return PhotoViewmats(viewmats, K.expand(count, 3, 3), [SIZE] * count)
+
+
+def some(count: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    """Middles up to 5 scene units from the photos, and sizes from far too small to far too large."""
+    generator = torch.Generator().manual_seed(0)
+    means = 5 * (2 * torch.rand(count, 3, generator=generator) - 1)
+    means[0] = 0.0  # where the first photo was taken
+    return means, 6 * torch.rand(count, 3, generator=generator) - 5
+
+
+def test_in_a_picture_from_the_nearest_photo_none_is_larger_than_its_share() -> None:
+    means, log_scales = some()
+    before, near = log_scales.clone(), 0.5
+    limit_sizes(log_scales, means, photos(3), near, SHARE)
+    distance = torch.stack([(means - c).norm(dim=-1) for c in camera_centers(photos(3).viewmats)]).amin(0)
+    pixels = K[0, 0] * log_scales[:, :2].exp() / distance.clamp(min=near)[:, None]
+    assert pixels.max() <= SHARE * max(SIZE) * 1.0001
+    shrunk = (log_scales != before)[:, :2]
+    assert 0.1 < shrunk.float().mean() < 0.9
+    torch.testing.assert_close(pixels[shrunk], torch.full_like(pixels[shrunk], SHARE * max(SIZE)))
+    assert torch.equal(log_scales[:, 2], before[:, 2]), "the thickness"
+    assert (distance < near).any() and log_scales.isfinite().all()
+
+
+def test_the_limit_grows_with_the_scene() -> None:
+    means, log_scales = some()
+    large = log_scales + torch.tensor(1000.0).log()
+    limit_sizes(log_scales, means, photos(3), 0.5, SHARE)
+    far = photos(3)
+    far.viewmats[:, :3, 3] *= 1000
+    limit_sizes(large, 1000 * means, far, 500.0, SHARE)
+    torch.testing.assert_close(large - log_scales, torch.full_like(large, 1000.0).log(), rtol=0, atol=1e-4)
+
+
+def _grown(count: int, **settings: float) -> GenFusionModel:
+    model = make_model(**settings)
+    model.gauss_params["scales"].data[:, :2] = 2.0
+    model.sample_photos_of(photos(count))
+    model.limit_sizes()
+    return model
+
+
+def test_runs_on_few_photos_have_the_limit_and_those_on_many_none() -> None:
+    assert (_grown(30).gauss_params["scales"][:, :2] < 2.0).all()
+    assert (_grown(31).gauss_params["scales"][:, :2] == 2.0).all()
+    assert (_grown(30, largest_size=0.0).gauss_params["scales"][:, :2] == 2.0).all()
+
+
+@pytest.mark.parametrize("share", [-0.1, float("inf"), float("nan")])
+def test_shares_that_no_picture_has_are_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="largest-size"):
+        make_model(largest_size=share)
