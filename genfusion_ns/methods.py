@@ -42,32 +42,35 @@ _ANY_DECIBELS = 1000.0
 """A margin within which every clip and every round stays."""
 
 
-_PACE, _SHAPE_PACE = 3.0, 6.0
-"""Learning rates of positions, and of sizes and directions, over those of GenFusion, whose runs are seven times as
-long: 1000 steps were over before surfels had found their shape. Colours gain nothing by it, they follow single photos.
-"""
+_PACED_FOR, _MOST_PACE, _MOST_SHAPE_PACE = 7000, 3.0, 6.0
+"""Steps of GenFusion's runs, which its learning rates are for, and how many times as large they are in shorter ones at
+most, of positions and of sizes and directions: 1000 steps were over before surfels had found their shape. Colours gain
+nothing by it, they follow single photos."""
 
 
-def _optimizers(horizon: int = -1, pace: float = _PACE, shape_pace: float = _SHAPE_PACE) -> dict[str, dict]:
-    """Adam and learning rates of GenFusion times a pace.
+def _optimizers(horizon: int = -1, paced_for: int = _PACED_FOR) -> dict[str, dict]:
+    """Adam and learning rates of GenFusion.
 
     Args:
         horizon: steps until positions move least, -1: the run.
-        pace: of positions, above 0.
-        shape_pace: of sizes and directions, above 0.
+        paced_for: steps of runs in which surfels move and change their shapes at these rates, shorter runs have larger
+            ones; 0: runs of any length have these.
     """
 
     def adam(lr: float) -> dict:
         return {"optimizer": FusedAdamConfig(lr=lr), "scheduler": None}
 
-    decay = LogLinearDecayConfig(lr_final=1.6e-6, max_steps=horizon)
+    def paced(lr: float, lr_final: float, most: float, max_steps: int = -1) -> dict:
+        schedule = LogLinearDecayConfig(lr_final=lr_final, max_steps=max_steps, paced_for=paced_for, most_pace=most)
+        return {"optimizer": FusedAdamConfig(lr=lr), "scheduler": schedule}
+
     return {
-        "means": {"optimizer": FusedAdamConfig(lr=1.6e-4 * pace), "scheduler": decay},
+        "means": paced(1.6e-4, 1.6e-6, _MOST_PACE, horizon),
         "features_dc": adam(2.5e-3),
         "features_rest": adam(2.5e-3 / 20),
         "opacities": adam(0.05),
-        "scales": adam(5e-3 * shape_pace),
-        "quats": adam(1e-3 * shape_pace),
+        "scales": paced(5e-3, 0.0, _MOST_SHAPE_PACE),
+        "quats": paced(1e-3, 0.0, _MOST_SHAPE_PACE),
         "camera_opt": {"optimizer": FusedAdamConfig(lr=1e-4), "scheduler": LogLinearDecayConfig(lr_final=5e-7)},
     }
 
@@ -296,7 +299,7 @@ genfusion_published = MethodSpecification(
                 ),
             ),
         ),
-        _optimizers(_HORIZON, pace=1.0, shape_pace=1.0),
+        _optimizers(_HORIZON, paced_for=0),
     ),
     description="Few photos with every setting that GenFusion published for them; needs its generator and a GPU.",
 )
@@ -324,7 +327,7 @@ genfusion_masked_published = MethodSpecification(
                 sampler=MaskedSamplerConfig(num_references=1, references="random", windows="published"),
             ),
         ),
-        _optimizers(_HORIZON, pace=1.0, shape_pace=1.0),
+        _optimizers(_HORIZON, paced_for=0),
     ),
     description="Photos seen in part with every setting that GenFusion published; needs its generator and a GPU.",
 )
@@ -360,7 +363,7 @@ genfusion_completion_published = MethodSpecification(
                 seeding=SeedingConfig(enabled=True),
             ),
         ),
-        _optimizers(_HORIZON, pace=1.0, shape_pace=1.0),
+        _optimizers(_HORIZON, paced_for=0),
     ),
     description="A scene continued with every setting that GenFusion published; needs its generator and a GPU.",
 )

@@ -35,9 +35,14 @@ class LogLinearDecayConfig(StoredConfig, SchedulerConfig):
 
     _target: type = field(default_factory=lambda: LogLinearDecay)
     lr_final: float = 1.6e-6
-    """Learning rate at the end, in the unit of that at the start."""
+    """Learning rate at the end, in the unit of that at the start; 0: as at the start."""
     max_steps: int = -1
     """Steps until lr_final; -1: the length of the run."""
+    paced_for: int = 0
+    """Steps of the runs that the learning rates are for. A shorter run has larger ones, so that parameters come as far
+    in it; 0: those of any length have the same."""
+    most_pace: float = 1.0
+    """How many times as large they are at most."""
 
 
 class LogLinearDecay(Scheduler):
@@ -47,11 +52,12 @@ class LogLinearDecay(Scheduler):
 
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
         """Scheduler over steps 0..max_steps; constant afterwards."""
-        ratio = self.config.lr_final / lr_init
-        horizon = max(self.config.max_steps, 1)
+        config = self.config
+        ratio, horizon = (config.lr_final or lr_init) / lr_init, max(config.max_steps, 1)
+        pace = min(max(config.paced_for / horizon, 1.0), config.most_pace)
 
         def factor(step: int) -> float:
-            return math.exp(math.log(ratio) * min(step / horizon, 1.0))
+            return pace * math.exp(math.log(ratio) * min(step / horizon, 1.0))
 
         return LambdaLR(optimizer, lr_lambda=factor)
 
