@@ -1,5 +1,6 @@
 """Checkpoints that load safely and survive a failed write; learning-rate schedule; length of the run."""
 
+import copy
 import errno
 import math
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tiny_run import make_trainer
 
-from genfusion_ns.methods import genfusion
+from genfusion_ns.methods import genfusion, genfusion_published
 from genfusion_ns.models.optim import LogLinearDecayConfig
 from genfusion_ns.models.run_length import usual_steps
 
@@ -61,7 +62,25 @@ def test_the_decay_is_log_linear_and_ends_with_the_run(capture_folder, tmp_path)
     assert rates[10] == pytest.approx(1e-4) and rates[12] == pytest.approx(1e-4)
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=9)
     factor = trainer.optimizers.schedulers["means"].lr_lambdas[0]
-    assert math.log(factor(9)) == pytest.approx(math.log(1.6e-6 / 1.6e-4)) and factor(8) > factor(9) == factor(20)
+    assert math.log(factor(9) / factor(0)) == pytest.approx(math.log(1.6e-6 / 1.6e-4))
+    assert factor(8) > factor(9) == factor(20)
+
+
+@pytest.mark.parametrize(("steps", "pace"), [(7000, 1.0), (26000, 1.0), (3500, 2.0), (1000, 6.0), (9, 6.0)])
+def test_shapes_come_as_far_in_a_short_run_within_limits(steps: int, pace: float) -> None:
+    for method, expected in ((genfusion, pace), (genfusion_published, 1.0)):
+        group = copy.deepcopy(method.config.optimizers["scales"])
+        group["scheduler"].max_steps = steps
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=group["optimizer"].lr)
+        (factor,) = group["scheduler"].setup().get_scheduler(optimizer, group["optimizer"].lr).lr_lambdas
+        assert [factor(0), factor(steps)] == pytest.approx([expected, expected])
+
+
+def test_a_rate_of_ones_own_does_not_decay(capture_folder, tmp_path) -> None:
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=9)
+    trainer.config.optimizers["quats"]["optimizer"].lr = 0.02
+    rates = trainer.setup_optimizers().schedulers["quats"]
+    assert [rates.base_lrs[0] * rates.lr_lambdas[0](step) for step in (0, 9)] == pytest.approx([0.12, 0.12])
 
 
 def test_resume_goes_on_to_the_given_length_with_the_same_state(capture_folder, tmp_path):
