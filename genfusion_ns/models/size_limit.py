@@ -14,6 +14,9 @@ from torch import Tensor
 from genfusion_ns.geometry.cameras import camera_centers
 from genfusion_ns.models.seen_sides import PhotoViewmats
 
+_TYPICAL = 1.5
+"""Times the median size that are always allowed: a scene that starts from few points is made of large surfels."""
+
 
 @torch.no_grad()
 def limit_sizes(
@@ -22,7 +25,8 @@ def limit_sizes(
     """Shrink, in place, surfels that are too large for where they are.
 
     The standard deviation of a surfel is at most a share of the longer side of what a camera shows that is as far from
-    it as the nearest photo, wherever that one looks. So what is far away, as a backdrop, may be large.
+    it as the nearest photo, wherever that one looks. So what is far away, as a backdrop, may be large. Where most of
+    the scene is coarse the share is larger, one and a half times the median of all surfels.
 
     Args:
         log_scales: logarithms of the sizes; the third, the thickness, stays as it is.
@@ -31,9 +35,13 @@ def limit_sizes(
         near: distance that counts at least, scene units, above 0.
         share: of the longer side, above 0.
     """
+    if not len(means):
+        return
     centers = camera_centers(photos.viewmats.to(means))
     sizes = means.new_tensor(photos.sizes)
     # Longer side of the picture over the focal length: what it shows at distance 1.
     extents = (sizes / torch.stack([photos.Ks[:, 0, 0], photos.Ks[:, 1, 1]], dim=-1).to(means)).amax(dim=-1)
     shown = (torch.cdist(means, centers).clamp(min=near) * extents).amin(dim=-1)
-    log_scales[:, :2].clamp_(max=(share * shown).log()[:, None])
+    shares = log_scales[:, :2].amax(dim=-1).exp() / shown
+    limit = shares.median().mul(_TYPICAL).clamp(min=share) * shown
+    log_scales[:, :2].clamp_(max=limit.log()[:, None])

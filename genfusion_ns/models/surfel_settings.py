@@ -69,8 +69,8 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Surfels larger than this, in scene lengths, are removed once opacities have been reset."""
     largest_size: float = 0.04
     """Surfels are no larger than this share of the longer side of a picture that is taken from as far away as the
-    nearest photo (standard deviation), in runs on up to 30 photos. Larger ones stand before other cameras as a veil.
-    0: no limit."""
+    nearest photo (standard deviation; 1.5 times the median of all where that is more), in runs on up to 30 photos.
+    Larger ones stand before other cameras as a veil. 0: no limit."""
     max_surfels: int = 0
     """The scene never has more surfels than this: of more seed points or new surfels an even share is taken, and those
     with the largest gradients grow. A checkpoint that has more keeps them and does not grow. 0: no limit."""

@@ -28,7 +28,7 @@ def some(count: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     means = 5 * (2 * torch.rand(count, 3, generator=generator) - 1)
     means[0] = 0.0  # where the first photo was taken
-    return means, 6 * torch.rand(count, 3, generator=generator) - 5
+    return means, 14 * torch.rand(count, 3, generator=generator) - 13
 
 
 def test_in_a_picture_from_the_nearest_photo_none_is_larger_than_its_share() -> None:
@@ -45,6 +45,18 @@ def test_in_a_picture_from_the_nearest_photo_none_is_larger_than_its_share() -> 
     assert (distance < near).any() and log_scales.isfinite().all()
 
 
+def test_a_scene_of_few_large_surfels_stays_as_it_is() -> None:
+    means, log_scales = some()
+    distance = torch.stack([(means - c).norm(dim=-1) for c in camera_centers(photos(3).viewmats)]).amin(0)
+    log_scales[:, :2] = (0.3 * distance.clamp(min=0.5)).log()[:, None]
+    log_scales[7, :2] = 3.0
+    before = log_scales.clone()
+    limit_sizes(log_scales, means, photos(3), 0.5, SHARE)
+    others = torch.arange(len(means)) != 7
+    assert torch.equal(log_scales[others], before[others])
+    assert log_scales[7, 0].exp() == pytest.approx(0.45 * float(distance[7]), rel=1e-3), "1.5 times the median"
+
+
 def test_the_limit_grows_with_the_scene() -> None:
     means, log_scales = some()
     large = log_scales + torch.tensor(1000.0).log()
@@ -57,16 +69,17 @@ def test_the_limit_grows_with_the_scene() -> None:
 
 def _grown(count: int, **settings: float) -> GenFusionModel:
     model = make_model(**settings)
-    model.gauss_params["scales"].data[:, :2] = 2.0
+    model.gauss_params["scales"].data[:100, :2] = -6.0
+    model.gauss_params["scales"].data[100:, :2] = 2.0
     model.sample_photos_of(photos(count))
     model.limit_sizes()
     return model
 
 
 def test_runs_on_few_photos_have_the_limit_and_those_on_many_none() -> None:
-    assert (_grown(30).gauss_params["scales"][:, :2] < 2.0).all()
-    assert (_grown(31).gauss_params["scales"][:, :2] == 2.0).all()
-    assert (_grown(30, largest_size=0.0).gauss_params["scales"][:, :2] == 2.0).all()
+    assert (_grown(30).gauss_params["scales"][100:, :2] < 2.0).all()
+    assert (_grown(31).gauss_params["scales"][100:, :2] == 2.0).all()
+    assert (_grown(30, largest_size=0.0).gauss_params["scales"][100:, :2] == 2.0).all()
 
 
 @pytest.mark.parametrize("share", [-0.1, float("inf"), float("nan")])
