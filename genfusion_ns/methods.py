@@ -29,6 +29,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.fusion.trainer import GenFusionTrainerConfig
 from genfusion_ns.models.nerfacto import SparseNerfactoModelConfig
 from genfusion_ns.models.optim import FusedAdamConfig, LogLinearDecayConfig, WarmedDecayConfig
+from genfusion_ns.models.run_length import PUBLISHED_STEPS
 from genfusion_ns.models.surfel_model import GenFusionModelConfig
 from genfusion_ns.priors.config import RepairerConfig
 from genfusion_ns.priors.dynamicrafter.config import DynamiCrafterOptions
@@ -42,13 +43,13 @@ _ANY_DECIBELS = 1000.0
 """A margin within which every clip and every round stays."""
 
 
-_PACED_FOR, _MOST_PACE, _MOST_SHAPE_PACE = 7000, 3.0, 6.0
-"""Steps of GenFusion's runs, which its learning rates are for, and how many times as large they are in shorter ones at
-most, of positions and of sizes and directions: 1000 steps were over before surfels had found their shape. Colours gain
-nothing by it, they follow single photos."""
+_MOST_PACE, _MOST_SHAPE_PACE = 3.0, 6.0
+"""How many times as large learning rates are at most in runs shorter than GenFusion's, of positions and of sizes and
+directions: 1000 steps were over before surfels had found their shape. Colours gain nothing by it, they follow single
+photos."""
 
 
-def _optimizers(horizon: int = -1, paced_for: int = _PACED_FOR) -> dict[str, dict]:
+def _optimizers(horizon: int = -1, paced_for: int = PUBLISHED_STEPS) -> dict[str, dict]:
     """Adam and learning rates of GenFusion.
 
     Args:

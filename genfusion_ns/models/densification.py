@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import ParameterDict
 
 from genfusion_ns.geometry.free_space import Clearings
+from genfusion_ns.models.run_length import PUBLISHED_STEPS
 
 _OBSERVED = {"grad2d": "grad2d", "count": "count"}
 _GENERATED = {"grad2d": "generated_grad2d", "count": "generated_count"}
 _SIDES = ("width", "height")
 _KEPT = "kept_"
 """Prefix of statistics that outlive a refinement; under a name of their own they are not cleared, but grow along."""
-_PUBLISHED_STEPS = 7000
 _FIRST_NEED, _LAST_NEED, _NEED_SLOPE = 50, 100, 70
 _FEWEST = 10
 _FORGET = 5
@@ -45,7 +45,7 @@ class SurfelStrategy(DefaultStrategy):
     """No growth beyond this number, exactly; the surfels with the largest gradients grow. 0 means no limit."""
     sparsity_aware: bool = False
     """Surfels grow only when seen by `needed_views`; the statistics of the others go on through refinements."""
-    total_steps: int = _PUBLISHED_STEPS
+    total_steps: int = PUBLISHED_STEPS
     """Length of the run, for `needed_views`."""
     kept_empty: Clearings | None = None
     """Places in which no surfel outlives a refinement."""
@@ -57,7 +57,7 @@ class SurfelStrategy(DefaultStrategy):
         which everything is seen less often, but never below 10.
         """
         need = min(_LAST_NEED, _FIRST_NEED + _NEED_SLOPE * step / self.total_steps)
-        return max(_FEWEST, round(need * min(1.0, self.total_steps / _PUBLISHED_STEPS)))
+        return max(_FEWEST, round(need * min(1.0, self.total_steps / PUBLISHED_STEPS)))
 
     @torch.no_grad()
     def step_post_backward(

@@ -14,6 +14,8 @@ def steps_of_run(value: float, total_steps: int) -> int:
     return round(value) if value > 1 else round(value * total_steps)
 
 
+PUBLISHED_STEPS = 7000
+"""Length of GenFusion's runs on few photos, which its learning rates and counts of views are for."""
 _FEWEST, _MOST = 1000, 7000
 _PER_PHOTO = 175
 

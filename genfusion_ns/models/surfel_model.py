@@ -55,7 +55,7 @@ _LOOK_EVERY, _SMOOTH_FROZEN = 100, 100
 """Steps between two looks at what the photos sample and which sides they see, and steps at the end that keep the last
 sampling."""
 _LIMIT_EVERY = 10
-"""Steps between two looks at sizes, in which they can grow by a tenth."""
+"""Steps between two looks at sizes, in which they can grow by a third in short runs."""
 
 
 @dataclass
@@ -456,8 +456,6 @@ class GenFusionModel(RenderedSurfels):
             step=step,
             info=observed[0],
         )
-        if step % _LIMIT_EVERY == 0 or step == self.strategy.total_steps - 1:
-            self.limit_sizes()
         self._look_again(step, others=self.gauss_params["means"] is not before)
 
     def _look_again(self, step: int, others: bool) -> None:
@@ -468,6 +466,8 @@ class GenFusionModel(RenderedSurfels):
             others: surfels went or came, be they as many as before.
         """
         last = self.strategy.total_steps - 1
+        if step % _LIMIT_EVERY == 0 or step == last:
+            self.limit_sizes()
         due = step % _LOOK_EVERY == 0
         if (due and step <= last - _SMOOTH_FROZEN) or others:
             self.smooth()

@@ -31,11 +31,16 @@ def some(count: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
     return means, 14 * torch.rand(count, 3, generator=generator) - 13
 
 
+def from_nearest_photo(means: torch.Tensor) -> torch.Tensor:
+    """Of three, in scene units."""
+    return torch.stack([(means - center).norm(dim=-1) for center in camera_centers(photos(3).viewmats)]).amin(0)
+
+
 def test_in_a_picture_from_the_nearest_photo_none_is_larger_than_its_share() -> None:
     means, log_scales = some()
     before, near = log_scales.clone(), 0.5
     limit_sizes(log_scales, means, photos(3), near, SHARE)
-    distance = torch.stack([(means - c).norm(dim=-1) for c in camera_centers(photos(3).viewmats)]).amin(0)
+    distance = from_nearest_photo(means)
     pixels = K[0, 0] * log_scales[:, :2].exp() / distance.clamp(min=near)[:, None]
     assert pixels.max() <= SHARE * max(SIZE) * 1.0001
     shrunk = (log_scales != before)[:, :2]
@@ -47,7 +52,7 @@ def test_in_a_picture_from_the_nearest_photo_none_is_larger_than_its_share() -> 
 
 def test_a_scene_of_few_large_surfels_stays_as_it_is() -> None:
     means, log_scales = some()
-    distance = torch.stack([(means - c).norm(dim=-1) for c in camera_centers(photos(3).viewmats)]).amin(0)
+    distance = from_nearest_photo(means)
     log_scales[:, :2] = (0.3 * distance.clamp(min=0.5)).log()[:, None]
     log_scales[7, :2] = 3.0
     before = log_scales.clone()
