@@ -93,6 +93,11 @@ def _trainer(
     )
 
 
+def _model(**task: Any) -> GenFusionModelConfig:
+    """The surfels of our own tasks; `task`: what differs between them."""
+    return GenFusionModelConfig(unseen_sides="hidden", largest_size=0.04, **task)
+
+
 def _dataparser() -> NerfstudioDataParserConfig:
     return NerfstudioDataParserConfig(load_3D_points=False)
 
@@ -103,7 +108,7 @@ genfusion = MethodSpecification(
         0,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
-            model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
+            model=_model(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
             fusion=FusionConfig(
                 framing="auto", blocks=0, better_only=True, least_shown=0.2, full_trust_shown=0.5, unshown_weight=None
             ),
@@ -122,7 +127,7 @@ reconfusion = MethodSpecification(
         1000,
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
-            model=GenFusionModelConfig(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
+            model=_model(normal_weight=0.05, regularize_from=1 / 10, opacity_weight=0.01, few_photos=3),
             fusion=SampleConfig(**_SMALL_PRIOR),
             repairer=RepairerConfig(model="reconfusion"),
         ),
@@ -166,7 +171,7 @@ genfusion_masked = MethodSpecification(
             datamanager=GenFusionDataManagerConfig(
                 dataparser=_dataparser(), train_every=2, masking=MaskingConfig(source="windows")
             ),
-            model=GenFusionModelConfig(
+            model=_model(
                 warmup_length=1 / 7,
                 stop_split_at=1.0,
                 reset_alpha_every=_NEVER,
@@ -194,7 +199,7 @@ genfusion_completion = MethodSpecification(
         GenFusionPipelineConfig(
             datamanager=GenFusionDataManagerConfig(dataparser=_dataparser()),
             repairer=RepairerConfig(dynamicrafter=DynamiCrafterOptions(task_guidance_scale=2.2)),
-            model=GenFusionModelConfig(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
+            model=_model(warmup_length=1 / 52, stop_split_at=1.0, reset_alpha_every=_NEVER),
             fusion=FusionConfig(
                 framing="auto",
                 start=5 / 26,
@@ -220,8 +225,6 @@ def _published_model(run: int, **task: Any) -> GenFusionModelConfig:
     """The surfels of all three tasks in a run of so many steps; `task`: what differs between them."""
     return GenFusionModelConfig(
         background_color="black",
-        unseen_sides="shown",
-        largest_size=0.0,
         num_downscales=0,
         sh_degree_interval=1000 / run,
         cull_scale_thresh=0.1,

@@ -12,11 +12,11 @@ from genfusion_ns.models.surfel_model import GenFusionModel, GenFusionModelConfi
 
 
 def make_model(**changes: Any) -> GenFusionModel:
-    """A model in a flat box; `changes` are those of its config."""
+    """A model in a flat box, with the surfels of our own methods; `changes` are those of its config."""
     torch.manual_seed(0)
     points = torch.rand(200, 3) * torch.tensor([1.0, 1.0, 0.2]) - torch.tensor([0.5, 0.5, 0.1])
     colours = torch.randint(0, 256, (200, 3)).float()
-    config = GenFusionModelConfig(**changes)
+    config = GenFusionModelConfig(**({"unseen_sides": "hidden", "largest_size": 0.04} | changes))
     box = SceneBox(aabb=torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
     model = config.setup(scene_box=box, num_train_data=3, seed_points=(points, colours), device="cpu", metadata={})
     model.set_total_steps(100)

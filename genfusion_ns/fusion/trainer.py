@@ -29,7 +29,13 @@ from genfusion_ns.fusion.pipeline import GenFusionPipeline
 from genfusion_ns.fusion.time_left import StepClock, put_time_left
 from genfusion_ns.interrupts import StopRequest
 from genfusion_ns.messages import say
-from genfusion_ns.models.optim import LogLinearDecayConfig, WarmedDecayConfig, in_scene_units
+from genfusion_ns.models.optim import (
+    LogLinearDecayConfig,
+    WarmedDecayConfig,
+    check_rates,
+    in_scene_units,
+    keep_older_rates,
+)
 from genfusion_ns.models.run_length import usual_steps
 from genfusion_ns.stored_config import StoredConfig
 
@@ -99,6 +105,7 @@ class GenFusionTrainer(Trainer):
     def __init__(self, config: GenFusionTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         show_errors_plainly()
         self.check(config)
+        check_rates(config.optimizers)
         if config.machine.device_type == "cuda" and not torch.cuda.is_available():
             say("No CUDA device is available: training on the CPU (--machine.device-type cpu).")
             config.machine.device_type = "cpu"
@@ -258,6 +265,8 @@ class GenFusionTrainer(Trainer):
         state = read_checkpoint(path)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            if keep_older_rates(self.optimizers, state["schedulers"]):
+                say("The run is from before learning rates grew with shorter runs, and keeps those that it has.")
             check_training_state(state, self.optimizers, self.config.load_scheduler)
             self.optimizers.load_optimizers(state["optimizers"])
             if self.config.load_scheduler:

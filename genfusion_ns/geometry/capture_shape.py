@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from genfusion_ns.geometry.cameras import distances_between
+
 _NO_ROLL_WEIGHT = 0.01
 """Variance of the right axes along a direction above which it is taken as not vertical (about 6 degrees)."""
 
@@ -131,7 +133,7 @@ def neighbour_spacing(c2w: Float[Tensor, "N 4 4"]) -> float:
     if len(c2w) < 2:
         return 0.0
     positions = c2w[:, :3, 3].detach().double().cpu()
-    distances = torch.cdist(positions, positions).fill_diagonal_(math.inf)
+    distances = distances_between(positions, positions).fill_diagonal_(math.inf)
     return float(distances.min(dim=1).values.median())
 
 

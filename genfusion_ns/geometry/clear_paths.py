@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from genfusion_ns.geometry.cameras import distances_between
 from genfusion_ns.geometry.free_space import ClearTest
 
 _RELAXATIONS = 40
@@ -99,7 +100,7 @@ def _pull_back(
     c2w: Float[Tensor, "B 4 4"], observed: Float[Tensor, "N 4 4"], is_clear: ClearTest
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, "B 4 4"]]:
     """How far each of these poses has to go towards its nearest observed one to be clear, and where it is then."""
-    target = observed[torch.cdist(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)]
+    target = observed[distances_between(c2w[:, :3, 3], observed[:, :3, 3]).argmin(1)]
     low, high = c2w.new_zeros(len(c2w)), c2w.new_ones(len(c2w))
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfusion_ns.geometry.cameras import camera_centers, viewmat_to_c2w
+from genfusion_ns.geometry.cameras import camera_centers, distances_between, viewmat_to_c2w
 from genfusion_ns.geometry.capture_shape import capture_shape, neighbour_spacing
 from genfusion_ns.geometry.clips import SOLID_ALPHA, Clip
 from genfusion_ns.geometry.depth import depth_to_points
@@ -67,7 +67,7 @@ class SeenSurfaces:
     @cached_property
     def walks(self) -> tuple[Float[Tensor, "L 3"], Float[Tensor, "L 3"]]:
         """Beginnings and extents of the lines between neighbouring cameras."""
-        distances = torch.cdist(self.centers, self.centers).fill_diagonal_(torch.inf)
+        distances = distances_between(self.centers, self.centers).fill_diagonal_(torch.inf)
         neighbours = distances.topk(min(_NEIGHBOURS, len(distances) - 1), largest=False).indices
         # A camera is also its own neighbour: a line of no length, so that a single camera needs no case of its own.
         ends = torch.cat([torch.arange(len(distances), device=distances.device)[:, None], neighbours], dim=1)
@@ -91,7 +91,7 @@ class Clearings:
         """Which points lie in one of the balls. [M]"""
         centers, radii = self.centers.to(points), self.radii.to(points)
         parts = points.split(_AT_ONCE)
-        return torch.cat([(torch.cdist(part, centers) < radii).any(1) for part in parts])
+        return torch.cat([(distances_between(part, centers) < radii).any(1) for part in parts])
 
 
 def clearings(surfaces: SeenSurfaces, share: float) -> Clearings:
@@ -106,7 +106,7 @@ def clearings(surfaces: SeenSurfaces, share: float) -> Clearings:
     if len(points) == 0:
         return Clearings(centers, centers.new_zeros(len(centers)))
     points = points[:: max(1, -(-len(points) // _SURFACE_POINTS))]
-    nearest = torch.cdist(centers, points).kthvalue(1 + int(_STRAYS * len(points)), dim=1).values
+    nearest = distances_between(centers, points).kthvalue(1 + int(_STRAYS * len(points)), dim=1).values
     return Clearings(centers, share * nearest)
 
 
@@ -137,7 +137,7 @@ def free_space_test(
     sight = _look(points, surfaces)
     on_surface = sight.on_surface.any(0)
     centers = surfaces.centers
-    at_camera = torch.cdist(points, centers).amin(1) <= 1e-3 * radius
+    at_camera = distances_between(points, centers).amin(1) <= 1e-3 * radius
     behind = sight.known & (sight.z >= (1 - _MARGIN) * sight.depth)
     if focus is None:
         empty = sight.known & (sight.z <= (1 - _MARGIN) * sight.nearest)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -35,14 +35,14 @@ class LogLinearDecayConfig(StoredConfig, SchedulerConfig):
 
     _target: type = field(default_factory=lambda: LogLinearDecay)
     lr_final: float = 1.6e-6
-    """Learning rate at the end, in the unit of that at the start; 0: as at the start."""
+    """Learning rate at the end, in the unit of that at the start, before it is paced; 0: as at the start."""
     max_steps: int = -1
     """Steps until lr_final; -1: the length of the run."""
     paced_for: int = 0
-    """Steps of the runs that the learning rates are for. A shorter run has larger ones, so that parameters come as far
-    in it; 0: those of any length have the same."""
+    """Steps that the learning rates are for. Where max-steps are fewer both rates are larger, so that parameters come
+    as far in them; 0: they are the same for any number."""
     most_pace: float = 1.0
-    """How many times as large they are at most."""
+    """How many times as large they are at most, 1 or more."""
 
 
 class LogLinearDecay(Scheduler):
@@ -52,8 +52,8 @@ class LogLinearDecay(Scheduler):
 
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
         """Scheduler over steps 0..max_steps; constant afterwards."""
-        config = self.config
-        ratio, horizon = (config.lr_final or lr_init) / lr_init, max(config.max_steps, 1)
+        config, horizon = self.config, max(self.config.max_steps, 1)
+        ratio = config.lr_final / lr_init if config.lr_final and lr_init else 1.0
         pace = min(max(config.paced_for / horizon, 1.0), config.most_pace)
 
         def factor(step: int) -> float:
@@ -84,8 +84,8 @@ class WarmedDecay(Scheduler):
 
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
         """Scheduler over steps 0..max_steps; constant afterwards."""
-        config = self.config
-        ratio, horizon = config.lr_final / lr_init, max(config.max_steps, 1)
+        config, horizon = self.config, max(self.config.max_steps, 1)
+        ratio = config.lr_final / lr_init
         delay = min(config.delay_steps, horizon // 4)
 
         def factor(step: int) -> float:
@@ -96,6 +96,48 @@ class WarmedDecay(Scheduler):
             return decayed * (config.delay_factor + (1 - config.delay_factor) * warm)
 
         return LambdaLR(optimizer, lr_lambda=factor)
+
+
+def check_rates(optimizers: Mapping[str, Any]) -> None:
+    """Refuse learning rates that cannot train.
+
+    Args:
+        optimizers: `optimizers` of a trainer's config.
+
+    Raises:
+        ValueError: one below 0 or not finite, or a pace that would slow a run down; the message names the flag.
+    """
+    parts = (("optimizer", "lr", 0.0), ("scheduler", "lr_final", 0.0), ("scheduler", "most_pace", 1.0))
+    for name, group in optimizers.items():
+        for part, key, least in parts:
+            value = getattr(group[part], key, None)
+            if value is not None and not least <= value < math.inf:
+                flag = f"--optimizers.{name}.{part}.{key}".replace("_", "-")
+                raise ValueError(f"{flag} is {value}; allowed are numbers of {least:g} or more")
+
+
+def keep_older_rates(optimizers: Optimizers, saved: Collection[str]) -> bool:
+    """Learning rates as they were, for a run that began before they were paced.
+
+    Args:
+        optimizers: of the run that goes on; schedules that do nothing but pace are dropped, others no longer pace.
+        saved: names of the schedules in its checkpoint, which lacks those that do nothing but pace.
+
+    Returns:
+        Whether it began before.
+    """
+    schedules = {name: optimizers.config[name]["scheduler"] for name in optimizers.schedulers}
+    paced = {name: one for name, one in schedules.items() if isinstance(one, LogLinearDecayConfig)}
+    missing = set(schedules) - set(saved)
+    if not missing or not missing <= {name for name, one in paced.items() if one.lr_final == 0}:
+        return False
+    for name in missing:
+        del optimizers.schedulers[name]
+    for name in set(paced) - missing:
+        lr = optimizers.config[name]["optimizer"].lr
+        unpaced = replace(paced[name], paced_for=0).setup()
+        optimizers.schedulers[name] = unpaced.get_scheduler(optimizers.optimizers[name], lr)
+    return True
 
 
 def in_scene_units(optimizers: Mapping[str, Any], scene_length: float) -> dict[str, Any]:

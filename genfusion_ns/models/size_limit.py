@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from genfusion_ns.geometry.cameras import camera_centers
+from genfusion_ns.geometry.cameras import camera_centers, distances_between
 from genfusion_ns.models.seen_sides import PhotoViewmats
 
 _TYPICAL = 1.5
@@ -25,8 +25,9 @@ def limit_sizes(
     """Shrink, in place, surfels that are too large for where they are.
 
     The standard deviation of a surfel is at most a share of the longer side of what a camera shows that is as far from
-    it as the nearest photo, wherever that one looks. So what is far away, as a backdrop, may be large. Where most of
-    the scene is coarse the share is larger, one and a half times the median of all surfels.
+    it as the nearest photo, wherever that one looks, through the lens of most photos. So what is far away, as a
+    backdrop, may be large. Where most of the scene is coarse the share is larger, one and a half times the median of
+    all surfels. Surfels that have no place or size, as in a run that has diverged, stay as they are.
 
     Args:
         log_scales: logarithms of the sizes; the third, the thickness, stays as it is.
@@ -41,7 +42,7 @@ def limit_sizes(
     sizes = means.new_tensor(photos.sizes)
     # Longer side of the picture over the focal length: what it shows at distance 1.
     extents = (sizes / torch.stack([photos.Ks[:, 0, 0], photos.Ks[:, 1, 1]], dim=-1).to(means)).amax(dim=-1)
-    shown = (torch.cdist(means, centers).clamp(min=near) * extents).amin(dim=-1)
+    shown = distances_between(means, centers).amin(dim=-1).clamp(min=near) * extents.median()
     shares = log_scales[:, :2].amax(dim=-1).exp() / shown
-    limit = shares.median().mul(_TYPICAL).clamp(min=share) * shown
-    log_scales[:, :2].clamp_(max=limit.log()[:, None])
+    limit = (shares.nanmedian() * _TYPICAL).clamp(min=share) * shown
+    log_scales[:, :2].clamp_(max=limit.nan_to_num(nan=torch.inf).log()[:, None])

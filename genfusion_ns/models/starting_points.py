@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,15 +59,16 @@ class StartingPoints:
             normals[sparse:near], radius[sparse:near] = between
         group[near:] = 1.0
         known: Tensor | None = metadata.get("points3D_normals")
-        on_surface = known is not None and len(known) == len(means)
-        if on_surface:
-            normals = known
-        return cls(means, colours, normals, radius, group, on_surface)
+        if known is not None and len(known) == sparse:
+            normals[:sparse] = known
+        return cls(means, colours, normals, radius, group, known is not None and len(known) == len(means))
 
     def chosen(self, which: Tensor) -> StartingPoints:
-        """Some of them, by index. [K]"""
+        """Some of them, by index; larger where their size is known, so that they cover the same area. [K]"""
         known = {n: v for n in ("normals", "radius", "group") if (v := getattr(self, n)) is not None}
         taken = {name: value[which] for name, value in known.items()}
+        if "radius" in taken:
+            taken["radius"] = taken["radius"] * math.sqrt(len(self.means) / max(len(which), 1))
         return replace(self, means=self.means[which], colours=self.colours[which], **taken)
 
     def parameter_values(self, sh_degree: int, scene_length: float) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     smoothing_3d: bool = False
     """Give every surfel at least the size that the finest photo of it samples (3D smoothing of Mip-Splatting), against
     detail that shows only from nearer than the photos. Kept with the checkpoints and part of what is exported."""
-    unseen_sides: Literal["hidden", "shown"] = "hidden"
+    unseen_sides: Literal["hidden", "shown"] = "shown"
     """Surfels of which photos see one side alone, or see none because others hide them, looked at from the other side:
     'hidden', so that a wall that was put too near does not stand before the cameras behind it, or 'shown' as discs that
     look alike from both, as in other viewers."""
@@ -67,7 +67,7 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
     """Surfels that grow are cloned up to this size and split above, in scene lengths (the depth that photos show)."""
     cull_scale_thresh: float = 0.5
     """Surfels larger than this, in scene lengths, are removed once opacities have been reset."""
-    largest_size: float = 0.04
+    largest_size: float = 0.0
     """Surfels are no larger than this share of the longer side of a picture that is taken from as far away as the
     nearest photo (standard deviation; 1.5 times the median of all where that is more), in runs on up to 30 photos.
     Larger ones stand before other cameras as a veil. 0: no limit."""

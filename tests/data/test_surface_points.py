@@ -158,7 +158,21 @@ def test_surfels_start_flat_on_the_surface_as_large_as_their_cells() -> None:
         values["scales"][:50], alone["scales"], msg="their neighbours are the other sparse points"
     )
     few = start.chosen(torch.tensor([0, 60, len(means) - 1]))
-    torch.testing.assert_close(few.parameter_values(0, 1.0)["scales"][1], values["scales"][60])
+    covered = values["scales"][60, :2] + 0.5 * torch.tensor(len(means) / 3).log()
+    torch.testing.assert_close(
+        few.parameter_values(0, 1.0)["scales"][1, :2], covered, msg="the few cover the same area"
+    )
+
+
+def test_sparse_points_keep_their_normals_beside_a_backdrop() -> None:
+    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    means = torch.cat([slanted(pixels(50)), torch.randn(40, 3) + 100])
+    metadata = {"points3D_normals": normals, "num_backdrop_points": 40}
+    start = StartingPoints.of((means, torch.full_like(means, 128)), metadata)
+    assert start.normals is not None and not start.on_surface
+    assert torch.equal(start.normals[:50], normals) and not start.normals[50:].any()
+    alone = StartingPoints.of((means[:50], means[:50]), {"points3D_normals": normals})
+    assert alone.on_surface
 
 
 def datamanager(folder: Path, **settings: Any) -> GenFusionDataManager:

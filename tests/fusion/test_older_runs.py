@@ -6,6 +6,7 @@ The capture and the generator that it was made with are made anew.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from pathlib import Path
@@ -74,6 +75,35 @@ def test_an_older_run_is_resumed(config_file, capsys):
     assert "are lost" not in capsys.readouterr().out
     trainer.train()
     assert [path.name for path in trainer.checkpoint_dir.iterdir()] == [f"step-{STEP + 2:09d}.ckpt"]
+
+
+@pytest.mark.parametrize("config_file", VERSIONS, indirect=True)
+def test_the_settings_of_today_go_on_with_an_older_run_at_its_own_rates(config_file):
+    config = yaml.load(config_file.read_text(), Loader=yaml.Loader)
+    saved = torch.load(config.get_checkpoint_dir() / f"step-{STEP:09d}.ckpt", weights_only=True)
+    config.load_dir, config.max_num_iterations = config.get_checkpoint_dir(), STEP + 3
+    config.output_dir, config.vis = Path("resumed"), ""
+    config.optimizers = copy.deepcopy(genfusion.config.optimizers)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    assert trainer._start_step == STEP + 1
+    assert set(trainer.optimizers.schedulers) == set(saved["schedulers"])
+    trainer.train()
+    for name, schedule in saved["schedulers"].items():
+        assert trainer.optimizers.schedulers[name].base_lrs == schedule["base_lrs"]
+    for name, state in saved["optimizers"].items():
+        after = trainer.optimizers.optimizers[name].param_groups[0]["lr"]
+        assert after <= state["param_groups"][0]["lr"] * 1.0001, f"no rate has grown, {name}"
+
+
+def test_an_older_run_keeps_surfels_of_any_size_that_look_alike_from_both_sides():
+    text = yaml.dump(genfusion.config)
+    lines = [line for line in text.splitlines() if not line.strip().startswith(("largest_size:", "unseen_sides:"))]
+    assert len(lines) == len(text.splitlines()) - 2
+    config = yaml.load("\n".join(lines), Loader=yaml.Loader)
+    model = config.pipeline.model
+    assert (model.largest_size, model.unseen_sides) == (0.0, "shown")
+    assert genfusion.config.pipeline.model.largest_size > 0
 
 
 def stored_parts(value: Any) -> list[Any]:

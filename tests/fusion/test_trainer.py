@@ -76,6 +76,49 @@ def test_shapes_come_as_far_in_a_short_run_within_limits(steps: int, pace: float
         assert [factor(0), factor(steps)] == pytest.approx([expected, expected])
 
 
+@pytest.mark.parametrize(("steps", "pace"), [(7000, 1.0), (3500, 2.0), (1000, 3.0)])
+def test_positions_come_further_in_a_short_run_and_end_as_slow(steps: int, pace: float) -> None:
+    group = copy.deepcopy(genfusion.config.optimizers["means"])
+    group["scheduler"].max_steps = steps
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=group["optimizer"].lr)
+    (factor,) = group["scheduler"].setup().get_scheduler(optimizer, group["optimizer"].lr).lr_lambdas
+    assert [factor(0), factor(steps)] == pytest.approx([pace, 0.01 * pace])
+
+
+def test_a_rate_of_0_holds_what_it_is_for(capture_folder, tmp_path) -> None:
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
+    for name in ("scales", "means"):
+        trainer.config.optimizers[name]["optimizer"].lr = 0.0
+    schedulers = trainer.setup_optimizers().schedulers
+    for name in ("scales", "means"):
+        rates = schedulers[name]
+        assert [rates.base_lrs[0] * rates.lr_lambdas[0](step) for step in (0, 6)] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "key", "value", "flag"),
+    [
+        ("means", "scheduler", "lr_final", -1.0, "--optimizers.means.scheduler.lr-final is -1.0; allowed are .* 0 or"),
+        ("features_dc", "optimizer", "lr", math.nan, "--optimizers.features-dc.optimizer.lr is nan"),
+        ("quats", "scheduler", "most_pace", 0.0, "--optimizers.quats.scheduler.most-pace is 0.0; allowed are .* 1 or"),
+    ],
+)
+def test_rates_that_cannot_train_are_refused(tmp_path, name, part, key, value, flag) -> None:
+    config = replace(copy.deepcopy(genfusion.config), output_dir=tmp_path)
+    setattr(config.optimizers[name][part], key, value)
+    with pytest.raises(ValueError, match=flag):
+        config.setup(local_rank=0, world_size=1)
+
+
+def test_surfels_that_are_too_large_shrink_while_training(capture_folder, tmp_path) -> None:
+    trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
+    scene = trainer.pipeline.scene
+    scene.gauss_params["scales"].data[0, :2] = 5.0
+    others = scene.gauss_params["scales"].data[1:, :2].max()
+    trainer.train()
+    assert scene.gauss_params["scales"].data[:, :2].max() < others + 0.5 < 5.0
+
+
 def test_a_rate_of_ones_own_does_not_decay(capture_folder, tmp_path) -> None:
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=9)
     trainer.config.optimizers["quats"]["optimizer"].lr = 0.02

@@ -72,6 +72,37 @@ def test_the_limit_grows_with_the_scene() -> None:
     torch.testing.assert_close(large - log_scales, torch.full_like(large, 1000.0).log(), rtol=0, atol=1e-4)
 
 
+def test_the_limit_is_as_exact_far_from_the_origin() -> None:
+    offset, (means, log_scales) = torch.tensor([4000.0, -3000.0, 500.0]), some()
+    means = (means * 64).round() / 64  # so that the offset loses no digits of theirs
+    here, there = log_scales.clone(), log_scales.clone()
+    limit_sizes(here, means, photos(40), 0.5, SHARE)
+    moved = photos(40)
+    moved.viewmats[:, :3, 3] -= offset
+    limit_sizes(there, means + offset, moved, 0.5, SHARE)
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-4)
+
+
+def test_one_photo_by_a_long_lens_counts_as_the_others_do() -> None:
+    means, log_scales = some()
+    same = log_scales.clone()
+    limit_sizes(same, means, photos(3), 0.5, SHARE)
+    long = torch.diag(torch.tensor([10.0, 10, 1])) @ K
+    limit_sizes(log_scales, means, PhotoViewmats(photos(3).viewmats, torch.stack([K, long, K]), [SIZE] * 3), 0.5, SHARE)
+    assert torch.equal(log_scales, same)
+
+
+def test_what_has_diverged_is_left_for_the_checkpoint_to_name() -> None:
+    means, log_scales = some()
+    before, expected = log_scales.clone(), log_scales.clone()
+    limit_sizes(expected, means, photos(3), 0.5, SHARE)
+    means[5] = torch.nan
+    limit_sizes(log_scales, means, photos(3), 0.5, SHARE)
+    others = torch.arange(len(means)) != 5
+    assert torch.equal(log_scales[5], before[5])
+    torch.testing.assert_close(log_scales[others], expected[others])
+
+
 def _grown(count: int, **settings: float) -> GenFusionModel:
     model = make_model(**settings)
     model.gauss_params["scales"].data[:100, :2] = -6.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genfusion_ns.data.camera_path import CameraPath
 from genfusion_ns.fusion.cameras.clip_cameras import PhotoCameras
+from genfusion_ns.geometry.cameras import distances_between
 from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape
 
 _FAR = 3.0
@@ -37,7 +38,7 @@ def path_misses_scene(path: CameraPath, cameras: PhotoCameras) -> str | None:
     radius = _capture_radius(cameras.c2w, shape)
     if radius < 1e-9:
         return None
-    nearest = torch.cdist(path.c2w[:, :3, 3], cameras.c2w[:, :3, 3].double().cpu()).min()
+    nearest = distances_between(path.c2w[:, :3, 3], cameras.c2w[:, :3, 3].double().cpu()).min()
     if nearest > _FAR * radius:
         return (
             f"the nearest of its {len(path)} cameras is {float(nearest):.3g} away from every photo, which is more than "
