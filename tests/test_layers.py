@@ -29,6 +29,7 @@ NEUTRAL = {
     "moved": set(),
     "programs": set(),
     "perceptual": set(),
+    "ranges": set(),
     "seeds": set(),
     "stored_config": set(),
     "yaml_files": {"json_files"},

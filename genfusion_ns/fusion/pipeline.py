@@ -71,6 +71,7 @@ class GenFusionPipeline(SupervisedPipeline):
 
     def check_settings(self, config: GenFusionPipelineConfig, device: str) -> None:
         """See `SingleDevicePipeline.check_settings`."""
+        config.model.check()
         config.fusion.check(config.repairer, device)
         config.mono_depth.check(config.repairer, device)
         if not 0 <= config.seed_depth_weight < math.inf:

@@ -52,12 +52,6 @@ class FusionSchedule:
                 f"--pipeline.fusion.until is {until} (step {last}) and --pipeline.fusion.start is {start} (step "
                 f"{first}): rounds need start < until (the run has {total_steps} steps)"
             )
-        if peak_weight < 0 or not math.isfinite(peak_weight):
-            raise ValueError(f"--pipeline.fusion.weight is {peak_weight}; it must be a number of at least 0")
-        if not 0 <= final_share <= 1:
-            raise ValueError(
-                f"--pipeline.fusion.final-weight is {final_share}; give a share of --pipeline.fusion.weight, 0 to 1"
-            )
         return cls(first, max(1, steps_of_run(every, total_steps)), last, peak_weight, final_share)
 
     def is_round(self, step: int) -> bool:

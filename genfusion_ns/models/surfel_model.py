@@ -83,7 +83,7 @@ class GenFusionModel(RenderedSurfels):
         """Create the surfels from seed points, or at random when there are none.
 
         Raises:
-            ValueError: a limit of surfels below 0, or whole numbers that no schedule or colour has.
+            ValueError: a setting that no scene can have.
         """
         self.config.check()
         # The viewer renders in a thread of its own; two threads that import numba at once can see it half made.
@@ -488,7 +488,5 @@ def _intrinsics_of(camera: Cameras) -> Float[Tensor, "*batch 3 3"]:
 def _use_threads(threads: int | None) -> None:
     if threads is None:
         return
-    if threads < 1:
-        raise ValueError(f"--pipeline.model.cpu-threads is {threads}; give 1 or more, or leave it out")
     set_num_threads(threads)
     torch.set_num_threads(threads)

@@ -10,7 +10,11 @@ from nerfstudio.models.splatfacto import SplatfactoModelConfig
 from tyro.conf import Suppress
 
 from genfusion_ns.models.run_length import steps_of_run
+from genfusion_ns.ranges import LEAST_0, require_ranges
 from genfusion_ns.stored_config import StoredConfig
+
+_MOST_HALVINGS = 4
+"""Photos would have no pixels left."""
 
 
 @dataclass
@@ -128,31 +132,19 @@ class SurfelSettings(StoredConfig, SplatfactoModelConfig):
         """Refuse what no scene can have.
 
         Raises:
-            ValueError: a limit of surfels below 0, or whole numbers that no schedule or colour has.
+            ValueError: with the flag, the value and what is allowed.
         """
-        for name, least, most in (("refine_every", 1, 10**9), ("reset_alpha_every", 1, 10**9), ("sh_degree", 0, 3)):
-            if not least <= getattr(self, name) <= most:
-                flag = f"--pipeline.model.{name.replace('_', '-')}"
-                raise ValueError(f"{flag} is {getattr(self, name)}; allowed are {least}..{most}")
-        if self.max_surfels < 0:
-            raise ValueError(
-                f"--pipeline.model.max-surfels is {self.max_surfels}; give the largest number of surfels that "
-                "the scene may have, or 0 for no limit"
-            )
-        if not 0 <= self.largest_size < math.inf:
-            raise ValueError(
-                f"--pipeline.model.largest-size is {self.largest_size}; give a share of the longer side of a picture, "
-                "or 0 for no limit"
-            )
-        if not 0 <= self.mip_kernel < math.inf:
-            raise ValueError(
-                f"--pipeline.model.mip-kernel is {self.mip_kernel}; give a variance of 0 or more pixels squared"
-            )
-        if not 0 <= self.near_plane < math.inf:
-            raise ValueError(
-                f"--pipeline.model.near-plane is {self.near_plane}; give a length in scene units, or 0 to have "
-                "it measured"
-            )
+        weights = ("distortion_weight", "normal_weight", "opacity_weight")
+        lengths = ("near_plane", "mip_kernel", "largest_size", "densify_size_thresh", "cull_scale_thresh")
+        ranges = {
+            **dict.fromkeys((*weights, *lengths, "max_surfels", "few_photos", "densify_grad_thresh"), LEAST_0),
+            **dict.fromkeys(("ssim_lambda", "cull_alpha_thresh"), (0, 1)),
+            **dict.fromkeys(("refine_every", "reset_alpha_every"), (1, 10**9)),
+            "num_downscales": (0, _MOST_HALVINGS),
+            "sh_degree": (0, 3),
+            "cpu_threads": (1, 10_000),
+        }
+        require_ranges(self, ranges, "--pipeline.model.")
 
 
 @dataclass(frozen=True)

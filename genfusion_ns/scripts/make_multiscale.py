@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from genfusion_ns.errors import run_program
+from genfusion_ns.ranges import require_ranges
 
 _MOST_LEVELS = 8
 
@@ -40,9 +41,7 @@ class MakeMultiscale:
             ValueError: settings or captures that cannot be used.
             WriteError: the disk is full or not writable.
         """
-        for name, most in (("n_down", _MOST_LEVELS), ("downscale", 64)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; allowed are 1..{most}")
+        require_ranges(self, {"n_down": (1, _MOST_LEVELS), "downscale": (1, 64)})
         # Takes seconds to import, which --help should not.
         from genfusion_ns.data.multiscale.conversion import is_done, planned
 

@@ -189,5 +189,5 @@ OUT_OF_RANGE = [
 @pytest.mark.parametrize(("name", "field", "value"), OUT_OF_RANGE)
 def test_settings_out_of_range_are_refused_by_their_flag(name: str, field: str, value: float) -> None:
     flag = f"--pipeline.fusion.sampler.{field.replace('_', '-')}"
-    with pytest.raises(ValueError, match=rf"{flag} is {value}; (allowed are|it must be at least 1)"):
+    with pytest.raises(ValueError, match=rf"{flag} is {value}; allowed are"):
         replace(SAMPLERS[name], **{field: value}).setup(clip_length=16, resolution=RESOLUTION)  # type: ignore[type-var]

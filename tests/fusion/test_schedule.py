@@ -61,19 +61,11 @@ def test_generated_views_weigh_less_beside_many_photos():
     assert FusionConfig(weight=0.5, full_weight_photos=0).peak_weight(100) == 0.5
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-def test_an_impossible_final_weight_names_its_flag(share):
-    with pytest.raises(ValueError, match=r"fusion\.final-weight is"):
-        FusionSchedule.resolve(100, 10, 300, 2.0, total_steps=1000, final_share=share)
-
-
 @pytest.mark.parametrize(
     ("start", "every", "until", "weight", "flag"),
     [
         (10, 0, 100, 1.0, "fusion.every"),
         (100, 10, 100, 1.0, "fusion.until"),
-        (10, 10, 100, -1.0, "fusion.weight"),
-        (10, 10, 100, math.nan, "fusion.weight"),
         (-1, 10, 100, 1.0, "fusion.start is -1"),
         (10, math.inf, 100, 1.0, "fusion.every is inf"),
         (0.5, 0.1, 0.5, 1.0, "fusion.until is 0.5"),
@@ -84,7 +76,15 @@ def test_impossible_schedules_name_their_flag(start, every, until, weight, flag)
         FusionSchedule.resolve(start, every, until, weight, total_steps=1000)
 
 
+@pytest.mark.parametrize("name", ["weight", "depth_weight", "full_weight_photos", "blocks"])
+def test_weights_below_0_are_refused_as_they_were_given(name: str) -> None:
+    flag = f"--pipeline.fusion.{name.replace('_', '-')} is -1; allowed are numbers of 0 or more"
+    with pytest.raises(ValueError, match=flag):
+        FusionConfig(**{name: -1})
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
-def test_a_clearing_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"--pipeline.fusion.clearing is {share}; it must be from 0 to 1"):
-        FusionConfig(clearing=share)
+@pytest.mark.parametrize("name", ["clearing", "final_weight", "ssim_weight", "generated_photos"])
+def test_a_share_out_of_range_is_refused(name: str, share: float) -> None:
+    with pytest.raises(ValueError, match=rf"--pipeline.fusion.{name.replace('_', '-')} is {share}; allowed are 0..1"):
+        FusionConfig(**{name: share})

@@ -48,7 +48,7 @@ def test_configs_from_before_there_was_a_choice_draw_as_they_did() -> None:
 
 
 def test_a_kernel_below_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--pipeline\.model\.mip-kernel is -1; give a variance"):
+    with pytest.raises(ValueError, match=r"--pipeline\.model\.mip-kernel is -1; allowed are"):
         make_model(mip_kernel=-1)
 
 

@@ -30,12 +30,28 @@ def test_of_more_seed_points_than_surfels_are_allowed_an_even_share_is_taken(lim
 
 
 def test_a_limit_below_zero_is_refused():
-    with pytest.raises(ValueError, match=r"--pipeline\.model\.max-surfels is -1; give"):
+    with pytest.raises(ValueError, match=r"--pipeline\.model\.max-surfels is -1; allowed are numbers of 0 or more"):
         make_model(max_surfels=-1)
 
 
-@pytest.mark.parametrize(("name", "value"), [("refine_every", 0), ("sh_degree", -1), ("sh_degree", 4)])
-def test_whole_numbers_that_no_schedule_has(name: str, value: int) -> None:
+OUT_OF_RANGE = [
+    ("refine_every", 0),
+    ("sh_degree", -1),
+    ("sh_degree", 4),
+    ("num_downscales", -1),
+    ("num_downscales", 99),
+    ("normal_weight", -1.0),
+    ("opacity_weight", -5.0),
+    ("few_photos", -3),
+    ("ssim_lambda", 7.0),
+    ("densify_grad_thresh", -1.0),
+    ("cull_alpha_thresh", 2.0),
+    ("cpu_threads", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_numbers_that_no_scene_has(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"--pipeline.model.{name.replace('_', '-')} is {value}; allowed are"):
         make_model(**{name: value})
 
@@ -251,7 +267,7 @@ def test_threads_by_flag():
         assert (num_threads(), torch.get_num_threads()) == (3, 3)
         make_model()  # a run that does not ask changes nothing
         assert (num_threads(), torch.get_num_threads()) == (3, 3)
-        with pytest.raises(ValueError, match=r"--pipeline\.model\.cpu-threads is 0; give 1 or more"):
+        with pytest.raises(ValueError, match=r"--pipeline\.model\.cpu-threads is 0; allowed are 1"):
             make_model(cpu_threads=0)
     finally:
         set_num_threads(None)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from genfusion_ns.ranges import require_ranges
+
 Matching = Literal["auto", "exhaustive", "sequential", "retrieval"]
 
 
@@ -50,10 +52,7 @@ class CaptureFromPhotosSettings:
             "feature_size": (200, 10_000),
             "seed": (0, 2**31 - 1),
         }
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed are {least}..{most}")
+        require_ranges(self, ranges)
         if self.lens == "fisheye" and self.focal_length is not None:
             raise ValueError(
                 "--focal-length does not go with --lens fisheye, whose focal length is found anyway; leave it out"

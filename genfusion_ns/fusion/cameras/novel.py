@@ -21,6 +21,7 @@ from genfusion_ns.geometry.clear_paths import pull_to_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.images import commonest_size
 from genfusion_ns.geometry.novel_views import NovelViews, ViewPath
+from genfusion_ns.ranges import require_ranges
 from genfusion_ns.seeds import generator_of
 from genfusion_ns.stored_config import StoredConfig
 
@@ -60,9 +61,7 @@ class NovelViewSettings(StoredConfig):
             ValueError: with the flag.
         """
         most = {"smoothing": 100, "height_variation": 10, "position_jitter": 10, "up_jitter": 1, "lookat_jitter": 10}
-        for name, high in most.items():
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{flag}.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..{high}")
+        require_ranges(self, {name: (0, high) for name, high in most.items()}, f"{flag}.")
 
 
 class NovelCameras:

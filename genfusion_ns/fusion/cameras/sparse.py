@@ -29,6 +29,7 @@ from genfusion_ns.geometry.capture_shape import CaptureShape, capture_shape, pos
 from genfusion_ns.geometry.clear_paths import ClearPath, keep_clear
 from genfusion_ns.geometry.free_space import ClearTest
 from genfusion_ns.geometry.trajectories import ellipse_path, follow_path, spline_path
+from genfusion_ns.ranges import require_ranges
 
 _Path = tuple[Tensor, list[int], dict[str, Any]]
 """Frames, at which of them a piece begins that does not go on from the one before, and how it came about."""
@@ -52,12 +53,7 @@ class ViewSampler(ABC):
         Raises:
             ValueError: a setting out of range.
         """
-        for name in self.counts:
-            if getattr(config, name) < 1:
-                raise ValueError(f"{_flag(name)} is {getattr(config, name)}; it must be at least 1")
-        for name, (low, high) in self.ranges.items():
-            if not low <= getattr(config, name) <= high:  # also false for NaN
-                raise ValueError(f"{_flag(name)} is {getattr(config, name)}; allowed are {low:g}..{high:g}")
+        require_ranges(config, {**dict.fromkeys(self.counts, (1, math.inf)), **self.ranges}, _flag(""))
         self.config = config
         self.clip_length = clip_length
         self.resolution = resolution

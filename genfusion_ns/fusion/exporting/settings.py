@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genfusion_ns.exports.frames import FrameName
+from genfusion_ns.ranges import require_ranges
 
 
 @dataclass
@@ -106,15 +107,14 @@ class ViewSettings(ExportSettings):
         Raises:
             ValueError: a setting out of range.
         """
-        for name, value, low, high in (
-            ("extra-views", self.extra_views, 0, 100000),
-            ("downscale", self.downscale, 1, 64),
-            ("reach", self.reach, 1e-3, 1e6),
-            ("agreement", self.agreement, 0, 1),
-            ("spread", self.spread, 0, 10),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"--{name} is {value}; allowed are {low:g}..{high:g}")
+        ranges = {
+            "extra_views": (0, 100_000),
+            "downscale": (1, 64),
+            "reach": (1e-3, 1e6),
+            "agreement": (0, 1),
+            "spread": (0, 10),
+        }
+        require_ranges(self, ranges)
 
 
 @dataclass
@@ -137,16 +137,15 @@ class MeshSettings(ViewSettings):
     def check(self) -> None:
         """See `ViewSettings.check`."""
         super().check()
-        for name, value, low, high in (
-            ("voxel", self.voxel, 0, 1e9),
-            ("truncation", self.truncation, 2, 1000),
-            ("max-memory", self.max_memory, 0, 1e6),
-            ("least-part", self.least_part, 0, 1),
-            ("largest-parts", self.largest_parts, 0, 10**9),
-            ("max-faces", self.max_faces, 0, 10**10),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"--{name} is {value}; allowed are {low:g}..{high:g}")
+        ranges = {
+            "voxel": (0, 1e9),
+            "truncation": (2, 1000),
+            "max_memory": (0, 1e6),
+            "least_part": (0, 1),
+            "largest_parts": (0, 10**9),
+            "max_faces": (0, 10**10),
+        }
+        require_ranges(self, ranges)
 
 
 @dataclass
@@ -164,5 +163,4 @@ class PointSettings(ViewSettings):
     def check(self) -> None:
         """See `ViewSettings.check`."""
         super().check()
-        if not 1 <= self.num_points <= 10**9:
-            raise ValueError(f"--num-points is {self.num_points}; allowed are 1..{10**9}")
+        require_ranges(self, {"num_points": (1, 10**9)})

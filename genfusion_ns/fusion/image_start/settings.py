@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from genfusion_ns.ranges import require_ranges
+
 
 @dataclass
 class Image3dSettings:
@@ -72,10 +74,7 @@ class Image3dSettings:
             "num_points": (100, 10_000_000),
             "chunk_size": (1, 10**9),
         }
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed are {least}..{most}")
+        require_ranges(self, ranges)
         if self.bake_texture and self.format == "ply":
             raise ValueError("--bake-texture needs --format obj or glb; a ply has colours of vertices only")
         if self.remove_background and self.as_is:

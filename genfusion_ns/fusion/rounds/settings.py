@@ -13,6 +13,7 @@ from genfusion_ns.fusion.contract import SupervisionConfig
 from genfusion_ns.fusion.schedule import FusionSchedule
 from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.priors.base import Capabilities
+from genfusion_ns.ranges import LEAST_0, require_ranges
 
 _FULL_WEIGHT_PHOTOS = 6
 _CONTINUED_WEIGHT = 0.1
@@ -108,19 +109,11 @@ class RoundSettings(SupervisionConfig):
     """New surfels where renders are empty."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clearing <= 1:
-            raise ValueError(
-                f"--pipeline.fusion.clearing is {self.clearing}; it must be from 0 to 1; more would remove what "
-                "the photos show"
-            )
-        for name in ("least_shown", "full_trust_shown", "unshown_weight", "continued_weight", "generated_photos"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(
-                    f"--pipeline.fusion.{name.replace('_', '-')} is {getattr(self, name)}; allowed are 0..1"
-                )
-        if self.blocks < 0:
-            raise ValueError(f"--pipeline.fusion.blocks is {self.blocks}; it must be at least 0")
+        shares = ("clearing", "least_shown", "full_trust_shown", "unshown_weight", "continued_weight")
+        for name in (*shares, "generated_photos", "ssim_weight", "final_weight"):
+            require_ranges(self, {name: (0, 1)}, "--pipeline.fusion.")
+        for name in ("weight", "depth_weight", "full_weight_photos", "blocks"):
+            require_ranges(self, {name: LEAST_0}, "--pipeline.fusion.")
 
     def suited_to(self, can: Capabilities) -> RoundSettings:
         """The same with what is left to the repairer decided by what it can."""

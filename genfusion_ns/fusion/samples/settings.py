@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from genfusion_ns.fusion.cameras.novel import NovelViewSettings
@@ -10,6 +11,7 @@ from genfusion_ns.fusion.samples.prior import check_prior
 from genfusion_ns.fusion.samples.schedule import LevelWeight, SampleSchedule
 from genfusion_ns.perceptual import LpipsNet, check_lpips
 from genfusion_ns.priors.config import RepairerConfig
+from genfusion_ns.ranges import require_ranges
 
 FLAG = "--pipeline.fusion"
 
@@ -48,18 +50,14 @@ class SampleSettings(SupervisionConfig):
 
     def check(self, repairer: RepairerConfig, device: str) -> None:
         """See `SupervisionConfig.check`."""
-        for name in ("sample_every", "reuse", "num_references"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; it must be at least 1")
+        counts = dict.fromkeys(("sample_every", "reuse", "num_references"), (1, math.inf))
+        weights = dict.fromkeys(("weight", "final_weight", "lpips_weight"), (0, 1000))
+        require_ranges(self, {**counts, **weights, "first_level": (0, 1), "final_level": (0, 1)}, f"{FLAG}.")
         if self.reuse > self.sample_every:
             raise ValueError(
                 f"{_flag('reuse')} is {self.reuse}, but a new sample is drawn every {self.sample_every} steps; raise "
                 f"{_flag('sample_every')} as well"
             )
-        largest = dict.fromkeys(("weight", "final_weight", "lpips_weight"), 1e3)
-        for name, most in {**largest, "first_level": 1, "final_level": 1}.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{_flag(name)} is {getattr(self, name)}; allowed are 0..{most:g}")
         self.views.check(f"{FLAG}.views")
         if self.lpips_weight > 0:
             check_lpips(self.lpips_net, _flag("lpips_weight"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from genfusion_ns.data.from_photos.settings import CaptureFromPhotosSettings
+from genfusion_ns.ranges import require_ranges
 
 Method = Literal[
     "auto",
@@ -59,11 +60,9 @@ class WholeRunSettings:
         Raises:
             ValueError: with the flag, the value and what is allowed.
         """
-        ranges = {"minutes": (1, 100_000), "steps": (1, 10**7), "downscale": (1, 64), "hold_out": (0, 10_000)}
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed are {least}..{most}")
+        require_ranges(
+            self, {"minutes": (1, 100_000), "steps": (1, 10**7), "downscale": (1, 64), "hold_out": (0, 10_000)}
+        )
         if self.hold_out == 1:
             raise ValueError("--hold-out is 1, which would leave no photo to train on; allowed are 0, or 2 and more")
         for name in ("stages", "skip", "redo"):
