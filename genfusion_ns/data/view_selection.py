@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 MIN_TRAIN_VIEWS = 2
+_FLAG = "--pipeline.datamanager"
 
 
 class SplitError(ValueError):
@@ -111,8 +112,8 @@ def dense_split(num_images: int, test_every: int = 8) -> ViewSplit:
     """
     if test_every < 0 or test_every == 1:
         raise SplitError(
-            f"--test-every is {test_every}; it must be 2 or more, or every view would be a test view, or 0 to train on "
-            "all of them."
+            f"{_FLAG}.test-every is {test_every}; it must be 2 or more, or every view would be a test view, or 0 to "
+            "train on all of them."
         )
     ids = np.arange(num_images)
     held_out = ids % test_every == 0 if test_every else np.zeros(num_images, dtype=bool)
@@ -120,7 +121,8 @@ def dense_split(num_images: int, test_every: int = 8) -> ViewSplit:
     if len(train) < MIN_TRAIN_VIEWS:
         raise SplitError(
             f"The capture has {num_images} registered image(s), of which {len(train)} remain for training with "
-            f"--test-every {test_every}; at least {MIN_TRAIN_VIEWS} are needed. Add images or name a --split-file."
+            f"{_FLAG}.test-every {test_every}; at least {MIN_TRAIN_VIEWS} are needed. Add images or name a "
+            f"{_FLAG}.split-file."
         )
     if not test_every:
         return ViewSplit(train, train, source="none held out, so figures are of photos that the scene was fitted to")
@@ -148,14 +150,14 @@ def strided_split(num_images: int, train_every: int) -> ViewSplit:
     """
     if train_every < 2:
         raise SplitError(
-            f"--train-every is {train_every}; it must be 2 or more, or nothing would be held out. Leave it out to hold "
-            "out every n-th view with --test-every instead."
+            f"{_FLAG}.train-every is {train_every}; it must be 2 or more, or nothing would be held out. Leave it out "
+            f"to hold out every n-th view with {_FLAG}.test-every instead."
         )
     train = tuple(range(0, num_images, train_every))
     if len(train) < MIN_TRAIN_VIEWS:
         raise SplitError(
             f"The capture has {num_images} registered image(s), of which {len(train)} remain for training with "
-            f"--train-every {train_every}; at least {MIN_TRAIN_VIEWS} are needed."
+            f"{_FLAG}.train-every {train_every}; at least {MIN_TRAIN_VIEWS} are needed."
         )
     test = tuple(i for i in range(num_images) if i % train_every)
     return ViewSplit(train, test, source=f"1 view in {train_every} trained on")
@@ -207,7 +209,7 @@ def select_views(
         if len(split.train_ids) != num_views:
             raise SplitError(
                 f"{published}: train_ids has {len(split.train_ids)} views, its name promises {num_views}. "
-                "Rename the file, or name it with --split-file to use it as it is."
+                f"Rename the file, or name it with {_FLAG}.split-file to use it as it is."
             )
         return split
     if declared is not None:
@@ -220,8 +222,8 @@ def _thin(split: ViewSplit, num_views: int) -> ViewSplit:
     if not MIN_TRAIN_VIEWS <= num_views <= available:
         remain = f"remain beside {len(split.test_ids)} test views: {split.source}" if split.holds_out else "in all"
         raise SplitError(
-            f"--num-views is {num_views}; allowed are {MIN_TRAIN_VIEWS}..{available} ({available} views {remain}), or "
-            "0 for all of them."
+            f"{_FLAG}.num-views is {num_views}; allowed are {MIN_TRAIN_VIEWS}..{available} ({available} views "
+            f"{remain}), or 0 for all of them."
         )
     picks = np.round(np.linspace(0, available - 1, num_views)).astype(int)
     train = tuple(split.train_ids[i] for i in picks)
@@ -237,7 +239,8 @@ def _usable(declared: ViewSplit, data_dir: Path) -> ViewSplit:
     if len(declared.train_ids) < MIN_TRAIN_VIEWS or not declared.test_ids:
         raise SplitError(
             f"{data_dir}: {declared.source} are {len(declared.train_ids)} and {len(declared.test_ids)}; at least "
-            f"{MIN_TRAIN_VIEWS} train views and 1 test view are needed. Correct the capture, or name a --split-file."
+            f"{MIN_TRAIN_VIEWS} train views and 1 test view are needed. Correct the capture, or name a "
+            f"{_FLAG}.split-file."
         )
     return declared
 
@@ -257,7 +260,7 @@ def _locate(split_file: Path, data_dir: Path) -> Path:
             return candidate
     nearby = sorted(path.name for path in data_dir.glob("train_test_split_*.json"))
     raise SplitError(
-        f"--split-file {split_file} does not exist (looked for {', '.join(map(str, candidates))}). "
+        f"{_FLAG}.split-file {split_file} does not exist (looked for {', '.join(map(str, candidates))}). "
         f"Split files beside the data: {', '.join(nearby) if nearby else 'none'}."
     )
 

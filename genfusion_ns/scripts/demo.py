@@ -40,7 +40,10 @@ class Demo:
     def run(self) -> None:
         """Run all stages and say where the results are."""
         if self.rounds < 1 or self.iterations < 10 * self.rounds:
-            raise SystemExit(f"--rounds {self.rounds} needs at least {10 * max(self.rounds, 1)} --iterations")
+            raise SystemExit(
+                f"--rounds is {self.rounds} and --iterations {self.iterations}; needed are 1 or more rounds, and ten "
+                "iterations for each of them"
+            )
         began = time.monotonic()
         self._runs: dict[str, EvaluatedRun] = {}
         every = self.iterations // (self.rounds + 1)

@@ -272,7 +272,7 @@ def test_an_order_for_another_split_is_refused(tiny: TinyCapture) -> None:
 
 
 def test_split_errors_reach_the_user(tiny: TinyCapture) -> None:
-    with pytest.raises(SplitError, match=r"--num-views is 40; allowed are 2\.\.10"):
+    with pytest.raises(SplitError, match=r"--pipeline.datamanager.num-views is 40; allowed are 2\.\.10"):
         set_up(tiny.folder, num_views=40)
 
 

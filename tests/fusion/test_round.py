@@ -145,7 +145,7 @@ def test_nothing_goes_on_where_photos_tell_what_empty_space_looks_like():
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("blocks", -1, "at least 0"),
+        ("blocks", -1, "0 or more"),
         ("least_shown", 1.5, "0..1"),
         ("full_trust_shown", -0.1, "0..1"),
         ("unshown_weight", float("nan"), "0..1"),

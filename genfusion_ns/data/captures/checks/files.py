@@ -191,7 +191,7 @@ def _nothing_for(data: Path, wanted: str, kind: str) -> CaptureError:
     advice = (
         f"It can be read with another dataparser: append {' or '.join(found)} to the command."
         if found
-        else "Register the images first, for instance with ns-process-data images, or correct --data."
+        else "Find the poses of photos or a video first, with gf-capture or ns-process-data, or correct --data."
     )
     return CaptureError(f"--data {data} has no {wanted}, which the {kind} dataparser needs. {advice}")
 

@@ -150,7 +150,7 @@ def check_views(outputs: DataparserOutputs, names: Sequence[str], where: Path, c
     raise_for(
         _camera_problems(cameras, names),
         f"{where}: cameras that cannot be used",
-        "Correct the intrinsics in the capture's camera file.",
+        "Correct the intrinsics in the capture's camera file, or a --downscale-factor too large for the photos.",
     )
     if check_images:
         _check_images(outputs, where)
