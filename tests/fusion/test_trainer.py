@@ -110,6 +110,14 @@ def test_rates_that_cannot_train_are_refused(tmp_path, name, part, key, value, f
         config.setup(local_rank=0, world_size=1)
 
 
+def test_settings_of_the_scene_are_refused_before_photos_are_read(tmp_path) -> None:
+    config = replace(copy.deepcopy(genfusion.config), output_dir=tmp_path / "runs", data=tmp_path / "nothing", vis="")
+    config.pipeline.datamanager.data = tmp_path / "nothing"
+    config.pipeline.model.largest_size = -1.0
+    with pytest.raises(ValueError, match=r"--pipeline.model.largest-size is -1.0; allowed are numbers of 0 or more"):
+        config.setup(local_rank=0, world_size=1).setup()
+
+
 def test_surfels_that_are_too_large_shrink_while_training(capture_folder, tmp_path) -> None:
     trainer = make_trainer(capture_folder, tmp_path, "none", steps=6)
     scene = trainer.pipeline.scene
