@@ -143,7 +143,7 @@ def test_published_windows_of_a_sampler() -> None:
 def test_what_is_left_to_the_repairer_follows_from_what_it_can() -> None:
     config = FusionConfig(blocks=0, framing="auto", unshown_weight=None)
     small, large = config.suited_to(COMPACT), config.suited_to(DYNAMICRAFTER)
-    assert (small.depth_weight, small.framing, small.full_weight_photos, small.blocks) == (0, "fit", 6, 4)
+    assert (small.depth_weight, small.framing, small.full_weight_photos, small.blocks) == (0, "fit", 3, 4)
     assert (large.depth_weight, large.framing, large.full_weight_photos, large.blocks) == (1, "crop", 0, 1)
     assert (small.unshown_weight, large.unshown_weight) == (0, 1)
     config = replace(config, continued_weight=None)

@@ -15,7 +15,7 @@ from genfusion_ns.fusion.seeding import SeedingConfig
 from genfusion_ns.priors.base import Capabilities
 from genfusion_ns.ranges import LEAST_0, require_ranges
 
-_FULL_WEIGHT_PHOTOS = 6
+_FULL_WEIGHT_PHOTOS = 3
 _CONTINUED_WEIGHT = 0.1
 
 
@@ -38,7 +38,7 @@ class RoundSettings(SupervisionConfig):
     """Peak weight of the generated-view loss, reached midway between start and until."""
     full_weight_photos: int | None = None
     """Train photos up to which the weight counts in full; with more it falls with the square of their number, as what
-    lies unseen between neighbours does. 0: always in full, for photos that show only a part. By default 6, and 0 for
+    lies unseen between neighbours does. 0: always in full, for photos that show only a part. By default 3, and 0 for
     repairers that get every pixel right (dynamicrafter)."""
     final_weight: float = 1.0
     """Weight at the end of the run, as a share of the peak; 0 leaves the end to the photos alone, as GenFusion does."""
