@@ -44,7 +44,8 @@ from genfusion_ns.seeds import seeded_generator
 _Keep = Callable[[int, list[GeneratedView]], object]
 """What becomes of the views of a round."""
 _REQUESTED_SHARE = 0.5
-"""Views that the user asked for weigh at least this share of the peak, also where the schedule says less."""
+"""Views that the user asked for weigh at least this share of what is set, where the schedule says less, and beside many
+photos too."""
 
 
 class FusionLoop(Supervision):

@@ -65,7 +65,7 @@ def test_split_files(tiny: TinyCapture, content: str, said: str) -> None:
 
 def test_a_split_file_that_is_not_there(tiny: TinyCapture) -> None:
     (tiny.folder / "train_test_split_3.json").write_text("{}")
-    said = r"--split-file gone.json does not exist \(looked for .*\). Split files beside .*train_test_split_3.json"
+    said = r"split-file gone.json does not exist \(looked for .*\). Split files beside .*train_test_split_3.json"
     with pytest.raises(SplitError, match=said):
         set_up(tiny.folder, split_file=Path("gone.json"))
 
@@ -81,12 +81,12 @@ def test_a_published_split_that_is_not_what_its_name_says(tiny: TinyCapture) -> 
     [
         (
             {"num_views": -3},
-            r"--num-views is -3; allowed are 2\.\.5 \(5 views remain beside 1 test views.*or 0 for all",
+            r"datamanager.num-views is -3; allowed are 2\.\.5 \(5 views remain beside 1 test views.*or 0 for all",
         ),
-        ({"num_views": 1}, r"--num-views is 1; allowed are 2\.\.5"),
-        ({"num_views": 10**12}, r"--num-views is 1000000000000; allowed are 2\.\.5"),
-        ({"test_every": 1}, r"--test-every is 1; it must be 2 or more"),
-        ({"test_every": -8}, r"--test-every is -8; it must be 2 or more"),
+        ({"num_views": 1}, r"--pipeline.datamanager.num-views is 1; allowed are 2\.\.5"),
+        ({"num_views": 10**12}, r"--pipeline.datamanager.num-views is 1000000000000; allowed are 2\.\.5"),
+        ({"test_every": 1}, r"--pipeline.datamanager.test-every is 1; it must be 2 or more"),
+        ({"test_every": -8}, r"--pipeline.datamanager.test-every is -8; it must be 2 or more"),
     ],
 )
 def test_numbers_of_views(tiny: TinyCapture, options: dict[str, int], said: str) -> None:
