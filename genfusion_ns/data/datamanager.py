@@ -45,6 +45,7 @@ from genfusion_ns.data.points.seed_points import SeedPoints, make_seed_points
 from genfusion_ns.data.points.surface_points import find_surface_points
 from genfusion_ns.data.view_selection import NameIndex, ViewSplit, select_views
 from genfusion_ns.messages import say
+from genfusion_ns.ranges import LEAST_0, require_ranges
 from genfusion_ns.seeds import seeded_generator
 from genfusion_ns.stored_config import StoredConfig
 
@@ -171,6 +172,7 @@ class GenFusionDataManager(FullImageDatamanager, RayDoors):
 
     def create_train_dataset(self) -> InputDataset:
         """Read the capture, split it and seed it; overrides what the parser calls its train split."""
+        require_ranges(self.config, {"min_seed_points": LEAST_0}, "--pipeline.datamanager.")
         self.capture: Capture = read_capture(
             self.dataparser, self.train_dataparser_outputs, check_images=self._opens_images
         )

@@ -15,6 +15,7 @@ from genfusion_ns.data.views.samples import MixedBatches, ViewSampling, clip_vie
 from genfusion_ns.fusion.training_data import split_clips
 from genfusion_ns.geometry.clips import Clip, ClipPair, crop_clip, resize_clip, select_pair_frames, select_references
 from genfusion_ns.priors.training.validation import novel_frames
+from genfusion_ns.ranges import require_ranges
 
 _HELD_OUT_FRAMES = 2
 """Of each held-out clip."""
@@ -88,8 +89,7 @@ def check_choice(choice: ViewChoice, photos: int) -> None:
             "there is nothing to train on: give --clips, a folder of clips that gf-make-clips writes, or --captures, "
             "folders of photos with cameras"
         )
-    if not 0 <= choice.captures_share <= 1:
-        raise ValueError(f"--captures-share is {choice.captures_share}; allowed are 0..1")
+    require_ranges(choice, {"captures_share": (0, 1)})
     if choice.held_out_limit < 1:
         raise ValueError(f"--held-out-limit is {choice.held_out_limit}; at least 1 is needed")
     low, high = choice.sampling.references

@@ -12,6 +12,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
+from genfusion_ns.ranges import LEAST_0, require_ranges
 from genfusion_ns.stored_config import StoredConfig
 
 
@@ -107,13 +108,11 @@ def check_rates(optimizers: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one below 0 or not finite, or a pace that would slow a run down; the message names the flag.
     """
-    parts = (("optimizer", "lr", 0.0), ("scheduler", "lr_final", 0.0), ("scheduler", "most_pace", 1.0))
+    ranges = {"lr": LEAST_0, "lr_final": LEAST_0, "most_pace": (1, math.inf)}
     for name, group in optimizers.items():
-        for part, key, least in parts:
-            value = getattr(group[part], key, None)
-            if value is not None and not least <= value < math.inf:
-                flag = f"--optimizers.{name}.{part}.{key}".replace("_", "-")
-                raise ValueError(f"{flag} is {value}; allowed are numbers of {least:g} or more")
+        for part in ("optimizer", "scheduler"):
+            held = {key: allowed for key, allowed in ranges.items() if hasattr(group[part], key)}
+            require_ranges(group[part], held, f"--optimizers.{name.replace('_', '-')}.{part}.")
 
 
 def keep_older_rates(optimizers: Optimizers, saved: Collection[str]) -> bool:

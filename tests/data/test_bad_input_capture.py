@@ -105,7 +105,10 @@ def test_other_dataparsers_answer_for_themselves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parser", "said"),
     [
-        (None, r"has no transforms.json, which the nerfstudio dataparser needs. Find the poses of"),
+        (
+            None,
+            r"has no transforms.json, which the nerfstudio dataparser needs. Find the poses of photos or a video first",
+        ),
         (COLMAP, r"has no COLMAP model in sparse/0, which the colmap dataparser needs"),
         (BLENDER, r"has no transforms_train.json, which the blender dataparser needs"),
     ],

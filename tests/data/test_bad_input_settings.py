@@ -65,7 +65,10 @@ def test_split_files(tiny: TinyCapture, content: str, said: str) -> None:
 
 def test_a_split_file_that_is_not_there(tiny: TinyCapture) -> None:
     (tiny.folder / "train_test_split_3.json").write_text("{}")
-    said = r"split-file gone.json does not exist \(looked for .*\). Split files beside .*train_test_split_3.json"
+    said = (
+        r"--pipeline.datamanager.split-file gone.json does not exist \(looked for .*\). Split files beside "
+        r".*train_test_split_3.json"
+    )
     with pytest.raises(SplitError, match=said):
         set_up(tiny.folder, split_file=Path("gone.json"))
 
@@ -81,7 +84,8 @@ def test_a_published_split_that_is_not_what_its_name_says(tiny: TinyCapture) -> 
     [
         (
             {"num_views": -3},
-            r"datamanager.num-views is -3; allowed are 2\.\.5 \(5 views remain beside 1 test views.*or 0 for all",
+            r"--pipeline.datamanager.num-views is -3; allowed are 2\.\.5 \(5 views remain beside 1 test views"
+            r".*or 0 for all",
         ),
         ({"num_views": 1}, r"--pipeline.datamanager.num-views is 1; allowed are 2\.\.5"),
         ({"num_views": 10**12}, r"--pipeline.datamanager.num-views is 1000000000000; allowed are 2\.\.5"),
@@ -92,6 +96,11 @@ def test_a_published_split_that_is_not_what_its_name_says(tiny: TinyCapture) -> 
 def test_numbers_of_views(tiny: TinyCapture, options: dict[str, int], said: str) -> None:
     with pytest.raises(SplitError, match=said):
         set_up(tiny.folder, **options)
+
+
+def test_a_number_of_seed_points_below_0(tiny: TinyCapture) -> None:
+    with pytest.raises(ValueError, match=r"--pipeline.datamanager.min-seed-points is -4; allowed are numbers of 0 or"):
+        set_up(tiny.folder, min_seed_points=-4)
 
 
 # ------------------------------------------------------------------------------------------------ points

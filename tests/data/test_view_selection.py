@@ -123,7 +123,8 @@ def test_a_file_that_is_not_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_views", [1, -3, 18])
 def test_impossible_numbers_of_views(tmp_path: Path, num_views: int) -> None:
-    with pytest.raises(SplitError, match=rf"{tmp_path}.*datamanager.num-views is {num_views}; allowed are 2\.\.17"):
+    flag = "--pipeline.datamanager.num-views"
+    with pytest.raises(SplitError, match=rf"{tmp_path}.*{flag} is {num_views}; allowed are 2\.\.17"):
         select_views(NAMES, tmp_path, num_views)
 
 
@@ -169,7 +170,8 @@ def test_precedence(tmp_path: Path) -> None:
 
 def test_a_missing_split_file_names_those_that_exist(tmp_path: Path) -> None:
     write_split(tmp_path, {}, "train_test_split_6.json")
-    with pytest.raises(SplitError, match=r"datamanager.split-file nine.json does not exist .* train_test_split_6.json"):
+    flag = "--pipeline.datamanager.split-file"
+    with pytest.raises(SplitError, match=rf"{flag} nine.json does not exist .* train_test_split_6.json"):
         select_views(NAMES, tmp_path, None, split_file=Path("nine.json"))
 
 

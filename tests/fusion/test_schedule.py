@@ -77,10 +77,11 @@ def test_impossible_schedules_name_their_flag(start, every, until, weight, flag)
 
 
 @pytest.mark.parametrize("name", ["weight", "depth_weight", "full_weight_photos", "blocks"])
-def test_weights_below_0_are_refused_as_they_were_given(name: str) -> None:
-    flag = f"--pipeline.fusion.{name.replace('_', '-')} is -1; allowed are numbers of 0 or more"
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf])
+def test_weights_below_0_are_refused_as_they_were_given(name: str, value: float) -> None:
+    flag = f"--pipeline.fusion.{name.replace('_', '-')} is {value}; allowed are numbers of 0 or more"
     with pytest.raises(ValueError, match=flag):
-        FusionConfig(**{name: -1})
+        FusionConfig(**{name: value})
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])

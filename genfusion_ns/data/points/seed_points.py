@@ -104,8 +104,6 @@ def make_seed_points(
         raise ValueError(
             f"--pipeline.datamanager.num-random-points is {num_random}; allowed are 0..{_MOST_RANDOM}, 10000 is usual."
         )
-    if min_points < 0:
-        raise ValueError(f"--pipeline.datamanager.min-seed-points is {min_points}; allowed are numbers of 0 or more")
     train_cameras = parts.cameras if parts else cameras[torch.tensor(train_ids, dtype=torch.long)]
     xyz, rgb, source = torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8), "no sparse points read"
     normals: Tensor | None = None

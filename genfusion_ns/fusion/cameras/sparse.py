@@ -53,7 +53,8 @@ class ViewSampler(ABC):
         Raises:
             ValueError: a setting out of range.
         """
-        require_ranges(config, {**dict.fromkeys(self.counts, (1, math.inf)), **self.ranges}, _flag(""))
+        ranges = {**dict.fromkeys(self.counts, (1, math.inf)), **self.ranges}
+        require_ranges(config, ranges, "--pipeline.fusion.sampler.")
         self.config = config
         self.clip_length = clip_length
         self.resolution = resolution
@@ -75,10 +76,6 @@ class ViewSampler(ABC):
             generator: source of all randomness, on the CPU.
             is_clear: which poses stand in free space; without it every pose is taken as clear.
         """
-
-
-def _flag(name: str) -> str:
-    return f"--pipeline.fusion.sampler.{name.replace('_', '-')}"
 
 
 @dataclass

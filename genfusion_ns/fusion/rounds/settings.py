@@ -110,10 +110,11 @@ class RoundSettings(SupervisionConfig):
 
     def __post_init__(self) -> None:
         shares = ("clearing", "least_shown", "full_trust_shown", "unshown_weight", "continued_weight")
-        for name in (*shares, "generated_photos", "ssim_weight", "final_weight"):
-            require_ranges(self, {name: (0, 1)}, "--pipeline.fusion.")
-        for name in ("weight", "depth_weight", "full_weight_photos", "blocks"):
-            require_ranges(self, {name: LEAST_0}, "--pipeline.fusion.")
+        ranges = {
+            **dict.fromkeys((*shares, "generated_photos", "ssim_weight", "final_weight"), (0, 1)),
+            **dict.fromkeys(("weight", "depth_weight", "full_weight_photos", "blocks"), LEAST_0),
+        }
+        require_ranges(self, ranges, "--pipeline.fusion.")
 
     def suited_to(self, can: Capabilities) -> RoundSettings:
         """The same with what is left to the repairer decided by what it can."""
